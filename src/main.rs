@@ -1,0 +1,2 @@
+//! The `obelisk` command-line program.
+fn main() {}
