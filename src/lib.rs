@@ -1,1 +1,12 @@
-//! OBELISK-Net (Heinrich, Oktay, Bouteldja 2019) as a portable GPU compute program.
+//! OBELISK-Net (Heinrich, Oktay, Bouteldja, *Medical Image Analysis* 2019) as a portable GPU compute program.
+//!
+//! Data flows one way: scan → volume → tensor → graph → plan → dispatches → labels → scan. `ARCHITECTURE.md` in the
+//! repository describes the house.
+
+pub mod autodiff;
+pub mod gpu;
+pub mod graph;
+pub mod op;
+pub mod plan;
+pub mod shader;
+pub mod tensor;

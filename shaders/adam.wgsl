@@ -1,0 +1,42 @@
+// Adam with L2 weight decay over the whole arenas, padding included (its gradients are zero, so it stays zero).
+//   g += decay p;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g²;  p -= rate (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+// One invocation a vec4.
+struct Params { count: u32 }
+struct Step { step: u32, seed: u32, learning_rate: f32, weight_decay: f32 }
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<uniform> step: Step;
+@group(0) @binding(2) var<storage, read_write> parameters: array<vec4f>;
+@group(0) @binding(3) var<storage, read> gradients: array<vec4f>;
+@group(0) @binding(4) var<storage, read_write> first: array<vec4f>;
+@group(0) @binding(5) var<storage, read_write> second: array<vec4f>;
+
+// 1 - beta^t = -expm1(t ln beta). By its series where t ln beta is small: 1 - exp(x) would lose 3 digits in the
+// first steps, where the second moment's correction is 0.001.
+fn correction(log_beta: f32) -> f32 {
+    let x = f32(step.step + 1u) * log_beta;
+    if (x > -0.1) {
+        return -x * (1.0 + x / 2.0 * (1.0 + x / 3.0 * (1.0 + x / 4.0 * (1.0 + x / 5.0))));
+    }
+    return 1.0 - exp(x);
+}
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = (group.y * groups.x + group.x) * 64u + local;
+    if (i >= params.count) {
+        return;
+    }
+    let p = parameters[i];
+    let g = gradients[i] + step.weight_decay * p;
+    let m = 0.9 * first[i] + 0.1 * g;
+    let v = 0.999 * second[i] + 0.001 * g * g;
+    first[i] = m;
+    second[i] = v;
+    let m_hat = m / correction(-0.105360515657826);   // ln 0.9
+    let v_hat = v / correction(-0.001000500333584);   // ln 0.999
+    parameters[i] = p - step.learning_rate * m_hat / (sqrt(v_hat) + 1e-8);
+}

@@ -1,0 +1,47 @@
+//! The only module that names wgpu: adapters and the device, pipelines, buffers, submission, reading back.
+
+mod device;
+mod executable;
+
+pub use device::{AdapterSummary, Device, DeviceOptions, adapters};
+pub use executable::{Executable, Weights};
+
+/// What can go wrong with a device.
+#[derive(Debug, thiserror::Error)]
+pub enum GpuError {
+    /// No adapter, or none that fits the request.
+    #[error("{0}")]
+    NoAdapter(String),
+    /// The adapter refused to make a device.
+    #[error("the adapter `{adapter}` gave no device: {reason}")]
+    NoDevice {
+        /// The adapter's name.
+        adapter: String,
+        /// What the backend said.
+        reason: String,
+    },
+    /// A buffer could not be allocated.
+    #[error("the device has no memory for {label} ({mib} MiB): {reason}; use a smaller grid or batch")]
+    OutOfMemory {
+        /// What it was for.
+        label: String,
+        /// Its size.
+        mib: u64,
+        /// What the backend said.
+        reason: String,
+    },
+    /// A shader or pipeline was refused: a defect of this program or of the driver.
+    #[error("pipeline {label} was refused: {reason}")]
+    Pipeline {
+        /// Shader and entry point.
+        label: String,
+        /// What the backend said.
+        reason: String,
+    },
+    /// The device stopped working, or an operation on it failed.
+    #[error("the device failed: {0}")]
+    Device(String),
+    /// A tensor that does not fit the plan.
+    #[error("{0}")]
+    Tensor(String),
+}

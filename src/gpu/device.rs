@@ -1,0 +1,382 @@
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use super::GpuError;
+use crate::op::{Access, Caps, Dispatch};
+
+/// Which adapter to use and how much of it.
+#[derive(Clone, Debug, Default)]
+pub struct DeviceOptions {
+    /// Part of the adapter's name, or its number in [`adapters`]; `None` takes the fastest kind.
+    pub adapter: Option<String>,
+    /// `vulkan`, `metal`, `dx12` or `webgpu`; `None` takes any.
+    pub backend: Option<String>,
+    /// Use only what every WebGPU device has: default limits, no optional features.
+    pub portable: bool,
+}
+
+/// An adapter as `obelisk info` shows it.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct AdapterSummary {
+    /// Its name.
+    pub name: String,
+    /// `vulkan`, `metal`, `dx12`, `webgpu`.
+    pub backend: String,
+    /// `discrete GPU`, `integrated GPU`, `CPU` …
+    pub kind: String,
+    /// Driver and version.
+    pub driver: String,
+    /// Largest storage binding in MiB.
+    pub max_binding_mib: u64,
+    /// Largest buffer in MiB.
+    pub max_buffer_mib: u64,
+    /// Storage buffers a shader stage can bind.
+    pub storage_buffers: u32,
+    /// Invocations a workgroup can have.
+    pub invocations: u32,
+    /// Workgroup memory in KiB.
+    pub workgroup_kib: u32,
+    /// Least and most invocations of a subgroup, where the adapter has subgroup operations.
+    pub subgroups: Option<(u32, u32)>,
+    /// Whether shaders can use 16-bit floats.
+    pub f16: bool,
+    /// Whether the adapter can time its work.
+    pub timestamps: bool,
+}
+
+fn instance(backend: Option<&str>) -> Result<wgpu::Instance, GpuError> {
+    let backends = match backend {
+        None => wgpu::Backends::PRIMARY,
+        Some("vulkan") => wgpu::Backends::VULKAN,
+        Some("metal") => wgpu::Backends::METAL,
+        Some("dx12") => wgpu::Backends::DX12,
+        Some("webgpu") => wgpu::Backends::BROWSER_WEBGPU,
+        Some(other) => {
+            let message = format!("backend `{other}` is unknown; choose vulkan, metal, dx12 or webgpu");
+            return Err(GpuError::NoAdapter(message));
+        }
+    };
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = backends;
+    // Software Vulkan is how this program runs without a GPU, whether or not it declares itself conformant.
+    descriptor.flags |= wgpu::InstanceFlags::ALLOW_UNDERLYING_NONCOMPLIANT_ADAPTER;
+    Ok(wgpu::Instance::new(descriptor))
+}
+
+fn rank(kind: wgpu::DeviceType) -> u32 {
+    match kind {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    }
+}
+
+async fn candidates(backend: Option<&str>) -> Result<Vec<wgpu::Adapter>, GpuError> {
+    let instance = instance(backend)?;
+    #[cfg(not(target_arch = "wasm32"))]
+    let mut found = instance.enumerate_adapters(wgpu::Backends::all()).await;
+    #[cfg(target_arch = "wasm32")]
+    let mut found: Vec<wgpu::Adapter> = instance
+        .request_adapter(&wgpu::RequestAdapterOptions {
+            power_preference: wgpu::PowerPreference::HighPerformance,
+            ..Default::default()
+        })
+        .await
+        .into_iter()
+        .collect();
+    found.retain(|a| {
+        a.get_downlevel_capabilities()
+            .flags
+            .contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)
+    });
+    found.sort_by_key(|a| rank(a.get_info().device_type));
+    Ok(found)
+}
+
+fn summary(adapter: &wgpu::Adapter) -> AdapterSummary {
+    let info = adapter.get_info();
+    let limits = adapter.limits();
+    let features = adapter.features();
+    AdapterSummary {
+        name: info.name.clone(),
+        backend: info.backend.to_str().to_owned(),
+        kind: match info.device_type {
+            wgpu::DeviceType::DiscreteGpu => "discrete GPU",
+            wgpu::DeviceType::IntegratedGpu => "integrated GPU",
+            wgpu::DeviceType::VirtualGpu => "virtual GPU",
+            wgpu::DeviceType::Cpu => "CPU",
+            wgpu::DeviceType::Other => "other",
+        }
+        .to_owned(),
+        driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+        max_binding_mib: limits.max_storage_buffer_binding_size >> 20,
+        max_buffer_mib: limits.max_buffer_size >> 20,
+        storage_buffers: limits.max_storage_buffers_per_shader_stage,
+        invocations: limits.max_compute_invocations_per_workgroup,
+        workgroup_kib: limits.max_compute_workgroup_storage_size >> 10,
+        subgroups: subgroups(&info, features),
+        f16: features.contains(wgpu::Features::SHADER_F16),
+        timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+    }
+}
+
+fn subgroups(info: &wgpu::AdapterInfo, features: wgpu::Features) -> Option<(u32, u32)> {
+    features
+        .contains(wgpu::Features::SUBGROUP)
+        .then_some((info.subgroup_min_size, info.subgroup_max_size))
+}
+
+/// The adapters that can run compute shaders, the fastest kind first.
+pub async fn adapters(backend: Option<&str>) -> Result<Vec<AdapterSummary>, GpuError> {
+    Ok(candidates(backend).await?.iter().map(summary).collect())
+}
+
+/// What to install when there is no adapter.
+const INSTALL: &str = "no GPU adapter was found. Linux: install your GPU's Vulkan driver, or software Vulkan \
+    (Debian, Ubuntu: `apt install mesa-vulkan-drivers libvulkan1`; Fedora: `dnf install mesa-vulkan-drivers \
+    vulkan-loader`). macOS: Metal comes with the system. Windows: update the graphics driver (DirectX 12)";
+
+pub(super) struct Pipeline {
+    pub(super) pipeline: wgpu::ComputePipeline,
+    pub(super) layout: wgpu::BindGroupLayout,
+}
+
+/// An open device with its compiled pipelines. Shared by executables; methods take `&self`.
+pub struct Device {
+    pub(super) device: wgpu::Device,
+    pub(super) queue: wgpu::Queue,
+    caps: Caps,
+    summary: AdapterSummary,
+    pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
+    failure: Arc<Mutex<Option<String>>>,
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Device")
+            .field("adapter", &self.summary.name)
+            .field("caps", &self.caps)
+            .finish()
+    }
+}
+
+impl Device {
+    /// Opens the adapter that `options` ask for, or the fastest kind there is.
+    pub async fn open(options: &DeviceOptions) -> Result<Device, GpuError> {
+        let found = candidates(options.backend.as_deref()).await?;
+        if found.is_empty() {
+            return Err(GpuError::NoAdapter(INSTALL.to_owned()));
+        }
+        let adapter = match &options.adapter {
+            None => &found[0],
+            Some(wanted) => {
+                let by_number = wanted.parse::<usize>().ok().and_then(|i| found.get(i));
+                let wanted_name = wanted.to_lowercase();
+                let by_name = || {
+                    found
+                        .iter()
+                        .find(|a| a.get_info().name.to_lowercase().contains(&wanted_name))
+                };
+                by_number.or_else(by_name).ok_or_else(|| {
+                    let names: Vec<String> = found
+                        .iter()
+                        .enumerate()
+                        .map(|(i, a)| format!("{i}: {}", a.get_info().name))
+                        .collect();
+                    GpuError::NoAdapter(format!(
+                        "no adapter matches `{wanted}`; found {}",
+                        names.join(", ")
+                    ))
+                })?
+            }
+        };
+        let info = adapter.get_info();
+        let (features, limits) = if options.portable {
+            (wgpu::Features::empty(), wgpu::Limits::default())
+        } else {
+            let wish =
+                wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY;
+            (adapter.features() & wish, adapter.limits())
+        };
+        let (device, queue) = adapter
+            .request_device(&wgpu::DeviceDescriptor {
+                label: Some("obelisk"),
+                required_features: features,
+                required_limits: limits.clone(),
+                ..Default::default()
+            })
+            .await
+            .map_err(|e| GpuError::NoDevice {
+                adapter: info.name.clone(),
+                reason: e.to_string(),
+            })?;
+
+        let failure = Arc::new(Mutex::new(None));
+        let lost = failure.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                lost.lock()
+                    .unwrap()
+                    .get_or_insert(format!("the device was lost: {message}"));
+            }
+        });
+        let uncaptured = failure.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            uncaptured.lock().unwrap().get_or_insert(error.to_string());
+        }));
+        let caps = Caps {
+            max_binding: limits.max_storage_buffer_binding_size,
+            max_buffer: limits.max_buffer_size,
+            subgroups: subgroups(&info, features),
+            cpu: info.device_type == wgpu::DeviceType::Cpu,
+        };
+        tracing::debug!(adapter = info.name, ?caps, "device opened");
+        Ok(Device {
+            device,
+            queue,
+            caps,
+            summary: summary(adapter),
+            pipelines: Mutex::new(HashMap::new()),
+            failure,
+        })
+    }
+
+    /// What decides the kernels' forms and splits.
+    pub fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    /// The adapter behind the device.
+    pub fn adapter(&self) -> &AdapterSummary {
+        &self.summary
+    }
+
+    /// The first error that the device reported outside a scope, if any.
+    pub(super) fn check(&self) -> Result<(), GpuError> {
+        match &*self.failure.lock().unwrap() {
+            Some(message) => Err(GpuError::Device(message.clone())),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn buffer(&self, label: &str, bytes: u64) -> Result<wgpu::Buffer, GpuError> {
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        self.buffer_with(label, bytes, usage).await
+    }
+
+    pub(super) async fn buffer_with(
+        &self,
+        label: &str,
+        bytes: u64,
+        usage: wgpu::BufferUsages,
+    ) -> Result<wgpu::Buffer, GpuError> {
+        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size: bytes,
+            usage,
+            mapped_at_creation: false,
+        });
+        let error = match memory.pop().await {
+            Some(error) => Some(error),
+            None => validation.pop().await,
+        };
+        match error {
+            None => Ok(buffer),
+            Some(e) => Err(GpuError::OutOfMemory {
+                label: label.into(),
+                mib: bytes >> 20,
+                reason: e.to_string(),
+            }),
+        }
+    }
+
+    pub(super) async fn pipeline(&self, dispatch: &Dispatch) -> Result<Arc<Pipeline>, GpuError> {
+        let label = format!("{}:{}", dispatch.shader.name, dispatch.entry);
+        let key = format!("{label}{:?}", dispatch.constants);
+        if let Some(pipeline) = self.pipelines.lock().unwrap().get(&key) {
+            return Ok(pipeline.clone());
+        }
+        let mut source = dispatch.shader.specialise(&dispatch.constants);
+        if dispatch.subgroups && cfg!(target_arch = "wasm32") {
+            // Browsers want the directive, naga rejects it natively.
+            source.insert_str(0, "enable subgroups;\n");
+        }
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let module = self.module(&label, source);
+        let entry = |binding: usize, access: Access| wgpu::BindGroupLayoutEntry {
+            binding: binding as u32,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer {
+                ty: match access {
+                    Access::Uniform => wgpu::BufferBindingType::Uniform,
+                    Access::Read => wgpu::BufferBindingType::Storage { read_only: true },
+                    Access::ReadWrite => wgpu::BufferBindingType::Storage { read_only: false },
+                },
+                has_dynamic_offset: false,
+                min_binding_size: None,
+            },
+            count: None,
+        };
+        let entries: Vec<_> = std::iter::once(entry(0, Access::Uniform))
+            .chain(
+                dispatch
+                    .bindings
+                    .iter()
+                    .enumerate()
+                    .map(|(i, b)| entry(i + 1, b.access)),
+            )
+            .collect();
+        let layout = self
+            .device
+            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+                label: Some(&label),
+                entries: &entries,
+            });
+        let pipeline_layout = self
+            .device
+            .create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label: Some(&label),
+                bind_group_layouts: &[Some(&layout)],
+                immediate_size: 0,
+            });
+        let pipeline = self
+            .device
+            .create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(&label),
+                layout: Some(&pipeline_layout),
+                module: &module,
+                entry_point: Some(dispatch.entry),
+                compilation_options: Default::default(),
+                cache: None,
+            });
+        if let Some(error) = scope.pop().await {
+            return Err(GpuError::Pipeline {
+                label,
+                reason: error.to_string(),
+            });
+        }
+        let pipeline = Arc::new(Pipeline { pipeline, layout });
+        self.pipelines.lock().unwrap().insert(key, pipeline.clone());
+        Ok(pipeline)
+    }
+
+    #[allow(unsafe_code)] // wgpu's only way to leave out the loop counters
+    fn module(&self, label: &str, source: String) -> wgpu::ShaderModule {
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label: Some(label),
+            source: wgpu::ShaderSource::Wgsl(source.into()),
+        };
+        // Bounds stay checked. Loops are not bounded by a counter: it keeps drivers from unrolling, and every loop in
+        // shaders/ has a bound that the plan checks (at most 65,535 iterations).
+        let checks = wgpu::ShaderRuntimeChecks {
+            force_loop_bounding: false,
+            ..wgpu::ShaderRuntimeChecks::checked()
+        };
+        // SAFETY: all shaders are this crate's own and their loops end.
+        unsafe { self.device.create_shader_module_trusted(descriptor, checks) }
+    }
+}

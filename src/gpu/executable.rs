@@ -1,0 +1,382 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::GpuError;
+use super::device::{Device, Pipeline};
+use crate::graph::Value;
+use crate::op::StepScalars;
+use crate::plan::{ALIGNMENT, Arena, Place, Plan, PlanBuffer};
+use crate::tensor::{Spec, Tensor};
+
+/// Parameters and states on the device: what training changes, what several executables share.
+#[derive(Debug)]
+pub struct Weights {
+    parameters: wgpu::Buffer,
+    states: wgpu::Buffer,
+    moments: Option<[wgpu::Buffer; 2]>,
+    gradients: Option<wgpu::Buffer>,
+    layout: (Arena, Arena),
+}
+
+impl Weights {
+    /// Buffers for a plan's parameters and states, all zero; with `training`, gradients and moments too.
+    pub async fn new(device: &Device, plan: &Plan, training: bool) -> Result<Weights, GpuError> {
+        let bytes = plan.parameters.bytes;
+        let (mut moments, mut gradients) = (None, None);
+        if training {
+            gradients = Some(device.buffer("parameter gradients", bytes).await?);
+            moments = Some([
+                device.buffer("first moments", bytes).await?,
+                device.buffer("second moments", bytes).await?,
+            ]);
+        }
+        Ok(Weights {
+            parameters: device.buffer("parameters", bytes).await?,
+            states: device.buffer("states", plan.states.bytes).await?,
+            moments,
+            gradients,
+            layout: (plan.parameters.clone(), plan.states.clone()),
+        })
+    }
+
+    /// Copies tensors to the device by name. Every parameter and state must be there with its shape.
+    pub fn upload(&self, device: &Device, tensors: &HashMap<String, Tensor>) -> Result<(), GpuError> {
+        for (buffer, arena) in [(&self.parameters, &self.layout.0), (&self.states, &self.layout.1)] {
+            upload_arena(device, buffer, arena, tensors, "")?;
+        }
+        Ok(())
+    }
+
+    /// Copies the optimiser's moments to the device; names are `adam.0.NAME` and `adam.1.NAME`.
+    pub fn upload_moments(&self, device: &Device, tensors: &HashMap<String, Tensor>) -> Result<(), GpuError> {
+        for (order, buffer) in self.moments.iter().flatten().enumerate() {
+            upload_arena(device, buffer, &self.layout.0, tensors, &format!("adam.{order}."))?;
+        }
+        Ok(())
+    }
+
+    /// Parameters and states by name.
+    pub async fn download(&self, device: &Device) -> Result<Vec<(String, Tensor)>, GpuError> {
+        let mut tensors = download_arena(device, &self.parameters, &self.layout.0, "").await?;
+        tensors.extend(download_arena(device, &self.states, &self.layout.1, "").await?);
+        Ok(tensors)
+    }
+
+    /// The optimiser's moments by name; empty where the weights are not for training.
+    pub async fn download_moments(&self, device: &Device) -> Result<Vec<(String, Tensor)>, GpuError> {
+        let mut tensors = Vec::new();
+        for (order, buffer) in self.moments.iter().flatten().enumerate() {
+            tensors.extend(download_arena(device, buffer, &self.layout.0, &format!("adam.{order}.")).await?);
+        }
+        Ok(tensors)
+    }
+
+    /// The parameters' gradients by name, as the last submission left them.
+    pub async fn download_gradients(&self, device: &Device) -> Result<Vec<(String, Tensor)>, GpuError> {
+        match &self.gradients {
+            Some(buffer) => download_arena(device, buffer, &self.layout.0, "").await,
+            None => Ok(Vec::new()),
+        }
+    }
+}
+
+fn upload_arena(
+    device: &Device,
+    buffer: &wgpu::Buffer,
+    arena: &Arena,
+    tensors: &HashMap<String, Tensor>,
+    prefix: &str,
+) -> Result<(), GpuError> {
+    for (name, spec, offset) in &arena.entries {
+        let name = format!("{prefix}{name}");
+        let tensor = tensors
+            .get(&name)
+            .ok_or_else(|| GpuError::Tensor(format!("the weights have no tensor `{name}`")))?;
+        if tensor.shape != spec.shape {
+            let message = format!(
+                "tensor `{name}` is {:?}, the network needs {:?}",
+                tensor.shape, spec.shape
+            );
+            return Err(GpuError::Tensor(message));
+        }
+        device.queue.write_buffer(
+            buffer,
+            *offset,
+            bytemuck::cast_slice(&tensor.to_device(spec.layout)),
+        );
+    }
+    Ok(())
+}
+
+async fn download_arena(
+    device: &Device,
+    buffer: &wgpu::Buffer,
+    arena: &Arena,
+    prefix: &str,
+) -> Result<Vec<(String, Tensor)>, GpuError> {
+    let data = device.read(buffer, 0, arena.bytes).await?;
+    let tensor = |spec: &Spec, offset: u64| {
+        let at = offset as usize / 4;
+        Tensor::from_device(spec, &data[at..at + spec.device_len()])
+    };
+    Ok(arena
+        .entries
+        .iter()
+        .map(|(name, spec, at)| (format!("{prefix}{name}"), tensor(spec, *at)))
+        .collect())
+}
+
+struct Launch {
+    pipeline: Arc<Pipeline>,
+    group: wgpu::BindGroup,
+    workgroups: [u32; 3],
+}
+
+/// A plan with its buffers, pipelines and bind groups: made once, submitted every step.
+pub struct Executable {
+    plan: Plan,
+    slots: Vec<wgpu::Buffer>,
+    step: wgpu::Buffer,
+    launches: Vec<Launch>,
+}
+
+impl std::fmt::Debug for Executable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.plan)
+    }
+}
+
+impl Executable {
+    /// Allocates the plan's slots and compiles its pipelines. The weights must have been made for a plan with the
+    /// same parameters and states.
+    pub async fn new(device: &Device, plan: Plan, weights: &Weights) -> Result<Executable, GpuError> {
+        if (&plan.parameters, &plan.states) != (&weights.layout.0, &weights.layout.1) {
+            return Err(GpuError::Tensor(
+                "the plan's parameters differ from the weights'".into(),
+            ));
+        }
+        let mut slots = Vec::new();
+        for (i, bytes) in plan.slots.iter().enumerate() {
+            slots.push(device.buffer(&format!("slot {i}"), *bytes).await?);
+        }
+        let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let step = device.buffer_with("step", 16, uniform).await?;
+
+        let mut words: Vec<u32> = Vec::new();
+        let mut spans = Vec::new();
+        for launch in &plan.launches {
+            let from = words.len();
+            words.extend(launch.dispatch.params.iter().map(|(_, word)| word.bits()));
+            words.resize(words.len().max(from + 1).next_multiple_of(4), 0);
+            spans.push((from as u64 * 4, (words.len() - from) as u64 * 4));
+            words.resize(words.len().next_multiple_of(ALIGNMENT as usize / 4), 0);
+        }
+        let params = device
+            .buffer_with("kernel parameters", (words.len() as u64 * 4).max(16), uniform)
+            .await?;
+        device
+            .queue
+            .write_buffer(&params, 0, bytemuck::cast_slice(&words));
+
+        let missing = || GpuError::Tensor("these weights were not made for training".into());
+        let mut launches = Vec::new();
+        for (launch, (offset, size)) in plan.launches.iter().zip(spans) {
+            let pipeline = device.pipeline(&launch.dispatch).await?;
+            let buffer = |buffer: &wgpu::Buffer, offset, size| {
+                (buffer.clone(), offset, std::num::NonZeroU64::new(size))
+            };
+            let mut bound = vec![buffer(&params, offset, size)];
+            for b in &launch.bound {
+                let source = match b.buffer {
+                    PlanBuffer::Slot(i) => &slots[i],
+                    PlanBuffer::Parameters => &weights.parameters,
+                    PlanBuffer::States => &weights.states,
+                    PlanBuffer::Gradients => weights.gradients.as_ref().ok_or_else(missing)?,
+                    PlanBuffer::Moments(i) => &weights.moments.as_ref().ok_or_else(missing)?[i],
+                    PlanBuffer::Step => &step,
+                };
+                bound.push(buffer(source, b.offset, b.size));
+            }
+            let entries: Vec<_> = bound
+                .iter()
+                .enumerate()
+                .map(|(i, (buffer, offset, size))| wgpu::BindGroupEntry {
+                    binding: i as u32,
+                    resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                        buffer,
+                        offset: *offset,
+                        size: *size,
+                    }),
+                })
+                .collect();
+            let scope = device.device.push_error_scope(wgpu::ErrorFilter::Validation);
+            let group = device.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some(launch.op),
+                layout: &pipeline.layout,
+                entries: &entries,
+            });
+            if let Some(error) = scope.pop().await {
+                let label = format!(
+                    "{} ({}:{})",
+                    launch.op, launch.dispatch.shader.name, launch.dispatch.entry
+                );
+                return Err(GpuError::Pipeline {
+                    label,
+                    reason: error.to_string(),
+                });
+            }
+            launches.push(Launch {
+                pipeline,
+                group,
+                workgroups: launch.dispatch.workgroups,
+            });
+        }
+        Ok(Executable {
+            plan,
+            slots,
+            step,
+            launches,
+        })
+    }
+
+    /// The plan behind it.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Copies a tensor to the input of that name; it takes effect with the next submission.
+    pub fn upload(&self, device: &Device, name: &str, tensor: &Tensor) -> Result<(), GpuError> {
+        let (_, value, spec) = self
+            .plan
+            .inputs
+            .iter()
+            .find(|(n, _, _)| n == name)
+            .ok_or_else(|| GpuError::Tensor(format!("the graph has no input `{name}`")))?;
+        if spec.shape != tensor.shape {
+            let message = format!(
+                "input `{name}` is {:?}, the graph takes {:?}",
+                tensor.shape, spec.shape
+            );
+            return Err(GpuError::Tensor(message));
+        }
+        let Place::Slot(slot) = self.plan.places[value] else {
+            unreachable!("inputs live in slots")
+        };
+        device.queue.write_buffer(
+            &self.slots[slot],
+            0,
+            bytemuck::cast_slice(&tensor.to_device(spec.layout)),
+        );
+        Ok(())
+    }
+
+    /// Submits every kernel in order and returns at once; results are there for [`Executable::read`].
+    pub fn submit(&self, device: &Device, step: &StepScalars) -> Result<(), GpuError> {
+        device.check()?;
+        device.queue.write_buffer(&self.step, 0, bytemuck::bytes_of(step));
+        let mut encoder = device.device.create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            for launch in &self.launches {
+                pass.set_pipeline(&launch.pipeline.pipeline);
+                pass.set_bind_group(0, &launch.group, &[]);
+                let [x, y, z] = launch.workgroups;
+                pass.dispatch_workgroups(x, y, z);
+            }
+        }
+        device.queue.submit([encoder.finish()]);
+        device.check()
+    }
+
+    /// Submits each kernel alone and waits for it: seconds by launch, in the plan's order. For benchmarks; native only.
+    pub fn submit_timed(&self, device: &Device, step: &StepScalars) -> Result<Vec<f64>, GpuError> {
+        device.queue.write_buffer(&self.step, 0, bytemuck::bytes_of(step));
+        device.wait()?;
+        let mut seconds = Vec::new();
+        for launch in &self.launches {
+            let start = std::time::Instant::now();
+            let mut encoder = device.device.create_command_encoder(&Default::default());
+            {
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                pass.set_pipeline(&launch.pipeline.pipeline);
+                pass.set_bind_group(0, &launch.group, &[]);
+                let [x, y, z] = launch.workgroups;
+                pass.dispatch_workgroups(x, y, z);
+            }
+            device.queue.submit([encoder.finish()]);
+            device.wait()?;
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+        Ok(seconds)
+    }
+
+    /// The kept value of that name, as the last submission left it.
+    pub async fn read(&self, device: &Device, name: &str) -> Result<Tensor, GpuError> {
+        let (_, value, spec) = self
+            .plan
+            .kept
+            .iter()
+            .find(|(n, _, _)| n == name)
+            .ok_or_else(|| GpuError::Tensor(format!("the graph keeps no `{name}`")))?;
+        let data = self.read_value(device, *value, spec).await?;
+        Ok(Tensor::from_device(spec, &data))
+    }
+
+    async fn read_value(&self, device: &Device, value: Value, spec: &Spec) -> Result<Vec<f32>, GpuError> {
+        let Place::Slot(slot) = self.plan.places[&value] else {
+            return Err(GpuError::Tensor("only computed values are kept".into()));
+        };
+        device.read(&self.slots[slot], 0, spec.bytes()).await
+    }
+
+    /// Fills every slot with a quiet NaN, so that a test sees what a kernel forgot to write.
+    pub fn poison(&self, device: &Device) {
+        for (slot, bytes) in self.slots.iter().zip(&self.plan.slots) {
+            let garbage = vec![f32::NAN; *bytes as usize / 4];
+            device.queue.write_buffer(slot, 0, bytemuck::cast_slice(&garbage));
+        }
+    }
+}
+
+impl Device {
+    /// Blocks until everything submitted is done (native; browsers wait in [`Executable::read`]).
+    pub fn wait(&self) -> Result<(), GpuError> {
+        let forever = wgpu::PollType::Wait {
+            submission_index: None,
+            timeout: None,
+        };
+        self.device
+            .poll(forever)
+            .map_err(|e| GpuError::Device(e.to_string()))?;
+        self.check()
+    }
+
+    async fn read(&self, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<f32>, GpuError> {
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let staging = self.buffer_with("read-back", bytes, usage).await?;
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, bytes);
+        self.queue.submit([encoder.finish()]);
+        let (send, receive) = futures_channel::oneshot::channel();
+        staging.slice(..).map_async(wgpu::MapMode::Read, move |result| {
+            // The receiver is gone only if this future was dropped.
+            let _ = send.send(result);
+        });
+        #[cfg(not(target_arch = "wasm32"))]
+        self.wait()?;
+        let failed = |reason: String| GpuError::Device(format!("reading back failed: {reason}"));
+        receive
+            .await
+            .map_err(|e| failed(e.to_string()))?
+            .map_err(|e| failed(e.to_string()))?;
+        self.check()?;
+        let view = staging
+            .slice(..)
+            .get_mapped_range()
+            .map_err(|e| failed(e.to_string()))?;
+        let data = bytemuck::cast_slice(&view).to_vec();
+        drop(view);
+        staging.unmap();
+        Ok(data)
+    }
+}

@@ -1,0 +1,307 @@
+//! The graph: values and the nodes that compute them. Pure data; shapes are checked on insertion.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::op::{Op, StepScalars};
+use crate::tensor::{Spec, Tensor};
+
+/// A value of a [`Graph`]; cheap to copy, meaningful only with its graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Value(pub(crate) usize);
+
+impl Value {
+    /// Position in [`Graph::values`].
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// How a parameter starts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    /// Every element this number.
+    Constant(f32),
+    /// N(0, σ²).
+    Normal(f32),
+    /// N(0, 2 / (fan_in + fan_out)): Xavier's rule; fan in Cin/groups·k³, fan out Cout·k³ (the published script).
+    XavierNormal {
+        /// Inputs of one output element.
+        fan_in: usize,
+        /// Outputs of one input element.
+        fan_out: usize,
+    },
+}
+
+/// Where a value comes from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Source {
+    /// Uploaded before each submission.
+    Input,
+    /// A trained tensor.
+    Parameter(Init),
+    /// Persists between submissions and is saved with the weights, but no gradient flows to it: running statistics,
+    /// frozen offsets.
+    State(Init),
+    /// The optimiser's running moment of a parameter: zero at first, saved for resuming, not with the weights.
+    Moment {
+        /// 0 for the mean of the gradient, 1 for the mean of its square.
+        order: usize,
+        /// Whose gradient it follows.
+        parameter: Value,
+    },
+    /// Output `.1` of node `.0`.
+    Node(usize, usize),
+}
+
+/// A value's description.
+#[derive(Clone, Debug)]
+pub struct ValueInfo {
+    /// Shape and layout.
+    pub spec: Spec,
+    /// Where it comes from.
+    pub source: Source,
+    /// Name of an input, parameter or state; for outputs of nodes, the operation's.
+    pub name: String,
+}
+
+/// An operation with its inputs and outputs.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// What it computes.
+    pub op: Arc<dyn Op>,
+    /// What it reads.
+    pub inputs: Vec<Value>,
+    /// What it makes.
+    pub outputs: Vec<Value>,
+}
+
+/// An operation that its inputs don't fit, or a graph that can't be planned on an adapter.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum GraphError {
+    /// The inputs don't fit the operation.
+    #[error("{op}: {reason} (inputs: {inputs:?})")]
+    Shape {
+        /// The operation.
+        op: &'static str,
+        /// What it was given.
+        inputs: Vec<Spec>,
+        /// What is wrong and what would be right.
+        reason: String,
+    },
+    /// The adapter's limits are too small for the operation.
+    #[error("{op}: {reason}")]
+    Limit {
+        /// The operation.
+        op: &'static str,
+        /// Which limit, what was needed, what to do.
+        reason: String,
+    },
+    /// A parameter or input declared twice, or not declared.
+    #[error("{0}")]
+    Name(String),
+}
+
+impl GraphError {
+    /// A shape error of `op`.
+    pub fn shape(op: &'static str, inputs: &[Spec], reason: impl Into<String>) -> Self {
+        GraphError::Shape {
+            op,
+            inputs: inputs.to_vec(),
+            reason: reason.into(),
+        }
+    }
+}
+
+/// Values and nodes in the order of their insertion, which is the order of their execution.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    values: Vec<ValueInfo>,
+    nodes: Vec<Node>,
+    names: HashMap<String, Value>,
+    kept: Vec<(String, Value)>,
+    parameter_gradients: Vec<(Value, Value)>,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A value uploaded before each submission.
+    pub fn input(&mut self, name: &str, spec: Spec) -> Result<Value, GraphError> {
+        self.declare(name, spec, Source::Input)
+    }
+
+    /// A trained tensor (flat). Its name is its name in weight files.
+    pub fn parameter(&mut self, name: &str, shape: &[usize], init: Init) -> Result<Value, GraphError> {
+        self.declare(name, Spec::flat(shape), Source::Parameter(init))
+    }
+
+    /// A persistent tensor (flat) that is saved with the weights but not trained by gradient.
+    pub fn state(&mut self, name: &str, shape: &[usize], init: Init) -> Result<Value, GraphError> {
+        self.declare(name, Spec::flat(shape), Source::State(init))
+    }
+
+    /// The optimiser's running moment of a parameter.
+    pub fn moment(&mut self, order: usize, parameter: Value) -> Result<Value, GraphError> {
+        let ValueInfo { spec, name, .. } = self.values[parameter.0].clone();
+        self.declare(
+            &format!("adam.{order}.{name}"),
+            spec,
+            Source::Moment { order, parameter },
+        )
+    }
+
+    fn declare(&mut self, name: &str, spec: Spec, source: Source) -> Result<Value, GraphError> {
+        if self.names.contains_key(name) {
+            return Err(GraphError::Name(format!(
+                "`{name}` is declared twice in the graph"
+            )));
+        }
+        let value = self.add_value(spec, source, name.to_owned());
+        self.names.insert(name.to_owned(), value);
+        Ok(value)
+    }
+
+    fn add_value(&mut self, spec: Spec, source: Source, name: String) -> Value {
+        self.values.push(ValueInfo { spec, source, name });
+        Value(self.values.len() - 1)
+    }
+
+    /// Adds a node; its outputs' shapes are inferred, and errors name the operation and the shapes.
+    pub fn push(&mut self, op: impl Op + 'static, inputs: &[Value]) -> Result<Vec<Value>, GraphError> {
+        let specs: Vec<Spec> = inputs.iter().map(|v| self.spec(*v).clone()).collect();
+        let outputs = op.outputs(&specs)?;
+        for &i in &op.writes(inputs.len()) {
+            if matches!(self.values[inputs[i].0].source, Source::Input | Source::Node(..)) {
+                let reason = format!("input {i} is changed in place, so it must be a parameter or a state");
+                return Err(GraphError::shape(op.name(), &specs, reason));
+            }
+        }
+        let node = self.nodes.len();
+        let name = op.name();
+        let outputs: Vec<Value> = outputs
+            .into_iter()
+            .enumerate()
+            .map(|(i, spec)| self.add_value(spec, Source::Node(node, i), name.to_owned()))
+            .collect();
+        self.nodes.push(Node {
+            op: Arc::new(op),
+            inputs: inputs.to_vec(),
+            outputs: outputs.clone(),
+        });
+        Ok(outputs)
+    }
+
+    /// [`Graph::push`] for an operation with one output.
+    pub fn push1(&mut self, op: impl Op + 'static, inputs: &[Value]) -> Result<Value, GraphError> {
+        let outputs = self.push(op, inputs)?;
+        assert_eq!(
+            outputs.len(),
+            1,
+            "{} has one output",
+            self.nodes.last().unwrap().op.name()
+        );
+        Ok(outputs[0])
+    }
+
+    /// Marks a value to be read back under a name; its memory is not reused.
+    pub fn keep(&mut self, name: &str, value: Value) {
+        self.kept.push((name.to_owned(), value));
+    }
+
+    /// Places `gradient` with the other parameters' gradients, where [`crate::op::BufferRef::Gradients`] finds it.
+    pub fn place_gradient(&mut self, parameter: Value, gradient: Value) {
+        self.parameter_gradients.push((parameter, gradient));
+    }
+
+    /// Values marked by [`Graph::keep`].
+    pub fn kept(&self) -> &[(String, Value)] {
+        &self.kept
+    }
+
+    /// Pairs of a parameter and its gradient.
+    pub fn parameter_gradients(&self) -> &[(Value, Value)] {
+        &self.parameter_gradients
+    }
+
+    /// Shape and layout of a value.
+    pub fn spec(&self, value: Value) -> &Spec {
+        &self.values[value.0].spec
+    }
+
+    /// Logical shape of a value.
+    pub fn shape(&self, value: Value) -> &[usize] {
+        &self.values[value.0].spec.shape
+    }
+
+    /// All values.
+    pub fn values(&self) -> &[ValueInfo] {
+        &self.values
+    }
+
+    /// All nodes in order.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The input, parameter or state of that name.
+    pub fn find(&self, name: &str) -> Option<Value> {
+        self.names.get(name).copied()
+    }
+
+    /// The trained values in order of declaration.
+    pub fn parameters(&self) -> impl Iterator<Item = (Value, &ValueInfo)> {
+        self.of_source(|s| matches!(s, Source::Parameter(_)))
+    }
+
+    /// The persistent untrained values in order of declaration.
+    pub fn states(&self) -> impl Iterator<Item = (Value, &ValueInfo)> {
+        self.of_source(|s| matches!(s, Source::State(_)))
+    }
+
+    fn of_source(&self, keep: impl Fn(&Source) -> bool) -> impl Iterator<Item = (Value, &ValueInfo)> {
+        self.values
+            .iter()
+            .enumerate()
+            .filter(move |(_, v)| keep(&v.source))
+            .map(|(i, v)| (Value(i), v))
+    }
+
+    /// Number of trained numbers.
+    pub fn parameter_count(&self) -> usize {
+        self.parameters().map(|(_, v)| v.spec.count()).sum()
+    }
+
+    /// Runs every node's reference on the host. `values` holds the inputs, parameters and states by index and is
+    /// filled with every node's outputs; parameters and states change in place as the operations say.
+    pub fn evaluate(&self, values: &mut Vec<Option<Tensor>>, step: &StepScalars) {
+        values.resize(self.values.len(), None);
+        for node in &self.nodes {
+            let inputs: Vec<&Tensor> = node
+                .inputs
+                .iter()
+                .map(|v| {
+                    values[v.0]
+                        .as_ref()
+                        .unwrap_or_else(|| panic!("no data for `{}`", self.values[v.0].name))
+                })
+                .collect();
+            let mut results = node.op.reference(&inputs, step).into_iter();
+            for (&output, result) in node.outputs.iter().zip(results.by_ref()) {
+                assert_eq!(
+                    result.shape,
+                    self.shape(output),
+                    "reference of {}",
+                    node.op.name()
+                );
+                values[output.0] = Some(result);
+            }
+            for (i, result) in node.op.writes(node.inputs.len()).into_iter().zip(results) {
+                values[node.inputs[i].0] = Some(result);
+            }
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! The contract of an operation: shapes, dispatches, gradient, reference — one file per operation in `op/`.
+
+pub mod adam;
+pub mod add;
+pub mod fill;
+
+use std::fmt;
+
+pub use crate::graph::{Graph, GraphError, Value};
+pub use crate::shader;
+pub use crate::shader::Shader;
+pub use crate::tensor::{Layout, Spec, Tensor};
+
+/// What a node of the graph computes. Everything about one kind of node stands in one file, and nothing central
+/// lists the operations.
+pub trait Op: fmt::Debug + Send + Sync {
+    /// The field's name for it, as errors and plans print it: `conv3d`, `batch_norm`.
+    fn name(&self) -> &'static str;
+
+    /// Shapes and layouts of the outputs, or why the inputs don't fit. Called once, on insertion.
+    fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError>;
+
+    /// The kernels that compute the outputs, in order, as plain data.
+    fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError>;
+
+    /// Adds the nodes that carry the outputs' gradients to the inputs. `upstream` has one entry per output, `None`
+    /// where nothing depends on it; `wanted[i]` is false where input `i` needs no gradient (return
+    /// [`Gradient::Stops`] there). Returns one entry per input.
+    fn gradient(
+        &self,
+        graph: &mut Graph,
+        node: &NodeView,
+        upstream: &[Option<Value>],
+        wanted: &[bool],
+    ) -> Result<Vec<Gradient>, GraphError>;
+
+    /// The slow and obvious computation on the host: the outputs, then the new contents of each input that
+    /// [`Op::writes`] names. Sums run in f64.
+    fn reference(&self, inputs: &[&Tensor], step: &StepScalars) -> Vec<Tensor>;
+
+    /// Inputs (parameters, states, moments) that the operation changes in place, of a node with so many inputs.
+    fn writes(&self, _inputs: usize) -> Vec<usize> {
+        Vec::new()
+    }
+}
+
+/// The values around a node, for [`Op::gradient`].
+#[derive(Clone, Debug)]
+pub struct NodeView {
+    /// The node's inputs.
+    pub inputs: Vec<Value>,
+    /// The node's outputs.
+    pub outputs: Vec<Value>,
+}
+
+/// What [`Op::gradient`] says of one input.
+#[derive(Clone, Copy, Debug)]
+pub enum Gradient {
+    /// The gradient with respect to this input.
+    Flows(Value),
+    /// No gradient flows to this input.
+    Stops,
+}
+
+/// Numbers that change from one submission to the next, in a uniform buffer of their own
+/// ([`BufferRef::Step`]; WGSL: `struct Step { step: u32, seed: u32, learning_rate: f32, weight_decay: f32 }`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct StepScalars {
+    /// Optimiser steps already done; the first step sees 0.
+    pub step: u32,
+    /// Seed of the run's random streams on the device (dropout).
+    pub seed: u32,
+    /// Adam's learning rate in this step.
+    pub learning_rate: f32,
+    /// L2 penalty added to the gradient.
+    pub weight_decay: f32,
+}
+
+/// What of the adapter decides a kernel's form and split.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Caps {
+    /// Largest storage binding in bytes; WebGPU promises 128 MiB.
+    pub max_binding: u64,
+    /// Largest buffer in bytes; WebGPU promises 256 MiB.
+    pub max_buffer: u64,
+    /// Subgroup sizes (least, most) where the device has subgroup operations.
+    pub subgroups: Option<(u32, u32)>,
+    /// A driver that runs shaders on the CPU: no barriers, register-blocked lanes.
+    pub cpu: bool,
+}
+
+impl Caps {
+    /// What every WebGPU device has.
+    pub const PORTABLE: Caps = Caps {
+        max_binding: 128 << 20,
+        max_buffer: 256 << 20,
+        subgroups: None,
+        cpu: false,
+    };
+}
+
+/// The specs around a node and its temporaries, for [`Op::dispatches`].
+#[derive(Debug)]
+pub struct Io<'a> {
+    /// Specs of the inputs.
+    pub inputs: &'a [Spec],
+    /// Specs of the outputs.
+    pub outputs: &'a [Spec],
+    /// Bytes of each temporary asked for with [`Io::scratch`].
+    pub scratch: Vec<u64>,
+}
+
+impl<'a> Io<'a> {
+    /// Of a node whose inputs and outputs are these.
+    pub fn new(inputs: &'a [Spec], outputs: &'a [Spec]) -> Self {
+        Io {
+            inputs,
+            outputs,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// A temporary that lives for this node only; its contents start undefined.
+    pub fn scratch(&mut self, bytes: u64) -> BufferRef {
+        self.scratch.push(bytes.next_multiple_of(16).max(16));
+        BufferRef::Scratch(self.scratch.len() - 1)
+    }
+}
+
+/// A buffer as a dispatch names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BufferRef {
+    /// The node's input by position.
+    Input(usize),
+    /// The node's output by position.
+    Output(usize),
+    /// The node's temporary by position.
+    Scratch(usize),
+    /// All parameters, each at a multiple of 256 bytes.
+    Parameters,
+    /// The gradients of all parameters, laid out as the parameters are.
+    Gradients,
+    /// Adam's first (0) or second (1) moments, laid out as the parameters are.
+    Moments(usize),
+    /// The [`StepScalars`], as a uniform.
+    Step,
+}
+
+/// How a dispatch uses a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// `var<storage, read>`
+    Read,
+    /// `var<storage, read_write>`
+    ReadWrite,
+    /// `var<uniform>`
+    Uniform,
+}
+
+/// One entry of a dispatch's bind group.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Binding {
+    /// What is bound.
+    pub buffer: BufferRef,
+    /// How the shader declares it.
+    pub access: Access,
+    /// Bytes from and to, multiples of 4 and `from` of 256; `None` binds the whole value.
+    pub range: Option<(u64, u64)>,
+}
+
+/// A whole value, read.
+pub fn read(buffer: BufferRef) -> Binding {
+    Binding {
+        buffer,
+        access: Access::Read,
+        range: None,
+    }
+}
+
+/// A whole value, read and written.
+pub fn write(buffer: BufferRef) -> Binding {
+    Binding {
+        buffer,
+        access: Access::ReadWrite,
+        range: None,
+    }
+}
+
+/// The [`StepScalars`].
+pub fn step() -> Binding {
+    Binding {
+        buffer: BufferRef::Step,
+        access: Access::Uniform,
+        range: None,
+    }
+}
+
+impl Binding {
+    /// Binds only these bytes of the value.
+    pub fn range(mut self, from: u64, to: u64) -> Self {
+        self.range = Some((from, to));
+        self
+    }
+}
+
+/// A number in a kernel's uniform `Params`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Word {
+    /// `u32`
+    U32(u32),
+    /// `i32`
+    I32(i32),
+    /// `f32`
+    F32(f32),
+}
+
+impl Word {
+    /// The four bytes as the shader reads them.
+    pub fn bits(self) -> u32 {
+        match self {
+            Word::U32(v) => v,
+            Word::I32(v) => v as u32,
+            Word::F32(v) => v.to_bits(),
+        }
+    }
+}
+
+impl From<u32> for Word {
+    fn from(v: u32) -> Self {
+        Word::U32(v)
+    }
+}
+impl From<usize> for Word {
+    fn from(v: usize) -> Self {
+        Word::U32(u32::try_from(v).expect("sizes on the device fit 32 bits"))
+    }
+}
+impl From<i32> for Word {
+    fn from(v: i32) -> Self {
+        Word::I32(v)
+    }
+}
+impl From<f32> for Word {
+    fn from(v: f32) -> Self {
+        Word::F32(v)
+    }
+}
+
+/// One kernel launch, as data: it can be printed, compared and tested without a device.
+///
+/// In WGSL, `@group(0) @binding(0)` is `var<uniform> params: Params` with the members of [`Dispatch::params`] by name,
+/// order and type (a test reflects this), and the buffers follow from binding 1 on.
+#[derive(Clone, Debug)]
+pub struct Dispatch {
+    /// The module.
+    pub shader: Shader,
+    /// Values of its constants.
+    pub constants: Vec<(&'static str, u32)>,
+    /// Entry point.
+    pub entry: &'static str,
+    /// Whether the module uses subgroup operations (only where [`Caps::subgroups`] has them).
+    pub subgroups: bool,
+    /// Members of the uniform struct; never empty in WGSL, so kernels without any take one they ignore.
+    pub params: Vec<(&'static str, Word)>,
+    /// Buffers from binding 1 on.
+    pub bindings: Vec<Binding>,
+    /// Workgroups on each axis.
+    pub workgroups: [u32; 3],
+    /// The most loop iterations of one invocation, nested loops multiplied out. Software Vulkan drops those past
+    /// 65,535 silently, so a plan refuses more.
+    pub iterations: u64,
+    /// Floating-point operations, for reports.
+    pub flops: u64,
+}
+
+impl Dispatch {
+    /// A launch of one workgroup with nothing bound; the caller fills in the rest.
+    pub fn new(shader: Shader, entry: &'static str) -> Self {
+        Dispatch {
+            shader,
+            constants: Vec::new(),
+            entry,
+            subgroups: false,
+            params: Vec::new(),
+            bindings: Vec::new(),
+            workgroups: [1, 1, 1],
+            iterations: 1,
+            flops: 0,
+        }
+    }
+}
+
+/// Byte ranges that cut a value of `bytes` into pieces that an adapter can bind, for kernels that treat every vec4
+/// alike.
+pub fn ranges(bytes: u64, caps: &Caps) -> impl Iterator<Item = (u64, u64)> + use<> {
+    let most = caps.max_binding / crate::plan::ALIGNMENT * crate::plan::ALIGNMENT;
+    (0..bytes.div_ceil(most)).map(move |i| (i * most, bytes.min((i + 1) * most)))
+}
+
+/// Workgroups on two axes for `count` invocations in groups of `size`: more than 65,535 groups fold into y.
+/// The shader's index is `(group.y * groups.x + group.x) * size + local`, and it returns beyond `count`.
+pub fn linear_groups(count: usize, size: usize) -> [u32; 3] {
+    let groups = count.div_ceil(size).max(1);
+    let x = groups.min(65_535);
+    [x as u32, groups.div_ceil(x) as u32, 1]
+}

@@ -1,0 +1,65 @@
+//! Sum of two values of one shape: where a value has several consumers, their gradients add.
+
+use super::*;
+
+/// `a + b`.
+#[derive(Debug)]
+pub struct Add;
+
+impl Op for Add {
+    fn name(&self) -> &'static str {
+        "add"
+    }
+
+    fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
+        match inputs {
+            [a, b] if a == b => Ok(vec![a.clone()]),
+            _ => Err(GraphError::shape(
+                "add",
+                inputs,
+                "takes two values of one shape and layout",
+            )),
+        }
+    }
+
+    fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        use BufferRef::*;
+        Ok(ranges(io.outputs[0].bytes(), caps)
+            .map(|(from, to)| {
+                let count = (to - from) as usize / 16;
+                Dispatch {
+                    params: vec![("count", count.into())],
+                    bindings: vec![
+                        read(Input(0)).range(from, to),
+                        read(Input(1)).range(from, to),
+                        write(Output(0)).range(from, to),
+                    ],
+                    workgroups: linear_groups(count, 64),
+                    flops: count as u64 * 4,
+                    ..Dispatch::new(shader!("add"), "main")
+                }
+            })
+            .collect())
+    }
+
+    fn gradient(
+        &self,
+        _: &mut Graph,
+        _: &NodeView,
+        upstream: &[Option<Value>],
+        _: &[bool],
+    ) -> Result<Vec<Gradient>, GraphError> {
+        let upstream = upstream[0].expect("the one output has a gradient");
+        Ok(vec![Gradient::Flows(upstream); 2])
+    }
+
+    fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
+        let sum = inputs[0]
+            .data
+            .iter()
+            .zip(&inputs[1].data)
+            .map(|(a, b)| a + b)
+            .collect();
+        vec![Tensor::new(&inputs[0].shape, sum)]
+    }
+}
