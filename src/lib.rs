@@ -4,9 +4,11 @@
 //! repository describes the house.
 
 pub mod autodiff;
+pub mod file;
 pub mod gpu;
 pub mod graph;
 pub mod op;
 pub mod plan;
 pub mod shader;
 pub mod tensor;
+pub mod volume;
