@@ -4,11 +4,13 @@
 //! repository describes the house.
 
 pub mod autodiff;
+pub mod dataset;
 pub mod file;
 pub mod gpu;
 pub mod graph;
 pub mod op;
 pub mod plan;
+pub mod preprocess;
 pub mod shader;
 pub mod tensor;
 pub mod volume;

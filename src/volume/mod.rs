@@ -2,6 +2,7 @@
 
 mod nifti;
 mod orient;
+pub mod resample;
 
 use std::path::{Path, PathBuf};
 

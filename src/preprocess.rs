@@ -1,0 +1,700 @@
+//! From a scan to the network's grid and back.
+//!
+//! A scan is turned to the run's orientation (exactly), its intensities are scaled, and it is resampled to the run's
+//! spacing: an array `[C, D, H, W]` with D, H, W the oriented X, Y, Z. Training crops or pads it to the grid;
+//! prediction covers it with tiles of the grid. Padding is 0 in scaled units: air for Hounsfield units / 1024 + 1,
+//! the scan's mean for z-scores. The way back resamples logits, not labels, and undoes the turn exactly.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::dataset::{Dataset, DatasetError, Label};
+use crate::tensor::Tensor;
+use crate::volume::resample;
+use crate::volume::{self, Geometry, Orientation, Reorientation, Volume, VolumeError};
+
+/// What is done to every scan; stored with a run and with its weights.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Preprocessing {
+    /// The orientation of the network's D, H, W axes; `None`: as each scan is stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orientation: Option<Orientation>,
+    /// Millimetres from voxel to voxel along D, H, W; `None`: as each scan is stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spacing: Option<[f64; 3]>,
+    /// Voxels of the network's input along D, H, W; `None`: as large as each scan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grid: Option<[usize; 3]>,
+    /// The value in label files that counts as nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ignore: Option<i32>,
+    /// Input channels in order.
+    pub channels: Vec<Channel>,
+    /// The classes in order; the first is the background.
+    pub labels: Vec<Label>,
+}
+
+/// An input channel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Channel {
+    /// Its name in dataset.json.
+    pub name: String,
+    /// How its intensities are scaled.
+    pub intensity: Intensity,
+}
+
+/// How a channel's intensities become the network's input.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Intensity {
+    /// (v − mean) / standard deviation over the whole scan; 0 where the scan is constant.
+    ZScore,
+    /// v / divisor + offset.
+    Linear {
+        /// What intensities are divided by.
+        divisor: f32,
+        /// What is added then.
+        offset: f32,
+    },
+}
+
+impl Intensity {
+    /// Hounsfield units / 1024 + 1: air is 0, water 1 (the paper's scaling).
+    pub const CT: Intensity = Intensity::Linear {
+        divisor: 1024.0,
+        offset: 1.0,
+    };
+
+    /// [`Intensity::CT`] for a channel called CT, z-scores for any other.
+    pub fn of_channel(name: &str) -> Intensity {
+        if name.trim().eq_ignore_ascii_case("ct") {
+            Intensity::CT
+        } else {
+            Intensity::ZScore
+        }
+    }
+
+    fn scale(self, values: &mut [f32]) {
+        match self {
+            Intensity::Linear { divisor, offset } => {
+                values.iter_mut().for_each(|v| *v = *v / divisor + offset)
+            }
+            Intensity::ZScore => {
+                let count = values.len() as f64;
+                let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / count;
+                let variance = values.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / count;
+                let factor = if variance > 0.0 {
+                    variance.sqrt().recip()
+                } else {
+                    0.0
+                };
+                values
+                    .iter_mut()
+                    .for_each(|v| *v = ((f64::from(*v) - mean) * factor) as f32);
+            }
+        }
+    }
+}
+
+/// What a user may decide instead of the dataset.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Overrides {
+    /// Orientation of D, H, W.
+    pub orientation: Option<Orientation>,
+    /// Millimetres along D, H, W.
+    pub spacing: Option<[f64; 3]>,
+    /// Voxels along D, H, W.
+    pub grid: Option<[usize; 3]>,
+}
+
+/// A scan ready for the network.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    /// `[C, D, H, W]`, the whole scan.
+    pub image: Tensor,
+    /// The way back.
+    pub placement: Placement,
+}
+
+/// How a prepared array lies in its scan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placement {
+    /// From the scan's axes to D, H, W.
+    turn: Reorientation,
+    /// The scan's voxels along D, H, W before resampling.
+    oriented: [usize; 3],
+    /// After resampling: the prepared array's D, H, W.
+    resampled: [usize; 3],
+}
+
+impl Placement {
+    /// D, H, W of the prepared array.
+    pub fn shape(&self) -> [usize; 3] {
+        self.resampled
+    }
+}
+
+/// A grid that every axis' `GRID_STEP`-th part divides suits networks that halve it three times.
+const GRID_STEP: usize = 8;
+const GRID_LEAST: usize = 16;
+/// 2^30 voxels are 4 GiB a channel.
+const MOST_VOXELS: usize = 1 << 30;
+
+impl Preprocessing {
+    /// The settings that suit a dataset: its most common orientation (the first in alphabetical order among
+    /// equals), the median spacing per axis in that orientation, and a grid that holds 95 % of the resampled scans
+    /// per axis, in multiples of 8, at least 16.
+    ///
+    /// # Errors
+    /// A scan whose header cannot be read or declares no spacing, and overrides that make no sense.
+    pub fn derive(dataset: &Dataset, overrides: Overrides) -> Result<Preprocessing, DatasetError> {
+        let refuse = |problem: String| DatasetError::Invalid {
+            path: dataset.folder.clone(),
+            problem,
+        };
+        if let Some(spacing) = overrides
+            .spacing
+            .filter(|s| !s.iter().all(|v| v.is_finite() && *v > 0.0))
+        {
+            return Err(refuse(format!(
+                "the spacing {spacing:?} is not positive on every axis"
+            )));
+        }
+        if let Some(grid) = overrides.grid.filter(|g| g.contains(&0)) {
+            return Err(refuse(format!("the size {grid:?} is not positive on every axis")));
+        }
+        let mut geometries = Vec::new();
+        for case in &dataset.cases {
+            let (geometry, _) = volume::read_geometry(&case.images[0])?;
+            if geometry.spacing.contains(&0.0) {
+                return Err(undeclared_spacing(&geometry, &case.images[0]).into());
+            }
+            geometries.push(geometry);
+        }
+        let orientation = overrides.orientation.unwrap_or_else(|| {
+            let mut counts: BTreeMap<String, (usize, Orientation)> = BTreeMap::new();
+            for geometry in &geometries {
+                counts
+                    .entry(geometry.orientation.to_string())
+                    .or_insert((0, geometry.orientation))
+                    .0 += 1;
+            }
+            // max_by_key keeps the last of equals
+            counts
+                .into_values()
+                .rev()
+                .max_by_key(|(count, _)| *count)
+                .map_or(Orientation::RAS, |(_, code)| code)
+        });
+        let oriented: Vec<([usize; 3], [f64; 3])> = geometries
+            .iter()
+            .map(|g| {
+                let turn = g.orientation.to(orientation);
+                (turn.permute(g.shape), turn.permute(g.spacing))
+            })
+            .collect();
+        let axis = |values: &dyn Fn(usize) -> f64, rank: f64| {
+            let mut sorted: Vec<f64> = (0..oriented.len()).map(values).collect();
+            sorted.sort_by(f64::total_cmp);
+            quantile(&sorted, rank)
+        };
+        let spacing = overrides.spacing.unwrap_or_else(|| {
+            std::array::from_fn(|a| (axis(&|i| oriented[i].1[a], 0.5) * 1e6).round() / 1e6)
+        });
+        let resampled: Vec<[usize; 3]> = oriented
+            .iter()
+            .map(|(shape, own)| resample::resampled_shape(*shape, *own, spacing))
+            .collect();
+        let grid = overrides.grid.unwrap_or_else(|| {
+            std::array::from_fn(|a| {
+                let size = axis(&|i| resampled[i][a] as f64, 0.95).ceil() as usize;
+                size.next_multiple_of(GRID_STEP).max(GRID_LEAST)
+            })
+        });
+        Ok(Preprocessing {
+            orientation: Some(orientation),
+            spacing: Some(spacing),
+            grid: Some(grid),
+            ignore: dataset.ignore,
+            channels: dataset
+                .channels
+                .iter()
+                .map(|name| Channel {
+                    name: name.clone(),
+                    intensity: Intensity::of_channel(name),
+                })
+                .collect(),
+            labels: dataset.labels.clone(),
+        })
+    }
+
+    /// How a scan of this geometry is brought to the network.
+    ///
+    /// # Errors
+    /// An undeclared spacing where one is needed, or a resampled size beyond reason. `source` is named in them.
+    pub fn place(&self, geometry: &Geometry, source: &std::path::Path) -> Result<Placement, VolumeError> {
+        let turn = geometry
+            .orientation
+            .to(self.orientation.unwrap_or(geometry.orientation));
+        let oriented = turn.permute(geometry.shape);
+        let resampled = match self.spacing {
+            None => oriented,
+            Some(_) if geometry.spacing.contains(&0.0) => return Err(undeclared_spacing(geometry, source)),
+            Some(target) => resample::resampled_shape(oriented, turn.permute(geometry.spacing), target),
+        };
+        let voxels = resampled
+            .iter()
+            .try_fold(1usize, |product, n| product.checked_mul(*n));
+        if voxels.is_none_or(|v| v > MOST_VOXELS) {
+            let problem = format!(
+                "{:?} voxels of {:?} mm become {resampled:?} of {:?} mm, more than memory holds; \
+                 train with a coarser --spacing",
+                geometry.shape,
+                geometry.spacing,
+                self.spacing.unwrap_or_default()
+            );
+            return Err(VolumeError::Format {
+                path: source.into(),
+                problem,
+            });
+        }
+        Ok(Placement {
+            turn,
+            oriented,
+            resampled,
+        })
+    }
+
+    /// Turns, scales and resamples a scan.
+    ///
+    /// # Errors
+    /// Another number of channels than expected, and those of [`Preprocessing::place`].
+    pub fn prepare_image(&self, scan: &Volume) -> Result<Prepared, VolumeError> {
+        if scan.channels != self.channels.len() {
+            let names: Vec<&str> = self.channels.iter().map(|c| c.name.as_str()).collect();
+            let problem = format!(
+                "the scan has {} channels, the network takes {}: {names:?}",
+                scan.channels,
+                names.len()
+            );
+            return Err(VolumeError::Format {
+                path: scan.source.clone(),
+                problem,
+            });
+        }
+        let placement = self.place(&scan.geometry, &scan.source)?;
+        let mut data = placement
+            .turn
+            .apply(&scan.data, scan.channels, scan.geometry.shape);
+        // after the turn, so that the sum's order, and with it its rounding, is that of every twin of the scan
+        for (values, channel) in data.chunks_exact_mut(scan.geometry.voxels()).zip(&self.channels) {
+            channel.intensity.scale(values);
+        }
+        let [d, h, w] = placement.resampled;
+        let data = resample::linear(&data, scan.channels, placement.oriented, placement.resampled);
+        Ok(Prepared {
+            image: Tensor::new(&[scan.channels, d, h, w], data),
+            placement,
+        })
+    }
+
+    /// Turns and resamples (nearest voxel) a label map to class indices `[1, D, H, W]`; −1 is to be ignored.
+    ///
+    /// # Errors
+    /// Values that no label has, voxels that are no labels, and those of [`Preprocessing::place`].
+    pub fn prepare_labels(&self, map: &Volume) -> Result<Tensor, VolumeError> {
+        let placement = self.place(&map.geometry, &map.source)?;
+        let classes = self.classes(map)?;
+        let turned = placement.turn.apply(&classes, 1, map.geometry.shape);
+        let [d, h, w] = placement.resampled;
+        Ok(Tensor::new(
+            &[1, d, h, w],
+            resample::nearest(&turned, placement.oriented, placement.resampled),
+        ))
+    }
+
+    fn classes(&self, map: &Volume) -> Result<Vec<f32>, VolumeError> {
+        let class = |value: i32| match self.labels.iter().position(|l| l.value == value) {
+            Some(index) => Some(index as f32),
+            None => (Some(value) == self.ignore).then_some(-1.0),
+        };
+        let values = map.labels()?;
+        // runs of equal labels are long
+        let mut last = (0, class(0));
+        values
+            .into_iter()
+            .map(|value| {
+                if value != last.0 {
+                    last = (value, class(value));
+                }
+                last.1.ok_or_else(|| {
+                    let known: Vec<String> = self
+                        .labels
+                        .iter()
+                        .map(|l| format!("{} {}", l.value, l.name))
+                        .collect();
+                    let problem = format!(
+                        "it holds the label {value}, which dataset.json does not declare (it has {})",
+                        known.join(", ")
+                    );
+                    VolumeError::Format {
+                        path: map.source.clone(),
+                        problem,
+                    }
+                })
+            })
+            .collect()
+    }
+
+    /// The label map `[X, Y, Z]` in file values, on the scan's own grid, of logits `[L, D, H, W]` on its prepared
+    /// grid: resampled, then the highest taken, then turned back.
+    ///
+    /// # Panics
+    /// If the logits are not those of `placement` or there are not as many as labels.
+    pub fn restore_labels(&self, logits: &Tensor, placement: &Placement) -> Vec<i32> {
+        let [d, h, w] = placement.resampled;
+        assert_eq!(logits.shape, [self.labels.len(), d, h, w]);
+        let classes = resample::argmax(
+            &logits.data,
+            self.labels.len(),
+            placement.resampled,
+            placement.oriented,
+        );
+        let values: Vec<i32> = classes
+            .into_iter()
+            .map(|class| self.labels[class as usize].value)
+            .collect();
+        placement.turn.inverse().apply(&values, 1, placement.oriented)
+    }
+}
+
+impl fmt::Display for Preprocessing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let own = "as stored".to_string();
+        let axes = |values: &[String; 3]| values.join(" × ");
+        let orientation = self.orientation.map_or(own.clone(), |o| o.to_string());
+        let spacing = self
+            .spacing
+            .map_or(own.clone(), |s| format!("{} mm", axes(&s.map(|v| v.to_string()))));
+        let grid = self
+            .grid
+            .map_or(own, |g| format!("{} voxels", axes(&g.map(|v| v.to_string()))));
+        writeln!(f, "orientation  {orientation}")?;
+        writeln!(f, "spacing      {spacing}")?;
+        writeln!(f, "grid         {grid}")?;
+        for Channel { name, intensity } in &self.channels {
+            match intensity {
+                Intensity::ZScore => writeln!(f, "channel      {name}: z-score of each scan")?,
+                Intensity::Linear { divisor, offset } => {
+                    writeln!(f, "channel      {name}: intensity / {divisor} + {offset}")?;
+                }
+            }
+        }
+        let mut labels: Vec<String> = self
+            .labels
+            .iter()
+            .map(|l| format!("{} {}", l.value, l.name))
+            .collect();
+        labels.extend(self.ignore.map(|value| format!("{value} is ignored")));
+        write!(f, "labels       {}", labels.join(", "))
+    }
+}
+
+fn undeclared_spacing(geometry: &Geometry, source: &std::path::Path) -> VolumeError {
+    VolumeError::Format {
+        path: source.into(),
+        problem: format!(
+            "it does not declare the size of its voxels (pixdim {:?}); write it into the header, \
+             or use a network that takes scans as stored",
+            &geometry.header.pixdim[1..]
+        ),
+    }
+}
+
+/// numpy's percentile with linear interpolation.
+fn quantile(sorted: &[f64], rank: f64) -> f64 {
+    let position = rank * (sorted.len() - 1) as f64;
+    let low = position.floor() as usize;
+    let high = sorted[(low + 1).min(sorted.len() - 1)];
+    sorted[low] + (high - sorted[low]) * position.fract()
+}
+
+/// The origin that centres a grid on an array (or the array in the grid), half a voxel lower where it must.
+pub fn centre(shape: [usize; 3], grid: [usize; 3]) -> [isize; 3] {
+    std::array::from_fn(|a| (shape[a] as isize - grid[a] as isize).div_euclid(2))
+}
+
+/// The part `[C, grid…]` of an array `[C, D, H, W]` that starts at voxel `origin`, which may lie outside; what is
+/// beyond the array is `fill`: 0 for images, −1 (ignored) or 0 (background) for class indices.
+///
+/// # Panics
+/// If the tensor has not four axes.
+pub fn crop_or_pad(array: &Tensor, origin: [isize; 3], grid: [usize; 3], fill: f32) -> Tensor {
+    let [channels, d, h, w] = array.shape[..] else {
+        panic!("shape {:?} is not [C, D, H, W]", array.shape)
+    };
+    let mut result = Tensor::full(&[channels, grid[0], grid[1], grid[2]], fill);
+    // the overlap in the array's voxels
+    let range = |axis: usize, n: usize| {
+        let low = origin[axis].clamp(0, n as isize);
+        let high = (origin[axis] + grid[axis] as isize).clamp(low, n as isize);
+        (low as usize, high as usize)
+    };
+    let ([z0, z1], [y0, y1], [x0, x1]) = (range(0, d).into(), range(1, h).into(), range(2, w).into());
+    let to = |axis: usize, n: usize| (n as isize - origin[axis]) as usize;
+    if x0 == x1 {
+        return result;
+    }
+    for c in 0..channels {
+        for z in z0..z1 {
+            for y in y0..y1 {
+                let source = ((c * d + z) * h + y) * w;
+                let target = ((c * grid[0] + to(0, z)) * grid[1] + to(1, y)) * grid[2] + to(2, x0);
+                result.data[target..target + x1 - x0].copy_from_slice(&array.data[source + x0..source + x1]);
+            }
+        }
+    }
+    result
+}
+
+/// Origins of the grids that cover an array: the centred one along an axis that fits, else evenly spaced ones that
+/// overlap by half at least and end at the borders.
+pub fn tiles(shape: [usize; 3], grid: [usize; 3]) -> Vec<[isize; 3]> {
+    let starts: [Vec<isize>; 3] = std::array::from_fn(|a| {
+        let Some(excess) = shape[a].checked_sub(grid[a]).filter(|e| *e > 0) else {
+            return vec![centre(shape, grid)[a]];
+        };
+        let steps = excess.div_ceil(grid[a].div_ceil(2));
+        (0..=steps)
+            .map(|i| ((i * excess + steps / 2) / steps) as isize)
+            .collect()
+    });
+    let mut origins = Vec::new();
+    for z in &starts[0] {
+        for y in &starts[1] {
+            origins.extend(starts[2].iter().map(|x| [*z, *y, *x]));
+        }
+    }
+    origins
+}
+
+/// Merges the logits of overlapping tiles into those of the whole array: a mean weighted by a Gaussian of σ = an
+/// eighth of the grid around each tile's centre, as nnU-Net's. A single tile is copied as it is.
+#[derive(Debug)]
+pub struct TileMerger {
+    sum: Tensor,
+    /// Sum of weights per voxel; empty while a single tile suffices.
+    weight: Vec<f32>,
+    profile: [Vec<f32>; 3],
+    shape: [usize; 3],
+    grid: [usize; 3],
+}
+
+impl TileMerger {
+    /// For the tiles of an array of `shape` and logits of `classes`.
+    pub fn new(classes: usize, shape: [usize; 3], grid: [usize; 3]) -> TileMerger {
+        let several = (0..3).any(|a| shape[a] > grid[a]);
+        let profile = grid.map(|n| {
+            let centre = (n as f64 - 1.0) / 2.0;
+            (0..n)
+                .map(|i| (-0.5 * ((i as f64 - centre) / (n as f64 / 8.0)).powi(2)).exp() as f32)
+                .collect()
+        });
+        TileMerger {
+            sum: Tensor::zeros(&[classes, shape[0], shape[1], shape[2]]),
+            weight: vec![0.0; if several { shape.iter().product() } else { 0 }],
+            profile,
+            shape,
+            grid,
+        }
+    }
+
+    /// Adds the logits `[classes, grid…]` (a leading batch axis of 1 is fine) of the tile at `origin`.
+    ///
+    /// # Panics
+    /// If the logits have another size.
+    pub fn add(&mut self, origin: [isize; 3], logits: &[f32]) {
+        let [d, h, w] = self.shape;
+        let grid = self.grid;
+        let classes = self.sum.shape[0];
+        assert_eq!(
+            logits.len(),
+            classes * grid.iter().product::<usize>(),
+            "logits of a tile of {grid:?}"
+        );
+        let inside = |axis: usize, n: usize| {
+            let from = (-origin[axis]).clamp(0, grid[axis] as isize) as usize;
+            let to = (n as isize - origin[axis]).clamp(from as isize, grid[axis] as isize) as usize;
+            from..to
+        };
+        let at = |axis: usize, i: usize| (i as isize + origin[axis]) as usize;
+        for z in inside(0, d) {
+            for y in inside(1, h) {
+                let plane_weight = self.profile[0][z] * self.profile[1][y];
+                for x in inside(2, w) {
+                    let target = (at(0, z) * h + at(1, y)) * w + at(2, x);
+                    let source = (z * grid[1] + y) * grid[2] + x;
+                    let weight = match self.weight.is_empty() {
+                        true => 1.0,
+                        false => plane_weight * self.profile[2][x],
+                    };
+                    if let Some(sum) = self.weight.get_mut(target) {
+                        *sum += weight;
+                    }
+                    for class in 0..classes {
+                        self.sum.data[class * d * h * w + target] +=
+                            weight * logits[class * grid[0] * grid[1] * grid[2] + source];
+                    }
+                }
+            }
+        }
+    }
+
+    /// The merged logits `[classes, D, H, W]`.
+    pub fn finish(mut self) -> Tensor {
+        if !self.weight.is_empty() {
+            for class in self.sum.data.chunks_exact_mut(self.weight.len()) {
+                class
+                    .iter_mut()
+                    .zip(&self.weight)
+                    .for_each(|(sum, weight)| *sum /= weight);
+            }
+        }
+        self.sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(shape: &[usize]) -> Tensor {
+        Tensor::new(shape, (0..shape.iter().product()).map(|i| i as f32).collect())
+    }
+
+    #[test]
+    fn cropping_takes_what_is_there_and_fills_the_rest() {
+        let array = count(&[2, 2, 3, 4]);
+        let origin = [-1, 1, 2];
+        let grid = [4, 3, 3];
+        let got = crop_or_pad(&array, origin, grid, -5.0);
+        assert_eq!(got.shape, [2, 4, 3, 3]);
+        for c in 0..2 {
+            for z in 0..4 {
+                for y in 0..3 {
+                    for x in 0..3 {
+                        let [sz, sy, sx] = [z as isize - 1, y as isize + 1, x as isize + 2];
+                        let inside = (0..2).contains(&sz) && (0..3).contains(&sy) && (0..4).contains(&sx);
+                        let want = if inside {
+                            (((c * 2 + sz) * 3 + sy) * 4 + sx) as f32
+                        } else {
+                            -5.0
+                        };
+                        assert_eq!(got.data[((c as usize * 4 + z) * 3 + y) * 3 + x], want);
+                    }
+                }
+            }
+        }
+        for far in [[9, 0, 0], [0, -9, 0], [0, 0, 4], [0, 0, -3]] {
+            assert!(
+                crop_or_pad(&array, far, grid, 7.0).data.iter().all(|v| *v == 7.0),
+                "{far:?}"
+            );
+        }
+        assert_eq!(crop_or_pad(&array, [0; 3], [2, 3, 4], 0.0), array);
+    }
+
+    #[test]
+    fn tiles_cover_everything_and_overlap_by_half() {
+        assert_eq!(tiles([35, 51, 35], [40, 56, 40]), [[-3, -3, -3]]);
+        assert_eq!(tiles([16, 16, 16], [16, 16, 16]), [[0, 0, 0]]);
+        for n in 17..100 {
+            let starts: Vec<isize> = tiles([n, 4, 4], [16, 4, 4]).iter().map(|o| o[0]).collect();
+            assert_eq!(starts[0], 0);
+            assert_eq!(*starts.last().unwrap(), n as isize - 16);
+            assert!(
+                starts.windows(2).all(|p| p[1] > p[0] && p[1] - p[0] <= 8),
+                "{n}: {starts:?}"
+            );
+        }
+        assert_eq!(tiles([20, 10, 30], [16, 16, 16]).len(), 6);
+    }
+
+    #[test]
+    fn merging_tiles_of_one_array_gives_it_back() {
+        for (shape, exact) in [
+            ([7, 5, 8], true),
+            ([8, 8, 8], true),
+            ([19, 5, 8], false),
+            ([13, 11, 21], false),
+        ] {
+            let grid = [8, 8, 8];
+            let logits = count(&[3, shape[0], shape[1], shape[2]]);
+            let mut merger = TileMerger::new(3, shape, grid);
+            for origin in tiles(shape, grid) {
+                merger.add(origin, &crop_or_pad(&logits, origin, grid, f32::NAN).data);
+            }
+            let merged = merger.finish();
+            assert_eq!(merged.shape, logits.shape);
+            for (got, want) in merged.data.iter().zip(&logits.data) {
+                assert!(
+                    got == want || !exact && (got - want).abs() <= 1e-5 * want.abs(),
+                    "{got} {want}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn tiles_weigh_by_a_gaussian_around_their_centre() {
+        let (shape, grid) = ([12, 1, 1], [8, 1, 1]);
+        let mut merger = TileMerger::new(1, shape, grid);
+        let origins = tiles(shape, grid);
+        assert_eq!(origins, [[0, 0, 0], [4, 0, 0]]);
+        merger.add(origins[0], &[0.0; 8]);
+        merger.add(origins[1], &[1.0; 8]);
+        let merged = merger.finish().data;
+        let gauss = |d: f64| (-0.5 * d * d).exp(); // σ = 1 for a grid of 8
+        for (voxel, got) in merged.iter().enumerate() {
+            let (a, b) = (gauss(voxel as f64 - 3.5), gauss(voxel as f64 - 7.5));
+            let want = if voxel < 4 {
+                0.0
+            } else if voxel >= 8 {
+                1.0
+            } else {
+                b / (a + b)
+            };
+            assert!(
+                (f64::from(*got) - want).abs() < 1e-6,
+                "{voxel}: {got} against {want}"
+            );
+        }
+    }
+
+    #[test]
+    fn quantiles_are_numpys() {
+        let sorted = [1.0, 2.0, 4.0, 8.0];
+        assert_eq!(quantile(&sorted, 0.5), 3.0);
+        assert!((quantile(&sorted, 0.95) - 7.4).abs() < 1e-12);
+        assert_eq!(quantile(&[5.0], 0.95), 5.0);
+    }
+
+    #[test]
+    fn intensities_scale_as_documented() {
+        let mut ct = [-1024.0, 0.0, 1024.0];
+        Intensity::of_channel(" ct").scale(&mut ct);
+        assert_eq!(ct, [0.0, 1.0, 2.0]);
+        let mut mr = [1.0, 2.0, 3.0, 4.0];
+        Intensity::of_channel("MRI").scale(&mut mr);
+        let unit = 1.25f32.sqrt();
+        for (got, want) in mr.iter().zip([-1.5, -0.5, 0.5, 1.5]) {
+            assert!((got - want / unit).abs() < 1e-6, "{mr:?}");
+        }
+        let mut flat = [7.0; 4];
+        Intensity::ZScore.scale(&mut flat);
+        assert_eq!(flat, [0.0; 4]);
+    }
+}

@@ -1,0 +1,528 @@
+//! From dataset folders to network input and back to label maps on the scans' grids.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use glam::{DMat3, DMat4, DVec3};
+use obelisk::dataset::{Dataset, read_channels, scans};
+use obelisk::preprocess::{Intensity, Overrides, Preprocessing, TileMerger, crop_or_pad, tiles};
+use obelisk::tensor::Tensor;
+use obelisk::volume::{self, Geometry, Orientation, SpatialHeader, Volume};
+use serde_json::json;
+
+/// A grid of RAS `shape` and `spacing`, in world millimetres around `origin`.
+fn ras(shape: [usize; 3], spacing: [f64; 3], origin: [f64; 3]) -> Geometry {
+    let matrix = DMat3::from_diagonal(DVec3::from_array(spacing));
+    let affine = DMat4::from_mat3_translation(matrix, DVec3::from_array(origin));
+    SpatialHeader::from_affine(affine).geometry(shape).unwrap()
+}
+
+/// The same voxels stored in another orientation.
+fn twin(geometry: &Geometry, values: &[i32], code: &str) -> (Geometry, Vec<i32>) {
+    let turn = geometry.orientation.to(code.parse().unwrap());
+    let turned = turn.apply(values, 1, geometry.shape);
+    let shape = turn.permute(geometry.shape);
+    // the index of each new corner in the old grid, from a map of indices turned in the same way
+    let indices: Vec<usize> = (0..geometry.voxels()).collect();
+    let indices = turn.apply(&indices, 1, geometry.shape);
+    let old = |new: [usize; 3]| {
+        let index = indices[(new[0] * shape[1] + new[1]) * shape[2] + new[2]];
+        let [_, y, z] = geometry.shape;
+        DVec3::new(
+            (index / (y * z)) as f64,
+            (index / z % y) as f64,
+            (index % z) as f64,
+        )
+    };
+    let world = |new: [usize; 3]| geometry.affine.transform_point3(old(new));
+    let origin = world([0, 0, 0]);
+    let matrix = DMat3::from_cols(
+        world([1, 0, 0]) - origin,
+        world([0, 1, 0]) - origin,
+        world([0, 0, 1]) - origin,
+    );
+    let affine = DMat4::from_mat3_translation(matrix, origin);
+    (
+        SpatialHeader::from_affine(affine).geometry(shape).unwrap(),
+        turned,
+    )
+}
+
+fn save(path: &Path, values: &[i32], geometry: &Geometry) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    volume::write_labels(path, values, geometry, false).unwrap();
+}
+
+/// A blurred ball of intensity (0 to 1000) and its label map, with the given values for the two half balls.
+fn ball(geometry: &Geometry, values: [i32; 2]) -> (Vec<i32>, Vec<i32>) {
+    let [x, y, z] = geometry.shape;
+    let mut scan = Vec::new();
+    let mut labels = Vec::new();
+    for voxel in 0..geometry.voxels() {
+        let index = [voxel / (y * z), voxel / z % y, voxel % z];
+        let r = index.iter().zip([x, y, z]).map(|(i, n)| {
+            let from_centre = (*i as f64 + 0.5) / n as f64 - 0.47;
+            from_centre * from_centre
+        });
+        let r = r.sum::<f64>().sqrt();
+        scan.push((1000.0 / (1.0 + ((r - 0.3) * 20.0).exp())) as i32 + (voxel % 7) as i32);
+        labels.push(if r > 0.3 {
+            0
+        } else {
+            values[usize::from(index[0] > x / 2)]
+        });
+    }
+    (scan, labels)
+}
+
+fn write_json(path: &Path, value: serde_json::Value) {
+    fs::write(path, value.to_string()).unwrap();
+}
+
+/// Six cases of a Decathlon dataset whose label values have a gap; two are stored as LPI.
+fn decathlon(folder: &Path) {
+    let mut training = Vec::new();
+    for (index, id) in ["f", "b", "d", "a", "e", "c"].iter().enumerate() {
+        let geometry = ras([20 + index, 24, 18], [1.0, 1.0, 2.0], [5.0, -3.0, 10.0]);
+        let (scan, labels) = ball(&geometry, [2, 7]);
+        let code = if index % 3 == 2 { "LPI" } else { "RAS" };
+        let (g, s) = twin(&geometry, &scan, code);
+        save(&folder.join(format!("imagesTr/{id}.nii.gz")), &s, &g);
+        let (g, l) = twin(&geometry, &labels, code);
+        save(&folder.join(format!("labelsTr/{id}.nii.gz")), &l, &g);
+        training.push(
+            json!({"image": format!("./imagesTr/{id}.nii.gz"), "label": format!("./labelsTr/{id}.nii.gz")}),
+        );
+    }
+    let description = json!({
+        "name": "balls", "modality": {"0": "CT"}, "training": training,
+        "labels": {"0": "background", "7": "right", "2": "left"},
+    });
+    write_json(&folder.join("dataset.json"), description);
+}
+
+#[test]
+fn a_decathlon_dataset_opens_with_its_gaps_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    decathlon(folder.path());
+    let dataset = Dataset::open(folder.path()).unwrap();
+    dataset.check().unwrap();
+    let ids: Vec<&str> = dataset.cases.iter().map(|c| c.id.as_str()).collect();
+    assert_eq!(ids, ["a", "b", "c", "d", "e", "f"]);
+    let labels: Vec<(i32, &str)> = dataset
+        .labels
+        .iter()
+        .map(|l| (l.value, l.name.as_str()))
+        .collect();
+    assert_eq!(labels, [(0, "background"), (2, "left"), (7, "right")]);
+    assert_eq!(
+        (dataset.channels.clone(), dataset.ignore),
+        (vec!["CT".to_string()], None)
+    );
+    let fold = dataset.fold(0).unwrap();
+    assert_eq!((fold.train.len(), fold.validation.len()), (4, 2));
+    assert!(dataset.fold(5).unwrap_err().to_string().contains("no fold 5"));
+
+    write_json(
+        &folder.path().join("splits_final.json"),
+        json!([{"train": ["c", "a"], "val": ["b"]}, {"train": ["b"], "val": []}]),
+    );
+    let dataset = Dataset::open(folder.path()).unwrap();
+    let fold = dataset.fold(0).unwrap();
+    assert_eq!((fold.train, fold.validation), (vec![0, 2], vec![1]));
+    assert!(dataset.fold(2).unwrap_err().to_string().contains("2 folds"));
+    for (wrong, reason) in [
+        (
+            json!([{"train": ["x"], "val": []}]),
+            "the case x is not in the dataset",
+        ),
+        (json!([{"train": ["a", "b"], "val": ["b"]}]), "both"),
+        (json!([{"train": [], "val": ["b"]}]), "no case to train on"),
+        (json!({"train": []}), "not a list"),
+    ] {
+        write_json(&folder.path().join("splits_final.json"), wrong);
+        let message = Dataset::open(folder.path()).unwrap_err().to_string();
+        assert!(
+            message.contains(reason) && message.contains("splits_final.json"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn settings_are_derived_from_the_scans_and_yield_to_the_user() {
+    let folder = tempfile::tempdir().unwrap();
+    decathlon(folder.path());
+    let dataset = Dataset::open(folder.path()).unwrap();
+    let derived = Preprocessing::derive(&dataset, Overrides::default()).unwrap();
+    assert_eq!(derived.orientation, Some(Orientation::RAS));
+    assert_eq!(derived.spacing, Some([1.0, 1.0, 2.0]));
+    // 95th percentile of 20..=25 is 24.75, of 24 is 24, of 18 is 18
+    assert_eq!(derived.grid, Some([32, 24, 24]));
+    assert_eq!(derived.channels[0].intensity, Intensity::CT);
+    let text = derived.to_string();
+    for part in [
+        "RAS",
+        "1 × 1 × 2 mm",
+        "32 × 24 × 24",
+        "CT: intensity / 1024 + 1",
+        "7 right",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+    // both of the formats that it is stored in
+    let stored = serde_json::to_string(&derived).unwrap();
+    assert_eq!(serde_json::from_str::<Preprocessing>(&stored).unwrap(), derived);
+    assert_eq!(
+        toml::from_str::<Preprocessing>(&toml::to_string(&derived).unwrap()).unwrap(),
+        derived
+    );
+
+    let overrides = Overrides {
+        orientation: Some("ASR".parse().unwrap()),
+        spacing: Some([2.0, 1.0, 0.5]),
+        grid: Some([9, 10, 11]),
+    };
+    let chosen = Preprocessing::derive(&dataset, overrides).unwrap();
+    assert_eq!(
+        (chosen.orientation, chosen.spacing, chosen.grid),
+        (overrides.orientation, overrides.spacing, overrides.grid)
+    );
+    let spacing_only = Overrides {
+        spacing: Some([2.0, 2.0, 2.0]),
+        ..Overrides::default()
+    };
+    assert_eq!(
+        Preprocessing::derive(&dataset, spacing_only).unwrap().grid,
+        Some([16, 16, 24])
+    );
+    let wrong = Overrides {
+        spacing: Some([1.0, 0.0, 1.0]),
+        ..Overrides::default()
+    };
+    assert!(
+        Preprocessing::derive(&dataset, wrong)
+            .unwrap_err()
+            .to_string()
+            .contains("not positive")
+    );
+}
+
+#[test]
+fn an_nnunet_dataset_opens_with_its_channels_and_ignore_label() {
+    let folder = tempfile::tempdir().unwrap();
+    let geometry = ras([8, 9, 10], [1.0; 3], [0.0; 3]);
+    let voxels = geometry.voxels() as i32;
+    for id in ["x_2", "x_1"] {
+        for channel in 0..2 {
+            let values: Vec<i32> = (0..voxels).map(|v| v + 1000 * channel).collect();
+            save(
+                &folder.path().join(format!("imagesTr/{id}_{channel:04}.nii.gz")),
+                &values,
+                &geometry,
+            );
+        }
+        let labels: Vec<i32> = (0..voxels).map(|v| v % 3).collect();
+        save(
+            &folder.path().join(format!("labelsTr/{id}.nii.gz")),
+            &labels,
+            &geometry,
+        );
+    }
+    let description = |labels: serde_json::Value| json!({"channel_names": {"0": "T1", "1": "T2"}, "labels": labels, "numTraining": 2, "file_ending": ".nii.gz"});
+    let path = folder.path().join("dataset.json");
+    write_json(
+        &path,
+        description(json!({"background": 0, "tumour": 1, "ignore": 2})),
+    );
+    let dataset = Dataset::open(folder.path()).unwrap();
+    dataset.check().unwrap();
+    assert_eq!(
+        dataset.cases.iter().map(|c| &c.id).collect::<Vec<_>>(),
+        ["x_1", "x_2"]
+    );
+    assert_eq!((dataset.labels.len(), dataset.ignore), (2, Some(2)));
+    let image = dataset.image(&dataset.cases[0]).unwrap();
+    assert_eq!(
+        (image.channels, image.data[5], image.data[720 + 5]),
+        (2, 5.0, 1005.0)
+    );
+    let settings = Preprocessing::derive(&dataset, Overrides::default()).unwrap();
+    let labels = settings
+        .prepare_labels(&dataset.label(&dataset.cases[0]).unwrap())
+        .unwrap();
+    assert_eq!(labels.shape, [1, 8, 9, 10]);
+    assert_eq!(labels.data[..4], [0.0, 1.0, -1.0, 0.0]);
+    let prepared = settings.prepare_image(&image).unwrap().image;
+    assert_eq!(prepared.shape, [2, 8, 9, 10]);
+    // z-scores do not see the second channel's offset
+    assert_eq!(prepared.data[..720], prepared.data[720..]);
+    assert!(dataset.fold(0).unwrap_err().to_string().contains("too few"));
+
+    let grouped = scans(&folder.path().join("imagesTr"), 2).unwrap();
+    assert_eq!(grouped.keys().collect::<Vec<_>>(), ["x_1", "x_2"]);
+    assert_eq!(read_channels(&grouped["x_2"]).unwrap().channels, 2);
+    assert_eq!(
+        scans(&folder.path().join("imagesTr"), 1).unwrap().len(),
+        4,
+        "single files, not channels"
+    );
+    assert_eq!(
+        scans(&folder.path().join("labelsTr"), 1)
+            .unwrap()
+            .keys()
+            .collect::<Vec<_>>(),
+        ["x_1", "x_2"]
+    );
+
+    for (labels, reason) in [
+        (json!({"background": 0, "whole": [1, 2]}), "region"),
+        (json!({"background": 0}), "at least one"),
+        (json!({"a": 1, "b": 2}), "label 0"),
+        (json!({"background": 0, "a": 1, "b": 1}), "one value"),
+        (json!({"background": 0, "a": 1.5}), "whole number"),
+        (json!({"background": 0, "a": "b"}), "whole number"),
+    ] {
+        write_json(&path, description(labels));
+        let message = Dataset::open(folder.path()).unwrap_err().to_string();
+        assert!(
+            message.contains(reason) && message.contains("dataset.json"),
+            "{message}"
+        );
+    }
+    write_json(&path, description(json!({"background": 0, "a": 1})));
+    fs::remove_file(folder.path().join("imagesTr/x_2_0001.nii.gz")).unwrap();
+    let message = Dataset::open(folder.path()).unwrap_err().to_string();
+    assert!(
+        message.contains("x_2_0001.nii.gz") && message.contains("missing"),
+        "{message}"
+    );
+}
+
+#[test]
+fn faults_of_a_dataset_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let message = |folder: &Path| Dataset::open(folder).unwrap_err().to_string();
+    assert!(message(folder.path()).contains("no dataset.json"));
+    let path = folder.path().join("dataset.json");
+    for (text, reason) in [
+        ("{", "not JSON"),
+        ("{}", "neither `modality`"),
+        (r#"{"modality": {"1": "CT"}}"#, r#"named "0" to "0""#),
+        (r#"{"modality": {}}"#, "no channel"),
+        (r#"{"modality": {"0": "CT"}}"#, "no `labels`"),
+        (
+            r#"{"modality": {"0": "CT"}, "labels": {"0": "b", "1": "a"}}"#,
+            "neither a `training` list",
+        ),
+        (
+            r#"{"modality": {"0": "CT"}, "labels": {"0": "b", "1": "a"}, "training": []}"#,
+            "no training cases",
+        ),
+        (
+            r#"{"modality": {"0": "CT"}, "labels": {"0": "b", "1": "a"}, "training": ["x"]}"#,
+            "training entry",
+        ),
+        (
+            r#"{"modality": {"0": "CT"}, "labels": {"0": "b", "1": "a"}, "file_ending": ".mha"}"#,
+            ".mha",
+        ),
+    ] {
+        fs::write(&path, text).unwrap();
+        assert!(
+            message(folder.path()).contains(reason),
+            "{text}: {}",
+            message(folder.path())
+        );
+    }
+
+    let fresh = tempfile::tempdir().unwrap();
+    decathlon(fresh.path());
+    let label = fresh.path().join("labelsTr/c.nii.gz");
+    let check = || {
+        Dataset::open(fresh.path())
+            .unwrap()
+            .check()
+            .unwrap_err()
+            .to_string()
+    };
+    let geometry = ras([20, 20, 20], [1.0; 3], [0.0; 3]);
+    volume::write_labels(&label, &vec![0; 8000], &geometry, true).unwrap();
+    assert!(
+        check().contains("c.nii.gz") && check().contains("[20, 20, 20]"),
+        "{}",
+        check()
+    );
+
+    let dataset = Dataset::open(fresh.path()).unwrap();
+    let settings = Preprocessing::derive(&dataset, Overrides::default()).unwrap();
+    volume::write_labels(&label, &[vec![0; 7999], vec![5]].concat(), &geometry, true).unwrap();
+    let message = settings
+        .prepare_labels(&volume::read(&label).unwrap())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("label 5") && message.contains("7 right") && message.contains("c.nii.gz"),
+        "{message}"
+    );
+
+    let scan = volume::read(Path::new("tests/reference/nifti/channels.nii.gz")).unwrap();
+    assert!(
+        settings
+            .prepare_image(&scan)
+            .unwrap_err()
+            .to_string()
+            .contains("2 channels")
+    );
+    let unsized_scan = volume::read(Path::new("tests/reference/nifti/neither_no_size.nii")).unwrap();
+    let message = settings.prepare_image(&unsized_scan).unwrap_err().to_string();
+    assert!(message.contains("does not declare the size"), "{message}");
+    let as_stored = Preprocessing {
+        orientation: None,
+        spacing: None,
+        grid: None,
+        ..settings.clone()
+    };
+    assert_eq!(
+        as_stored.prepare_image(&unsized_scan).unwrap().image.shape,
+        [1, 5, 4, 3]
+    );
+    let tiny = Preprocessing {
+        spacing: Some([1e-4; 3]),
+        ..settings
+    };
+    let scan = volume::read(Path::new("tests/reference/nifti/int16.nii")).unwrap();
+    assert!(
+        tiny.prepare_image(&scan)
+            .unwrap_err()
+            .to_string()
+            .contains("more than memory")
+    );
+}
+
+/// Settings for three classes on a grid that needs resampling and tiles.
+fn settings(spacing: [f64; 3]) -> Preprocessing {
+    let folder = tempfile::tempdir().unwrap();
+    decathlon(folder.path());
+    let dataset = Dataset::open(folder.path()).unwrap();
+    let overrides = Overrides {
+        spacing: Some(spacing),
+        grid: Some([16, 16, 24]),
+        orientation: Some("PSR".parse().unwrap()),
+    };
+    Preprocessing::derive(&dataset, overrides).unwrap()
+}
+
+/// A stand-in for a network: thresholds of the image, so that its labels follow the anatomy.
+fn logits(image: &[f32]) -> Vec<f32> {
+    let class = |centre: f32| image.iter().map(move |v| -(v - centre).abs());
+    class(1.0).chain(class(1.5)).chain(class(1.9)).collect()
+}
+
+fn segment(settings: &Preprocessing, scan: &Volume) -> Vec<i32> {
+    let prepared = settings.prepare_image(scan).unwrap();
+    let (shape, grid) = (prepared.placement.shape(), settings.grid.unwrap());
+    let mut merger = TileMerger::new(3, shape, grid);
+    for origin in tiles(shape, grid) {
+        let tile = crop_or_pad(&prepared.image, origin, grid, 0.0);
+        merger.add(origin, &logits(&tile.data));
+    }
+    settings.restore_labels(&merger.finish(), &prepared.placement)
+}
+
+#[test]
+fn a_scan_in_any_orientation_gives_the_same_anatomy_to_the_voxel() {
+    let out = tempfile::tempdir().unwrap();
+    let geometry = ras([31, 26, 22], [0.7, 0.9, 1.3], [1.0, 2.0, 3.0]);
+    let (scan, _) = ball(&geometry, [2, 7]);
+    for spacing in [[0.9, 1.3, 0.7], [1.1, 1.1, 1.1], [2.0, 0.8, 0.6]] {
+        let settings = settings(spacing);
+        let mut first: Option<Vec<i32>> = None;
+        for code in ["RAS", "LPI", "ASR", "SPL", "IRP", "PSR"] {
+            let (twin_geometry, values) = twin(&geometry, &scan, code);
+            let path = out.path().join(format!("{code}_{}.nii.gz", spacing[0]));
+            volume::write_labels(&path, &values, &twin_geometry, false).unwrap();
+            let stored = volume::read(&path).unwrap();
+            assert_eq!(stored.geometry.orientation.to_string(), code);
+            let labels = segment(&settings, &stored);
+            assert!(labels.contains(&2) && labels.contains(&7));
+            let back =
+                stored
+                    .geometry
+                    .orientation
+                    .to(Orientation::RAS)
+                    .apply(&labels, 1, stored.geometry.shape);
+            match &first {
+                None => first = Some(back),
+                Some(first) => assert_eq!(&back, first, "{code} at {spacing:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn certain_logits_bring_the_labels_back_unchanged_where_nothing_is_resampled() {
+    let geometry = ras([31, 26, 22], [0.7, 0.9, 1.3], [1.0, 2.0, 3.0]);
+    let (_, labels) = ball(&geometry, [2, 7]);
+    let (twin_geometry, values) = twin(&geometry, &labels, "ILP");
+    let bytes = volume::encode_labels(&values, &twin_geometry, false).unwrap();
+    let map = volume::read_bytes(&bytes, Path::new("map.nii")).unwrap();
+    for (spacing, least) in [([0.9, 1.3, 0.7], 1.0), ([0.6, 0.6, 0.6], 0.97)] {
+        let settings = settings(spacing);
+        let classes = settings.prepare_labels(&map).unwrap();
+        let one_hot: Vec<f32> = (0..3)
+            .flat_map(|class| classes.data.iter().map(move |v| f32::from(*v == class as f32)))
+            .collect();
+        let shape = [3, classes.shape[1], classes.shape[2], classes.shape[3]];
+        let placement = settings.place(&map.geometry, &map.source).unwrap();
+        assert_eq!(placement.shape(), shape[1..]);
+        let back = settings.restore_labels(&Tensor::new(&shape, one_hot), &placement);
+        let equal = back.iter().zip(&values).filter(|(a, b)| a == b).count() as f64 / values.len() as f64;
+        assert!(equal >= least, "{spacing:?}: {equal}");
+    }
+}
+
+fn shared() -> PathBuf {
+    match std::env::var_os("OBELISK_SHARED") {
+        Some(folder) => folder.into(),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"),
+    }
+}
+
+#[test]
+fn the_hippocampus_dataset_gives_its_settings() {
+    let folder = shared().join("data/Task04_Hippocampus");
+    if !folder.exists() {
+        eprintln!(
+            "SKIPPED: {} is not there (OBELISK_SHARED names its parent)",
+            folder.display()
+        );
+        return;
+    }
+    let dataset = Dataset::open(&folder).unwrap();
+    dataset.check().unwrap();
+    assert_eq!(dataset.cases.len(), 208);
+    let settings = Preprocessing::derive(&dataset, Overrides::default()).unwrap();
+    eprintln!("{settings}");
+    assert_eq!(settings.orientation, Some(Orientation::RAS));
+    assert_eq!(settings.spacing, Some([1.0; 3]));
+    assert_eq!(settings.grid, Some([40, 56, 48]));
+    let fold = dataset.fold(0).unwrap();
+    assert_eq!((fold.train.len(), fold.validation.len()), (166, 42));
+    for case in &dataset.cases {
+        let image = settings
+            .prepare_image(&dataset.image(case).unwrap())
+            .unwrap()
+            .image;
+        let labels = settings.prepare_labels(&dataset.label(case).unwrap()).unwrap();
+        assert_eq!(image.shape, labels.shape, "{}", case.id);
+        let n = image.data.len() as f64;
+        let mean = image.data.iter().map(|v| f64::from(*v)).sum::<f64>() / n;
+        let square = image.data.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / n;
+        assert!(
+            mean.abs() < 1e-4 && (square - 1.0).abs() < 1e-3,
+            "{}: {mean} {square}",
+            case.id
+        );
+    }
+}
