@@ -7,7 +7,10 @@ use obelisk::gpu::{Device, DeviceOptions, Executable, Weights};
 use obelisk::op::*;
 use obelisk::plan::Plan;
 
-const SHADER: Shader = Shader { name: "square", parts: &[include_str!("square.wgsl")] };
+const SHADER: Shader = Shader {
+    name: "square",
+    parts: &[include_str!("square.wgsl")],
+};
 
 /// y = x², any layout. With `gradient`, inputs x and dy, output 2·x·dy.
 #[derive(Debug)]
@@ -17,13 +20,21 @@ pub struct Square {
 
 impl Op for Square {
     fn name(&self) -> &'static str {
-        if self.gradient { "square_gradient" } else { "square" }
+        if self.gradient {
+            "square_gradient"
+        } else {
+            "square"
+        }
     }
 
     fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
         let wanted = if self.gradient { 2 } else { 1 };
         if inputs.len() != wanted || inputs.iter().any(|s| s != &inputs[0]) {
-            return Err(GraphError::shape(self.name(), inputs, format!("takes {wanted} values of one shape")));
+            return Err(GraphError::shape(
+                self.name(),
+                inputs,
+                format!("takes {wanted} values of one shape"),
+            ));
         }
         Ok(vec![inputs[0].clone()])
     }

@@ -2,6 +2,7 @@
 
 pub mod adam;
 pub mod add;
+pub mod conv3d;
 pub mod fill;
 
 use std::fmt;

@@ -123,7 +123,11 @@ pub fn evaluate(graph: &Graph, data: &Data, step: &StepScalars) -> Vec<Option<Te
 
 /// What a graph left on a device: kept values, parameters, states, moments and gradients (`grad:NAME`) by name.
 pub fn run_on(device: &Device, graph: &Graph, data: &Data, step: &StepScalars) -> Data {
-    let plan = Plan::new(graph, device.caps()).unwrap();
+    run_plan_on(device, Plan::new(graph, device.caps()).unwrap(), data, step)
+}
+
+/// [`run_on`] of a plan, which may be for smaller limits than the device has.
+pub fn run_plan_on(device: &Device, plan: Plan, data: &Data, step: &StepScalars) -> Data {
     reflect(&plan);
     pollster::block_on(async {
         let weights = Weights::new(device, &plan, true).await.unwrap();

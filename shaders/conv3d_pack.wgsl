@@ -1,0 +1,115 @@
+// Weights of a convolution in the order in which conv3d.wgsl reads them:
+//   packed[output group][kz][ky / TAPS][kx][input block][output block][ky % TAPS][input channel] = vec4 over outputs,
+// zero beyond the channels and between groups. `transposed` packs for the input gradient: outputs of the packed
+// convolution are the inputs of the weight. Tap k of the packed kernel is tap first + k·step of the weight.
+// One invocation a vec4.
+const BLOCKS: u32 = 4u;
+const TAPS: u32 = 3u;
+const CHANNELS: u32 = 4u;
+
+struct Params {
+    total: u32,
+    // The weight [Cout, Cin / groups, KD, KH, KW].
+    weight_outputs: u32,
+    weight_inputs: u32,
+    kernel_z: u32,
+    kernel_y: u32,
+    kernel_x: u32,
+    // Outputs and inputs a group of the weight.
+    outputs_a_group: u32,
+    // First channel of this source among the weight's inputs over all groups, and its channels.
+    source_first: u32,
+    source_channels: u32,
+    transposed: u32,
+    first_z: i32,
+    first_y: i32,
+    first_x: i32,
+    step_z: i32,
+    step_y: i32,
+    step_x: i32,
+    taps_z: u32,
+    taps_y: u32,
+    taps_x: u32,
+    blocks: u32,
+    group_outputs: u32,
+    group_inputs: u32,
+    bias_base: u32,
+}
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> weights: array<f32>;
+@group(0) @binding(2) var<storage, read_write> packed: array<vec4f>;
+
+fn element(output: u32, input: u32, kz: u32, ky: u32, kx: u32) -> f32 {
+    let o = select(output, input, params.transposed == 1u);
+    let local = select(input, output, params.transposed == 1u);
+    if (o >= params.weight_outputs || local >= params.source_channels) {
+        return 0.0;
+    }
+    let c = params.source_first + local;
+    let group_first = o / params.outputs_a_group * params.weight_inputs;
+    if (c < group_first || c >= group_first + params.weight_inputs) {
+        return 0.0;
+    }
+    let plane = (o * params.weight_inputs + c - group_first) * params.kernel_z + kz;
+    return weights[(plane * params.kernel_y + ky) * params.kernel_x + kx];
+}
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let at = (group.y * groups.x + group.x) * 64u + local;
+    if (at >= params.total) {
+        return;
+    }
+    var i = at;
+    let channel = i % CHANNELS;
+    i /= CHANNELS;
+    let tap = i % TAPS;
+    i /= TAPS;
+    let block = i % BLOCKS;
+    i /= BLOCKS;
+    let input_block = i % params.blocks;
+    i /= params.blocks;
+    let kx = i % params.taps_x;
+    i /= params.taps_x;
+    let ky = i % params.taps_y * TAPS + tap;
+    i /= params.taps_y;
+    let kz = i % params.taps_z;
+    let output_group = i / params.taps_z;
+
+    let z = u32(params.first_z + i32(kz) * params.step_z);
+    let y = u32(params.first_y + i32(ky) * params.step_y);
+    let x = u32(params.first_x + i32(kx) * params.step_x);
+    let output = (output_group * BLOCKS + block) * 4u;
+    let first_block = output_group * BLOCKS * 4u / params.group_outputs * params.group_inputs / CHANNELS;
+    let input = select(first_block + input_block, (first_block + input_block) * 4u + channel, CHANNELS == 4u);
+    packed[at] = vec4f(
+        element(output, input, z, y, x),
+        element(output + 1u, input, z, y, x),
+        element(output + 2u, input, z, y, x),
+        element(output + 3u, input, z, y, x),
+    );
+}
+
+// The bias behind the weights, one vec4 an output block: `weights` is the bias here.
+@compute @workgroup_size(64)
+fn bias(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let at = (group.y * groups.x + group.x) * 64u + local;
+    if (at >= params.total) {
+        return;
+    }
+    var value: vec4f;
+    for (var i = 0u; i < 4u; i++) {
+        if (at * 4u + i < params.weight_outputs) {
+            value[i] = weights[at * 4u + i];
+        }
+    }
+    packed[params.bias_base + at] = value;
+}

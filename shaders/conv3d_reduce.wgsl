@@ -1,0 +1,64 @@
+// Second stage of conv3d_weight_gradient.wgsl: dW[o, c, kz, ky, kx] = Σ over chunks of partial, in order.
+// One invocation a vec4 of outputs o.
+const BLOCKS: u32 = 4u;
+const TAPS: u32 = 3u;
+const CHANNELS: u32 = 4u;
+const SUMS: u32 = TAPS * BLOCKS * CHANNELS;
+
+struct Params {
+    total: u32,
+    chunks: u32,
+    lanes: u32,
+    taps_z: u32,
+    taps_y: u32,
+    taps_x: u32,
+    // The weight [Cout, Cin / groups, KD, KH, KW]; KH is taps_y · TAPS.
+    outputs: u32,
+    inputs: u32,
+    outputs_a_group: u32,
+    source_first: u32,
+    source_channels: u32,
+    group_outputs: u32,
+    group_inputs: u32,
+}
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> partial: array<vec4f>;
+@group(0) @binding(2) var<storage, read_write> gradient: array<f32>;
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let index = (group.y * groups.x + group.x) * 64u + local;
+    if (index >= params.total) {
+        return;
+    }
+    var sum: vec4f;
+    for (var chunk = 0u; chunk < params.chunks; chunk++) {
+        sum += partial[chunk * params.total + index];
+    }
+
+    var lane = index % params.lanes;
+    let entry = index / params.lanes % SUMS;
+    let block_group = index / params.lanes / SUMS;
+    let kx = lane % params.taps_x;
+    lane /= params.taps_x;
+    let ky = lane % params.taps_y * TAPS + entry / (BLOCKS * CHANNELS);
+    lane /= params.taps_y;
+    let kz = lane % params.taps_z;
+    let first_block = block_group * BLOCKS * 4u / params.group_outputs * params.group_inputs / CHANNELS;
+    let source_channel = (first_block + lane / params.taps_z) * CHANNELS + entry % CHANNELS;
+    let c = params.source_first + source_channel;
+    let first = (block_group * BLOCKS + entry / CHANNELS % BLOCKS) * 4u;
+    for (var i = 0u; i < 4u; i++) {
+        let o = first + i;
+        let group_first = o / params.outputs_a_group * params.inputs;
+        if (o < params.outputs && source_channel < params.source_channels && c >= group_first
+            && c < group_first + params.inputs) {
+            let plane = (o * params.inputs + c - group_first) * params.taps_z + kz;
+            gradient[(plane * params.taps_y * TAPS + ky) * params.taps_x + kx] = sum[i];
+        }
+    }
+}

@@ -1,0 +1,410 @@
+//! 3-D convolution of any kernel, stride, padding, dilation and groups, and its gradients.
+//!
+//! y[n, o, p] = b[o] + Σ_{c, k} w[o, c, k] · x[n, c, p·stride + k·dilation − padding]: PyTorch's `conv3d`, zero padding.
+//! The input is a list of sources that count as concatenated along the channels; nothing copies them together.
+
+mod kernels;
+mod reference;
+
+use super::*;
+use kernels::{Axis, Lattice, WeightGradient};
+
+/// Stride, padding and dilation by axis (D, H, W), and groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv3dConfig {
+    /// Input voxels between neighbouring outputs.
+    pub stride: [usize; 3],
+    /// Zeros before the first and after the last voxel.
+    pub padding: [usize; 3],
+    /// Input voxels between neighbouring taps.
+    pub dilation: [usize; 3],
+    /// Output channels of a group see only the input channels of that group.
+    pub groups: usize,
+}
+
+impl Default for Conv3dConfig {
+    fn default() -> Self {
+        Conv3dConfig {
+            stride: [1; 3],
+            padding: [0; 3],
+            dilation: [1; 3],
+            groups: 1,
+        }
+    }
+}
+
+impl Conv3dConfig {
+    /// A cubic kernel of odd size `k` that keeps the size at stride 1: padding k / 2.
+    pub fn same(k: usize, stride: usize) -> Self {
+        Conv3dConfig {
+            stride: [stride; 3],
+            padding: [k / 2; 3],
+            ..Default::default()
+        }
+    }
+
+    /// Output size on an axis, `None` where the kernel does not fit.
+    fn output(&self, axis: usize, size: usize, kernel: usize) -> Option<usize> {
+        let reach = self.dilation[axis] * kernel.checked_sub(1)? + 1;
+        Some((size + 2 * self.padding[axis]).checked_sub(reach)? / self.stride[axis] + 1)
+    }
+}
+
+/// Adds a convolution of the concatenation of `sources` (maps, or flat images) `[N, Cᵢ, D, H, W]` with `weight`
+/// `[Cout, ΣCᵢ / groups, KD, KH, KW]` and, if any, `bias` `[Cout]`. The result is a map.
+pub fn conv3d(
+    graph: &mut Graph,
+    sources: &[Value],
+    weight: Value,
+    bias: Option<Value>,
+    config: Conv3dConfig,
+) -> Result<Value, GraphError> {
+    let inputs: Vec<Value> = sources.iter().copied().chain([weight]).chain(bias).collect();
+    let op = Conv3d {
+        config,
+        bias: bias.is_some(),
+    };
+    graph.push1(op, &inputs)
+}
+
+/// The convolution. Inputs: one or more sources, the weight, the bias if there is one.
+#[derive(Debug)]
+pub struct Conv3d {
+    /// Stride, padding, dilation, groups.
+    pub config: Conv3dConfig,
+    /// Whether the last input is a bias.
+    pub bias: bool,
+}
+
+impl Conv3d {
+    /// Number of sources among `inputs` inputs.
+    fn sources(&self, inputs: usize) -> usize {
+        inputs.saturating_sub(1 + self.bias as usize)
+    }
+}
+
+impl Op for Conv3d {
+    fn name(&self) -> &'static str {
+        "conv3d"
+    }
+
+    fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
+        let error = |reason: String| Err(GraphError::shape("conv3d", inputs, reason));
+        let count = self.sources(inputs.len());
+        if count == 0 {
+            return error("takes one or more sources and a weight".into());
+        }
+        let Conv3dConfig {
+            stride,
+            dilation,
+            groups,
+            ..
+        } = self.config;
+        if stride.contains(&0) || dilation.contains(&0) || groups == 0 {
+            return error(format!(
+                "stride {stride:?}, dilation {dilation:?} and groups {groups} must be at least 1"
+            ));
+        }
+        let Some([n, _, d, h, w]) = inputs[0].ncdhw() else {
+            return error("sources have five axes, [N, C, D, H, W]".into());
+        };
+        let mut channels = 0;
+        for source in &inputs[..count] {
+            match source.ncdhw() {
+                Some(s) if [s[0], s[2], s[3], s[4]] == [n, d, h, w] && s[1] > 0 => channels += s[1],
+                _ => return error("sources have the same N, D, H and W".into()),
+            }
+        }
+        let Some([out, each, kd, kh, kw]) = inputs[count]
+            .ncdhw()
+            .filter(|_| inputs[count].layout == Layout::Flat)
+        else {
+            return error("the weight is flat with five axes, [Cout, Cin / groups, KD, KH, KW]".into());
+        };
+        if out == 0 || out % groups != 0 || each * groups != channels {
+            return error(format!(
+                "{channels} channels in {groups} groups want a weight [Cout, {channels} / {groups}, KD, KH, KW] with Cout \
+                 a multiple of {groups}"
+            ));
+        }
+        if self.bias && inputs[count + 1] != Spec::flat(&[out]) {
+            return error(format!("the bias is flat, [{out}]"));
+        }
+        let size = [(d, kd), (h, kh), (w, kw)];
+        let fit: Option<Vec<usize>> = (0..3)
+            .map(|a| self.config.output(a, size[a].0, size[a].1))
+            .collect();
+        match fit {
+            Some(s) => Ok(vec![Spec::map([n, out, s[0], s[1], s[2]])]),
+            None => error(format!(
+                "the kernel reaches beyond the input padded by {:?} on each side",
+                self.config.padding
+            )),
+        }
+    }
+
+    fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        let count = self.sources(io.inputs.len());
+        let weight = io.inputs[count].ncdhw().expect("checked on insertion");
+        let y = io.outputs[0].ncdhw().expect("checked on insertion");
+        let mut dispatches = Vec::new();
+        let mut first = 0;
+        for i in 0..count {
+            let x = io.inputs[i].ncdhw().expect("checked on insertion");
+            let axes = [0, 1, 2].map(|a| Axis::forward(&self.config, a, y[2 + a], weight[2 + a]));
+            let lattice = Lattice {
+                op: "conv3d",
+                axes,
+                x: (BufferRef::Input(i), io.inputs[i].clone()),
+                y: (BufferRef::Output(0), io.outputs[0].clone()),
+                weight: (BufferRef::Input(count), weight),
+                bias: (self.bias && i == 0).then_some(BufferRef::Input(count + 1)),
+                transposed: false,
+                source: (first, x[1]),
+                whole: count == 1,
+                groups: self.config.groups,
+                add: i > 0,
+            };
+            dispatches.extend(lattice.dispatches(io, caps)?);
+            first += x[1];
+        }
+        Ok(dispatches)
+    }
+
+    fn gradient(
+        &self,
+        graph: &mut Graph,
+        node: &NodeView,
+        upstream: &[Option<Value>],
+        wanted: &[bool],
+    ) -> Result<Vec<Gradient>, GraphError> {
+        let upstream = upstream[0].expect("the one output has a gradient");
+        let count = self.sources(node.inputs.len());
+        let (sources, weight) = (&node.inputs[..count], node.inputs[count]);
+        let config = self.config;
+        let mut gradients = vec![Gradient::Stops; node.inputs.len()];
+        // The weight and bias first: they are the last readers of the sources, and their outputs are small.
+        if wanted[count] {
+            let inputs: Vec<Value> = sources.iter().copied().chain([upstream]).collect();
+            let op = Conv3dWeightGradient {
+                config,
+                weight: graph.shape(weight).to_vec(),
+            };
+            gradients[count] = Gradient::Flows(graph.push1(op, &inputs)?);
+        }
+        if self.bias && wanted[count + 1] {
+            gradients[count + 1] = Gradient::Flows(graph.push1(Conv3dBiasGradient, &[upstream])?);
+        }
+        let mut first = 0;
+        for i in 0..count {
+            let source = graph.spec(sources[i]).clone();
+            let channels = source.shape[1];
+            if wanted[i] {
+                let op = Conv3dInputGradient {
+                    config,
+                    first,
+                    whole: count == 1,
+                    source,
+                };
+                gradients[i] = Gradient::Flows(graph.push1(op, &[upstream, weight])?);
+            }
+            first += channels;
+        }
+        Ok(gradients)
+    }
+
+    fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
+        let count = self.sources(inputs.len());
+        let x = reference::concatenate(&inputs[..count]);
+        let bias = self.bias.then(|| inputs[count + 1]);
+        vec![reference::forward(&self.config, &x, inputs[count], bias)]
+    }
+}
+
+/// Gradient of a convolution with respect to one source:
+/// dx[n, c, q] = Σ_{o, k: p·stride + k·dilation − padding = q} w[o, c, k] · dy[n, o, p]. Inputs: dy, the weight.
+#[derive(Debug)]
+pub struct Conv3dInputGradient {
+    /// The convolution's.
+    pub config: Conv3dConfig,
+    /// Position of the source's first channel among the concatenated channels.
+    pub first: usize,
+    /// Whether the source is the convolution's only one.
+    pub whole: bool,
+    /// The source's shape; a map.
+    pub source: Spec,
+}
+
+impl Op for Conv3dInputGradient {
+    fn name(&self) -> &'static str {
+        "conv3d input gradient"
+    }
+
+    fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
+        if self.source.layout != Layout::Map {
+            let reason = "a flat image gets no gradient: turn it into a map before the convolution";
+            return Err(GraphError::shape(self.name(), inputs, reason));
+        }
+        Ok(vec![self.source.clone()])
+    }
+
+    fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        let weight = io.inputs[1].ncdhw().expect("checked on insertion");
+        let x = self.source.ncdhw().expect("checked on insertion");
+        let axes = [0, 1, 2].map(|a| Axis::gradient(&self.config, a, x[2 + a], weight[2 + a]));
+        let mut dispatches = Vec::new();
+        for &z in &axes[0] {
+            for &y in &axes[1] {
+                for &x_axis in &axes[2] {
+                    let lattice = Lattice {
+                        op: self.name(),
+                        axes: [z, y, x_axis],
+                        x: (BufferRef::Input(0), io.inputs[0].clone()),
+                        y: (BufferRef::Output(0), io.outputs[0].clone()),
+                        weight: (BufferRef::Input(1), weight),
+                        bias: None,
+                        transposed: true,
+                        source: (self.first, x[1]),
+                        whole: self.whole,
+                        groups: self.config.groups,
+                        add: false,
+                    };
+                    dispatches.extend(lattice.dispatches(io, caps)?);
+                }
+            }
+        }
+        Ok(dispatches)
+    }
+
+    fn gradient(
+        &self,
+        graph: &mut Graph,
+        node: &NodeView,
+        _: &[Option<Value>],
+        _: &[bool],
+    ) -> Result<Vec<Gradient>, GraphError> {
+        Err(second_order(self.name(), graph, node))
+    }
+
+    fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
+        vec![reference::input_gradient(
+            &self.config,
+            &self.source.shape,
+            self.first,
+            inputs[0],
+            inputs[1],
+        )]
+    }
+}
+
+/// Gradient of a convolution with respect to its weight:
+/// dw[o, c, k] = Σ_{n, p} dy[n, o, p] · x[n, c, p·stride + k·dilation − padding]. Inputs: the sources, dy.
+#[derive(Debug)]
+pub struct Conv3dWeightGradient {
+    /// The convolution's.
+    pub config: Conv3dConfig,
+    /// The weight's shape `[Cout, Cin / groups, KD, KH, KW]`.
+    pub weight: Vec<usize>,
+}
+
+impl Op for Conv3dWeightGradient {
+    fn name(&self) -> &'static str {
+        "conv3d weight gradient"
+    }
+
+    fn outputs(&self, _: &[Spec]) -> Result<Vec<Spec>, GraphError> {
+        Ok(vec![Spec::flat(&self.weight)])
+    }
+
+    fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        let count = io.inputs.len() - 1;
+        let weight: [usize; 5] = self.weight.as_slice().try_into().expect("checked on insertion");
+        let g = io.inputs[count].ncdhw().expect("checked on insertion");
+        let mut dispatches = Vec::new();
+        let mut first = 0;
+        for i in 0..count {
+            let channels = io.inputs[i].shape[1];
+            let gradient = WeightGradient {
+                op: self.name(),
+                axes: [0, 1, 2].map(|a| Axis::forward(&self.config, a, g[2 + a], weight[2 + a])),
+                x: (BufferRef::Input(i), io.inputs[i].clone()),
+                g: (BufferRef::Input(count), io.inputs[count].clone()),
+                weight,
+                source: (first, channels),
+                whole: count == 1,
+                groups: self.config.groups,
+            };
+            dispatches.extend(gradient.dispatches(io, caps)?);
+            first += channels;
+        }
+        Ok(dispatches)
+    }
+
+    fn gradient(
+        &self,
+        graph: &mut Graph,
+        node: &NodeView,
+        _: &[Option<Value>],
+        _: &[bool],
+    ) -> Result<Vec<Gradient>, GraphError> {
+        Err(second_order(self.name(), graph, node))
+    }
+
+    fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
+        let (g, sources) = inputs.split_last().expect("sources and an upstream gradient");
+        let x = reference::concatenate(sources);
+        vec![reference::weight_gradient(&self.config, &self.weight, &x, g)]
+    }
+}
+
+/// Gradient of a convolution with respect to its bias: db[o] = Σ_{n, p} dy[n, o, p]. Input: dy, a map.
+#[derive(Debug)]
+pub struct Conv3dBiasGradient;
+
+impl Op for Conv3dBiasGradient {
+    fn name(&self) -> &'static str {
+        "conv3d bias gradient"
+    }
+
+    fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
+        match inputs {
+            [g] if g.layout == Layout::Map => Ok(vec![Spec::flat(&[g.shape[1]])]),
+            _ => Err(GraphError::shape(self.name(), inputs, "takes one map")),
+        }
+    }
+
+    fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        kernels::bias_gradient(io, caps)
+    }
+
+    fn gradient(
+        &self,
+        graph: &mut Graph,
+        node: &NodeView,
+        _: &[Option<Value>],
+        _: &[bool],
+    ) -> Result<Vec<Gradient>, GraphError> {
+        Err(second_order(self.name(), graph, node))
+    }
+
+    fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
+        let [n, c, d, h, w] = inputs[0].ncdhw();
+        let volume = d * h * w;
+        let sum = |c: usize| -> f64 {
+            (0..n)
+                .flat_map(|i| &inputs[0].data[(i * n_stride(volume, inputs[0]) + c * volume)..][..volume])
+                .map(|v| *v as f64)
+                .sum()
+        };
+        vec![Tensor::from_fn(&[c], |c| sum(c) as f32)]
+    }
+}
+
+fn n_stride(volume: usize, tensor: &Tensor) -> usize {
+    volume * tensor.shape[1]
+}
+
+fn second_order(op: &'static str, graph: &Graph, node: &NodeView) -> GraphError {
+    let inputs: Vec<Spec> = node.inputs.iter().map(|v| graph.spec(*v).clone()).collect();
+    GraphError::shape(op, &inputs, "second derivatives are not implemented")
+}

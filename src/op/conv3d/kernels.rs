@@ -1,0 +1,717 @@
+//! From a convolution to dispatches: which form of the kernels, how the weights are packed, how an oversize tensor is
+//! cut along depth.
+
+use super::Conv3dConfig;
+use crate::graph::GraphError;
+use crate::op::{BufferRef, Caps, Dispatch, Io, Shader, Word, linear_groups, read, write};
+use crate::plan::ALIGNMENT;
+use crate::shader;
+use crate::tensor::{Layout, Spec};
+
+/// Invocations of every workgroup here.
+const GROUP: usize = 64;
+/// In place of the channels of a group where all blocks see all channels: first_output / this is 0.
+const UNGROUPED: u32 = 1 << 30;
+
+/// One axis of the sum in conv3d.wgsl: lattice points i < count at output `offset + scale·i` see input
+/// `start + stride·i + step·k` through tap `first + tap_step·k` of the weight, k < taps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Axis {
+    count: usize,
+    taps: usize,
+    first: i32,
+    tap_step: i32,
+    start: i32,
+    stride: usize,
+    step: usize,
+    offset: usize,
+    scale: usize,
+}
+
+impl Axis {
+    pub(super) fn forward(config: &Conv3dConfig, axis: usize, outputs: usize, kernel: usize) -> Self {
+        Axis {
+            count: outputs,
+            taps: kernel,
+            first: 0,
+            tap_step: 1,
+            start: -(config.padding[axis] as i32),
+            stride: config.stride[axis],
+            step: config.dilation[axis],
+            offset: 0,
+            scale: 1,
+        }
+    }
+
+    /// The input voxels q of one residue modulo the stride s see output p through tap k where q + padding − k·dilation =
+    /// p·s. The taps that do are an arithmetic sequence, and so are their p: each residue is a convolution of its own.
+    pub(super) fn gradient(config: &Conv3dConfig, axis: usize, inputs: usize, kernel: usize) -> Vec<Self> {
+        let (stride, padding, dilation) = (
+            config.stride[axis],
+            config.padding[axis] as i32,
+            config.dilation[axis] as i32,
+        );
+        let s = stride as i32;
+        (0..stride.min(inputs))
+            .map(|residue| {
+                let ahead = |k: i32| residue as i32 + padding - k * dilation;
+                // Descending taps, so that the outputs they reach ascend.
+                let taps: Vec<i32> = (0..kernel as i32)
+                    .rev()
+                    .filter(|&k| ahead(k).rem_euclid(s) == 0)
+                    .collect();
+                let apart = if taps.len() > 1 { taps[0] - taps[1] } else { 0 };
+                Axis {
+                    count: (inputs - residue).div_ceil(stride),
+                    taps: taps.len(),
+                    first: taps.first().copied().unwrap_or(0),
+                    tap_step: -apart,
+                    start: taps.first().map_or(0, |&k| ahead(k) / s),
+                    stride: 1,
+                    step: (apart * dilation / s).max(1) as usize,
+                    offset: residue,
+                    scale: stride,
+                }
+            })
+            .collect()
+    }
+
+    /// Input positions that lattice points from `from` to `to` (inclusive) see, clamped to the input.
+    fn sees(&self, from: usize, to: usize, size: usize) -> (usize, usize) {
+        let clamp = |v: i64| v.clamp(0, size as i64 - 1) as usize;
+        let at = |i: usize, tap: usize| self.start as i64 + (i * self.stride + tap * self.step) as i64;
+        (clamp(at(from, 0)), clamp(at(to, self.taps.saturating_sub(1))))
+    }
+
+    /// Taps that one invocation unrolls along this axis while they share rows, and the rows between two points.
+    fn unrolled(&self) -> (usize, usize) {
+        if (2..=3).contains(&self.taps) && self.step == 1 && self.stride <= 2 {
+            (self.taps, self.stride)
+        } else {
+            (1, 1)
+        }
+    }
+
+    /// Input rows between two rows that the kernel loads.
+    fn row_step(&self) -> usize {
+        if self.unrolled().0 > 1 { 1 } else { self.stride }
+    }
+}
+
+/// Blocks of four outputs that an invocation owns (4 at most), and how many such groups there are.
+fn block_groups(out_blocks: usize) -> (usize, usize) {
+    let groups = out_blocks.div_ceil(4);
+    let blocks = out_blocks.div_ceil(groups);
+    (blocks, out_blocks.div_ceil(blocks))
+}
+
+/// Whether weights and upstream gradients go round by shuffles. It pays on software Vulkan (64 against 22 GFLOP/s),
+/// where a uniform address is read lane by lane; a GPU reads it once.
+fn shuffles(caps: &Caps) -> bool {
+    caps.cpu && caps.subgroups.is_some_and(|(least, _)| least >= 8)
+}
+
+/// How a source of the kernels lies in memory.
+struct Source {
+    /// Channels of one load.
+    channels: usize,
+    /// Loads over all channels.
+    blocks: usize,
+    /// Elements between batch entries, channel blocks and planes.
+    strides: [usize; 3],
+    /// Bytes of a plane (n, z), `None` where planes are not contiguous.
+    plane_bytes: Option<u64>,
+    /// Bytes of an element.
+    element: u64,
+}
+
+impl Source {
+    fn of(spec: &Spec) -> Self {
+        let [_, c, d, h, w] = spec.ncdhw().expect("checked on insertion");
+        let area = h * w;
+        match spec.layout {
+            Layout::Map => {
+                let blocks = spec.blocks();
+                Source {
+                    channels: 4,
+                    blocks,
+                    strides: [d * blocks * area, area, blocks * area],
+                    plane_bytes: Some((blocks * area * 16) as u64),
+                    element: 16,
+                }
+            }
+            Layout::Flat => Source {
+                channels: 1,
+                blocks: c,
+                strides: [c * d * area, d * area, area],
+                plane_bytes: (c == 1).then_some(area as u64 * 4),
+                element: 4,
+            },
+        }
+    }
+
+    /// The bytes that hold planes `from` to `to` (inclusive), from a multiple of what bindings may start at.
+    fn range(&self, spec: &Spec, from: usize, to: usize) -> (u64, u64) {
+        match self.plane_bytes {
+            Some(bytes) => (
+                from as u64 * bytes / ALIGNMENT * ALIGNMENT,
+                (to as u64 + 1) * bytes,
+            ),
+            None => (0, spec.bytes()),
+        }
+    }
+}
+
+/// A range of lattice planes, and the bytes of the tensors that it touches.
+struct Piece {
+    first: usize,
+    planes: usize,
+    x: (u64, u64),
+    y: (u64, u64),
+}
+
+/// Cuts `planes` planes into the fewest equal pieces whose ranges fit a binding.
+fn pieces(
+    op: &'static str,
+    planes: usize,
+    caps: &Caps,
+    touched: impl Fn(usize, usize) -> [(u64, u64); 2],
+) -> Result<Vec<Piece>, GraphError> {
+    for count in 1..=planes {
+        let each = planes.div_ceil(count);
+        let cut: Vec<Piece> = (0..planes.div_ceil(each))
+            .map(|i| {
+                let (first, end) = (i * each, planes.min((i + 1) * each));
+                let [x, y] = touched(first, end - 1);
+                Piece {
+                    first,
+                    planes: end - first,
+                    x,
+                    y,
+                }
+            })
+            .collect();
+        let most = cut.iter().map(|p| (p.x.1 - p.x.0).max(p.y.1 - p.y.0)).max();
+        if most.is_some_and(|bytes| bytes <= caps.max_binding) {
+            return Ok(cut);
+        }
+    }
+    let reason = format!(
+        "one plane with all its channels exceeds this adapter's largest binding of {} MiB; use a smaller grid",
+        caps.max_binding >> 20
+    );
+    Err(GraphError::Limit { op, reason })
+}
+
+/// Which input channels an output block group sees: how the kernels find the first, and how many blocks it has.
+#[derive(Clone, Copy)]
+struct Grouping {
+    outputs: u32,
+    inputs: u32,
+    blocks: usize,
+}
+
+impl Grouping {
+    /// Of `groups` groups over `outputs` and `inputs` channels where both are whole; `in_blocks` loads of `channels`.
+    fn new(
+        groups: usize,
+        whole: bool,
+        outputs: usize,
+        inputs: usize,
+        blocks: usize,
+        source: &Source,
+    ) -> Self {
+        if groups == 1 || !whole {
+            return Grouping {
+                outputs: UNGROUPED,
+                inputs: 0,
+                blocks: source.blocks,
+            };
+        }
+        let (out_each, in_each) = (outputs / groups, inputs / groups);
+        let seen = (0..outputs.div_ceil(4 * blocks)).map(|g| {
+            let first = g * 4 * blocks;
+            let last = outputs.min(first + 4 * blocks) - 1;
+            let end = ((last / out_each + 1) * in_each).div_ceil(source.channels);
+            end - first / out_each * in_each / source.channels
+        });
+        Grouping {
+            outputs: out_each as u32,
+            inputs: in_each as u32,
+            blocks: seen.max().expect("at least one output"),
+        }
+    }
+}
+
+/// One dispatch family of conv3d.wgsl: a convolution, or the part of its input gradient for one residue.
+pub(super) struct Lattice {
+    pub op: &'static str,
+    pub axes: [Axis; 3],
+    /// What the sum reads.
+    pub x: (BufferRef, Spec),
+    /// What it writes, a map.
+    pub y: (BufferRef, Spec),
+    /// The convolution's weight `[Cout, Cin / groups, KD, KH, KW]`.
+    pub weight: (BufferRef, [usize; 5]),
+    pub bias: Option<BufferRef>,
+    /// Outputs are the weight's inputs.
+    pub transposed: bool,
+    /// First channel and number of channels of the source among the weight's inputs.
+    pub source: (usize, usize),
+    /// Whether the source is all the weight's inputs.
+    pub whole: bool,
+    pub groups: usize,
+    /// Add to what is there.
+    pub add: bool,
+}
+
+impl Lattice {
+    pub(super) fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        let [az, ay, ax] = self.axes;
+        let (x_spec, y_spec) = (&self.x.1, &self.y.1);
+        let [batch, _, in_depth, in_height, in_width] = x_spec.ncdhw().expect("checked on insertion");
+        let [_, outputs, out_depth, out_height, out_width] = y_spec.ncdhw().expect("checked on insertion");
+        let source = Source::of(x_spec);
+        let target = Source::of(y_spec);
+        let out_blocks = target.blocks;
+        let (blocks, block_groups) = block_groups(out_blocks);
+        let (taps, step) = ay.unrolled();
+        let taps_y = ay.taps / taps;
+        let [w_out, w_in, kd, kh, kw] = self.weight.1;
+        let all_inputs = w_in * self.groups;
+        let grouping = if self.transposed {
+            Grouping::new(self.groups, self.whole, all_inputs, w_out, blocks, &source)
+        } else {
+            Grouping::new(self.groups, self.whole, w_out, all_inputs, blocks, &source)
+        };
+
+        let products = az.taps * taps_y * ax.taps * grouping.blocks;
+        let packed_len = block_groups * products * blocks * taps * source.channels;
+        // Eight more: lanes read past the last weights.
+        let packed = io.scratch(((packed_len + block_groups * blocks + 8) * 16) as u64);
+        let mut dispatches = Vec::new();
+        let pack = |entry, buffer, total: usize| Dispatch {
+            constants: vec![
+                ("BLOCKS", blocks as u32),
+                ("TAPS", taps as u32),
+                ("CHANNELS", source.channels as u32),
+            ],
+            params: vec![
+                ("total", total.into()),
+                ("weight_outputs", w_out.into()),
+                ("weight_inputs", w_in.into()),
+                ("kernel_z", kd.into()),
+                ("kernel_y", kh.into()),
+                ("kernel_x", kw.into()),
+                ("outputs_a_group", (w_out / self.groups).into()),
+                ("source_first", self.source.0.into()),
+                ("source_channels", self.source.1.into()),
+                ("transposed", (self.transposed as u32).into()),
+                ("first_z", az.first.into()),
+                ("first_y", ay.first.into()),
+                ("first_x", ax.first.into()),
+                ("step_z", az.tap_step.into()),
+                ("step_y", ay.tap_step.into()),
+                ("step_x", ax.tap_step.into()),
+                ("taps_z", az.taps.into()),
+                ("taps_y", taps_y.into()),
+                ("taps_x", ax.taps.into()),
+                ("blocks", grouping.blocks.into()),
+                ("group_outputs", grouping.outputs.into()),
+                ("group_inputs", grouping.inputs.into()),
+                ("bias_base", packed_len.into()),
+            ],
+            bindings: vec![read(buffer), write(packed)],
+            workgroups: linear_groups(total, GROUP),
+            ..Dispatch::new(shader!("conv3d_pack"), entry)
+        };
+        if packed_len > 0 {
+            dispatches.push(pack("main", self.weight.0, packed_len));
+        }
+        if let Some(bias) = self.bias {
+            dispatches.push(pack("bias", bias, out_blocks));
+        }
+
+        // At most 64 sums an invocation: more spill (59 and 47 GFLOP/s with 96 and 128, against 64).
+        let rows = if blocks <= 2 && ay.count > 4 { 8 } else { 4 };
+        let row_groups = ay.count.div_ceil(rows);
+        let plane_y = |p: usize| p / az.count * out_depth + az.offset + az.scale * (p % az.count);
+        let touched = |from: usize, to: usize| {
+            let (a, b) = (from % az.count, to % az.count);
+            let low = from / az.count * in_depth + az.sees(a, a, in_depth).0;
+            let high = to / az.count * in_depth + az.sees(b, b, in_depth).1;
+            [
+                source.range(x_spec, low.min(high), high),
+                target.range(y_spec, plane_y(from), plane_y(to)),
+            ]
+        };
+        let (module, entry) = forward_module(x_spec.layout, shuffles(caps));
+        for piece in pieces(self.op, batch * az.count, caps, touched)? {
+            let total = piece.planes * row_groups * ax.count;
+            let [x, y, _] = linear_groups(total, GROUP);
+            let macs = (self.source.1 * outputs).max(1) / self.groups * az.taps * ay.taps * ax.taps;
+            let strides = source.strides;
+            let mode = match (self.add, self.bias) {
+                (true, _) => 2u32,
+                (false, Some(_)) => 1,
+                (false, None) => 0,
+            };
+            dispatches.push(Dispatch {
+                constants: vec![
+                    ("ROWS", rows as u32),
+                    ("BLOCKS", blocks as u32),
+                    ("TAPS", taps as u32),
+                    ("STEP", step as u32),
+                    ("CHANNELS", source.channels as u32),
+                ],
+                subgroups: shuffles(caps),
+                params: vec![
+                    ("total", total.into()),
+                    ("first_plane", piece.first.into()),
+                    ("depth", az.count.into()),
+                    ("height", ay.count.into()),
+                    ("width", ax.count.into()),
+                    ("row_groups", row_groups.into()),
+                    ("in_depth", int(in_depth)),
+                    ("in_height", int(in_height)),
+                    ("in_width", int(in_width)),
+                    ("in_blocks", source.blocks.into()),
+                    ("x_base", int((piece.x.0 / source.element) as usize)),
+                    ("x_stride_n", int(strides[0])),
+                    ("x_stride_c", int(strides[1])),
+                    ("x_stride_z", int(strides[2])),
+                    ("start_z", az.start.into()),
+                    ("start_y", ay.start.into()),
+                    ("start_x", ax.start.into()),
+                    ("stride_z", int(az.stride)),
+                    ("stride_y", int(ay.stride)),
+                    ("stride_x", int(ax.stride)),
+                    ("step_z", int(az.step)),
+                    ("step_y", int(ay.step)),
+                    ("step_x", int(ax.step)),
+                    ("row_step", int(ay.row_step())),
+                    ("taps_z", int(az.taps)),
+                    ("taps_y", int(taps_y)),
+                    ("taps_x", int(ax.taps)),
+                    ("blocks", grouping.blocks.into()),
+                    ("group_outputs", grouping.outputs.into()),
+                    ("group_inputs", grouping.inputs.into()),
+                    ("out_depth", out_depth.into()),
+                    ("out_height", out_height.into()),
+                    ("out_width", out_width.into()),
+                    ("out_blocks", out_blocks.into()),
+                    ("offset_z", az.offset.into()),
+                    ("offset_y", ay.offset.into()),
+                    ("offset_x", ax.offset.into()),
+                    ("scale_z", az.scale.into()),
+                    ("scale_y", ay.scale.into()),
+                    ("scale_x", ax.scale.into()),
+                    ("y_base", ((piece.y.0 / 16) as usize).into()),
+                    ("bias_base", packed_len.into()),
+                    ("mode", mode.into()),
+                ],
+                bindings: vec![
+                    read(self.x.0).range(piece.x.0, piece.x.1),
+                    read(packed),
+                    write(self.y.0).range(piece.y.0, piece.y.1),
+                ],
+                workgroups: [x, y, block_groups as u32],
+                iterations: (products + 2 * rows * blocks) as u64,
+                flops: 2 * (macs * piece.planes * ay.count * ax.count) as u64,
+                ..Dispatch::new(module, entry)
+            });
+        }
+        Ok(dispatches)
+    }
+}
+
+/// The weight gradient of one source.
+pub(super) struct WeightGradient {
+    pub op: &'static str,
+    pub axes: [Axis; 3],
+    /// The source.
+    pub x: (BufferRef, Spec),
+    /// The upstream gradient, a map.
+    pub g: (BufferRef, Spec),
+    /// The weight's shape.
+    pub weight: [usize; 5],
+    /// First channel and number of channels of the source among the weight's inputs.
+    pub source: (usize, usize),
+    /// Whether the source is all the weight's inputs.
+    pub whole: bool,
+    pub groups: usize,
+}
+
+impl WeightGradient {
+    pub(super) fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        let [az, ay, ax] = self.axes;
+        let (x_spec, g_spec) = (&self.x.1, &self.g.1);
+        let [batch, _, in_depth, in_height, in_width] = x_spec.ncdhw().expect("checked on insertion");
+        let [_, outputs, depth, height, width] = g_spec.ncdhw().expect("checked on insertion");
+        let source = Source::of(x_spec);
+        let upstream = Source::of(g_spec);
+        let out_blocks = upstream.blocks;
+        let (blocks, block_groups) = block_groups(out_blocks);
+        let (taps, step) = ay.unrolled();
+        let taps_y = ay.taps / taps;
+        let w_in = self.weight[1];
+        let grouping = Grouping::new(
+            self.groups,
+            self.whole,
+            outputs,
+            w_in * self.groups,
+            blocks,
+            &source,
+        );
+        let rows = if blocks == 1 { 8 } else { 4 };
+        let sums = taps * blocks * source.channels;
+
+        let lanes = grouping.blocks * az.taps * taps_y * ax.taps;
+        // With few lanes most of a subgroup would idle; then each invocation reads its own g.
+        let by_lanes = (8 + blocks) * lanes.div_ceil(8);
+        let by_invocation = (1 + blocks) * lanes;
+        let shuffle = shuffles(caps) && by_lanes <= by_invocation;
+        let lane_stride = if shuffle { lanes.next_multiple_of(8) } else { lanes };
+
+        let touched = |from: usize, to: usize| {
+            let low = from / depth * in_depth + az.sees(from % depth, from % depth, in_depth).0;
+            let high = to / depth * in_depth + az.sees(to % depth, to % depth, in_depth).1;
+            [
+                source.range(x_spec, low.min(high), high),
+                upstream.range(g_spec, from, to),
+            ]
+        };
+        let cut = pieces(self.op, batch * depth, caps, touched)?;
+
+        // Chunks enough to occupy the device, few enough that the second stage stays small and fits a binding.
+        let partial_bytes = (block_groups * sums * lanes * 16) as u64;
+        let occupied = if caps.cpu { 2048 } else { 1 << 17 };
+        let wanted = (occupied / (lane_stride * block_groups)).max(1);
+        let most = (caps.max_binding / partial_bytes).max(1) as usize;
+        let chunks_of = |columns: usize| {
+            let per_column = height.div_ceil(rows);
+            let needed = (columns * per_column).div_ceil(60_000);
+            let chunks = (wanted.min(most) / cut.len()).max(needed).clamp(1, columns);
+            columns.div_ceil(columns.div_ceil(chunks))
+        };
+        let chunks: Vec<usize> = cut.iter().map(|p| chunks_of(p.planes * width)).collect();
+        let all_chunks: usize = chunks.iter().sum();
+        let partial = io.scratch(partial_bytes * all_chunks as u64);
+
+        let (module, entry) = weight_gradient_module(x_spec.layout, shuffle);
+        let mut dispatches = Vec::new();
+        let mut first_chunk = 0;
+        for (piece, &chunks) in cut.iter().zip(&chunks) {
+            let columns = piece.planes * width;
+            let each = columns.div_ceil(chunks);
+            let [x, y, _] = linear_groups(lane_stride * chunks, GROUP);
+            let strides = source.strides;
+            dispatches.push(Dispatch {
+                constants: vec![
+                    ("ROWS", rows as u32),
+                    ("BLOCKS", blocks as u32),
+                    ("TAPS", taps as u32),
+                    ("STEP", step as u32),
+                    ("CHANNELS", source.channels as u32),
+                ],
+                subgroups: shuffle,
+                params: vec![
+                    ("lanes", lanes.into()),
+                    ("lane_stride", lane_stride.into()),
+                    ("chunks", chunks.into()),
+                    ("first_chunk", first_chunk.into()),
+                    ("columns", columns.into()),
+                    ("columns_a_chunk", each.into()),
+                    ("first_plane", piece.first.into()),
+                    ("block_groups", block_groups.into()),
+                    ("in_blocks", source.blocks.into()),
+                    ("group_outputs", grouping.outputs.into()),
+                    ("group_inputs", grouping.inputs.into()),
+                    ("depth", int(depth)),
+                    ("height", int(height)),
+                    ("width", int(width)),
+                    ("out_blocks", int(out_blocks)),
+                    ("g_base", int((piece.y.0 / 16) as usize)),
+                    ("in_depth", int(in_depth)),
+                    ("in_height", int(in_height)),
+                    ("in_width", int(in_width)),
+                    ("x_base", int((piece.x.0 / source.element) as usize)),
+                    ("x_stride_n", int(strides[0])),
+                    ("x_stride_c", int(strides[1])),
+                    ("x_stride_z", int(strides[2])),
+                    ("start_z", az.start.into()),
+                    ("start_y", ay.start.into()),
+                    ("start_x", ax.start.into()),
+                    ("stride_z", int(az.stride)),
+                    ("stride_y", int(ay.stride)),
+                    ("stride_x", int(ax.stride)),
+                    ("step_z", int(az.step)),
+                    ("step_y", int(ay.step)),
+                    ("step_x", int(ax.step)),
+                    ("row_step", int(ay.row_step())),
+                    ("taps_z", az.taps.into()),
+                    ("taps_y", taps_y.into()),
+                    ("taps_x", ax.taps.into()),
+                ],
+                bindings: vec![
+                    read(self.x.0).range(piece.x.0, piece.x.1),
+                    read(self.g.0).range(piece.y.0, piece.y.1),
+                    write(partial),
+                ],
+                workgroups: [x, y, block_groups as u32],
+                iterations: (each * height.div_ceil(rows) + 2 * sums) as u64,
+                flops: 2
+                    * (self.source.1 * outputs / self.groups
+                        * (az.taps * ay.taps * ax.taps)
+                        * (columns * height)) as u64,
+                ..Dispatch::new(module, entry)
+            });
+            first_chunk += chunks;
+        }
+        let total = block_groups * sums * lanes;
+        dispatches.push(Dispatch {
+            constants: vec![
+                ("BLOCKS", blocks as u32),
+                ("TAPS", taps as u32),
+                ("CHANNELS", source.channels as u32),
+            ],
+            params: vec![
+                ("total", total.into()),
+                ("chunks", all_chunks.into()),
+                ("lanes", lanes.into()),
+                ("taps_z", az.taps.into()),
+                ("taps_y", taps_y.into()),
+                ("taps_x", ax.taps.into()),
+                ("outputs", outputs.into()),
+                ("inputs", w_in.into()),
+                ("outputs_a_group", (outputs / self.groups).into()),
+                ("source_first", self.source.0.into()),
+                ("source_channels", self.source.1.into()),
+                ("group_outputs", grouping.outputs.into()),
+                ("group_inputs", grouping.inputs.into()),
+            ],
+            bindings: vec![read(partial), write(BufferRef::Output(0))],
+            workgroups: linear_groups(total, GROUP),
+            iterations: all_chunks as u64 + 4,
+            flops: (total * all_chunks * 4) as u64,
+            ..Dispatch::new(shader!("conv3d_reduce"), "main")
+        });
+        Ok(dispatches)
+    }
+}
+
+/// Both stages of the bias gradient of input 0.
+pub(super) fn bias_gradient(io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+    let op = "conv3d bias gradient";
+    let spec = &io.inputs[0];
+    let [n, outputs, d, h, w] = spec.ncdhw().expect("checked on insertion");
+    let source = Source::of(spec);
+    let (blocks, area) = (source.blocks, h * w);
+    let cut = pieces(op, n * d, caps, |from, to| {
+        let range = source.range(spec, from, to);
+        [range, range]
+    })?;
+    let most = caps.max_binding as usize / (cut.len() * blocks * 16);
+    let slices = area.min(1024).min(most).max(1);
+    let partial = io.scratch((cut.len() * slices * blocks * 16) as u64);
+    let params = |piece: &Piece, slices: usize, first: usize| {
+        vec![
+            ("slices", slices.into()),
+            ("first_slice", first.into()),
+            ("blocks", blocks.into()),
+            ("first_plane", piece.first.into()),
+            ("planes", piece.planes.into()),
+            ("area", area.into()),
+            ("g_base", ((piece.x.0 / 16) as usize).into()),
+            ("outputs", outputs.into()),
+        ]
+    };
+    let mut dispatches: Vec<Dispatch> = cut
+        .iter()
+        .enumerate()
+        .map(|(i, piece)| Dispatch {
+            params: params(piece, slices, i * slices),
+            bindings: vec![
+                read(BufferRef::Input(0)).range(piece.x.0, piece.x.1),
+                write(partial),
+            ],
+            workgroups: [slices.div_ceil(GROUP) as u32, blocks as u32, 1],
+            iterations: (piece.planes * (1 + area.div_ceil(slices))) as u64,
+            flops: (piece.planes * area * blocks * 4) as u64,
+            ..Dispatch::new(shader!("conv3d_bias_gradient"), "partial")
+        })
+        .collect();
+    let all = slices * cut.len();
+    dispatches.push(Dispatch {
+        params: params(&cut[0], all, 0),
+        bindings: vec![read(partial), write(BufferRef::Output(0))],
+        workgroups: [blocks.div_ceil(GROUP) as u32, 1, 1],
+        iterations: all as u64 + 4,
+        flops: (all * blocks * 4) as u64,
+        ..Dispatch::new(shader!("conv3d_bias_gradient"), "reduce")
+    });
+    Ok(dispatches)
+}
+
+fn forward_module(x: Layout, shuffle: bool) -> (Shader, &'static str) {
+    match (x, shuffle) {
+        (Layout::Map, true) => (
+            shader!("conv3d", "common/conv3d_map", "common/conv3d_lanes"),
+            "lanes",
+        ),
+        (Layout::Map, false) => (
+            shader!("conv3d", "common/conv3d_map", "common/conv3d_plain"),
+            "plain",
+        ),
+        (Layout::Flat, true) => (
+            shader!("conv3d", "common/conv3d_image", "common/conv3d_lanes"),
+            "lanes",
+        ),
+        (Layout::Flat, false) => (
+            shader!("conv3d", "common/conv3d_image", "common/conv3d_plain"),
+            "plain",
+        ),
+    }
+}
+
+fn weight_gradient_module(x: Layout, shuffle: bool) -> (Shader, &'static str) {
+    match (x, shuffle) {
+        (Layout::Map, true) => (
+            shader!(
+                "conv3d_weight_gradient",
+                "common/conv3d_map",
+                "common/conv3d_upstream_lanes"
+            ),
+            "lanes",
+        ),
+        (Layout::Map, false) => (
+            shader!(
+                "conv3d_weight_gradient",
+                "common/conv3d_map",
+                "common/conv3d_upstream_plain"
+            ),
+            "plain",
+        ),
+        (Layout::Flat, true) => (
+            shader!(
+                "conv3d_weight_gradient",
+                "common/conv3d_image",
+                "common/conv3d_upstream_lanes"
+            ),
+            "lanes",
+        ),
+        (Layout::Flat, false) => (
+            shader!(
+                "conv3d_weight_gradient",
+                "common/conv3d_image",
+                "common/conv3d_upstream_plain"
+            ),
+            "plain",
+        ),
+    }
+}
+
+/// A size as the kernels' signed coordinates take it.
+fn int(size: usize) -> Word {
+    Word::I32(i32::try_from(size).expect("sizes on the device fit 31 bits"))
+}
