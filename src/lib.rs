@@ -5,6 +5,7 @@
 
 pub mod autodiff;
 pub mod dataset;
+pub mod evaluate;
 pub mod file;
 pub mod gpu;
 pub mod graph;

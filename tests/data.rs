@@ -526,3 +526,30 @@ fn the_hippocampus_dataset_gives_its_settings() {
         );
     }
 }
+
+#[test]
+fn the_sample_data_is_eighteen_cases_and_six_unseen_ones() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data");
+    let dataset = Dataset::open(&folder).unwrap();
+    dataset.check().unwrap();
+    assert_eq!(dataset.cases.len(), 18);
+    let settings = Preprocessing::derive(&dataset, Overrides::default()).unwrap();
+    let images = scans(&folder.join("imagesTs"), 1).unwrap();
+    let labels = scans(&folder.join("labelsTs"), 1).unwrap();
+    assert_eq!(images.len(), 6);
+    for (id, files) in &images {
+        let image = settings
+            .prepare_image(&read_channels(files).unwrap())
+            .unwrap()
+            .image;
+        let label = settings
+            .prepare_labels(&read_channels(&labels[id]).unwrap())
+            .unwrap();
+        assert_eq!(image.shape, label.shape, "{id}");
+        assert!(label.data.contains(&1.0) && label.data.contains(&2.0), "{id}");
+        assert!(
+            dataset.cases.iter().all(|case| &case.id != id),
+            "{id} must stay unseen"
+        );
+    }
+}

@@ -1,0 +1,110 @@
+//! Scoring folders of label maps.
+
+use std::fs;
+use std::path::Path;
+
+use obelisk::dataset::Label;
+use obelisk::evaluate::evaluate;
+use obelisk::volume;
+
+fn labels_ts() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/labelsTs")
+}
+
+/// The references shifted by one voxel along z, without the last case.
+fn predictions(folder: &Path) -> Vec<String> {
+    let mut files: Vec<_> = fs::read_dir(labels_ts())
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
+    files.sort();
+    let missing = files.pop().unwrap();
+    for file in &files {
+        let map = volume::read(file).unwrap();
+        let mut shifted = map.labels().unwrap();
+        shifted.rotate_left(1);
+        // .nii instead of .nii.gz: the ending is not part of the name
+        let name = format!("{}.nii", volume::stem(file).unwrap());
+        volume::write_labels(&folder.join(name), &shifted, &map.geometry, false).unwrap();
+    }
+    vec![volume::stem(&missing).unwrap().to_string()]
+}
+
+#[test]
+fn a_folder_is_scored_and_what_is_missing_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = predictions(folder.path());
+    let report = evaluate(folder.path(), &labels_ts(), None, None).unwrap();
+    assert_eq!(report.unpredicted, missing);
+    assert_eq!(report.labels.iter().map(|l| l.value).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(report.cases.len(), 5);
+    for case in &report.cases {
+        // the reference by another way: direct counts of both maps
+        let file = folder.path().join(format!("{}.nii", case.case));
+        let a = volume::read(&file).unwrap().labels().unwrap();
+        let b = volume::read(&labels_ts().join(format!("{}.nii.gz", case.case)))
+            .unwrap()
+            .labels()
+            .unwrap();
+        for (label, dice) in [1, 2].iter().zip(&case.dice) {
+            let count = |m: &[i32]| m.iter().filter(|v| *v == label).count() as f64;
+            let both = a.iter().zip(&b).filter(|(a, b)| a == b && *a == label).count() as f64;
+            let want = 2.0 * both / (count(&a) + count(&b));
+            assert!((dice.unwrap() - want).abs() < 1e-12, "{} {label}", case.case);
+            assert!(want > 0.5 && want < 1.0);
+        }
+    }
+    assert!(
+        report
+            .to_string()
+            .contains(&format!("not predicted: {}", missing[0])),
+        "{report}"
+    );
+
+    let named = [Label {
+        value: 2,
+        name: "Posterior".into(),
+    }];
+    let posterior = evaluate(folder.path(), &labels_ts(), Some(&named), None).unwrap();
+    assert_eq!(posterior.label_means, report.label_means[1..]);
+}
+
+#[test]
+fn other_grids_and_missing_references_are_errors_that_name_both_files() {
+    let folder = tempfile::tempdir().unwrap();
+    predictions(folder.path());
+    let first = fs::read_dir(folder.path())
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let mut map = volume::read(&first).unwrap();
+    let values = map.labels().unwrap();
+    map.geometry.header.rows[0][3] += 0.01;
+    map.geometry.header.sform_code = 1;
+    volume::write_labels(&first, &values, &map.geometry, true).unwrap();
+    let message = evaluate(folder.path(), &labels_ts(), None, None)
+        .unwrap_err()
+        .to_string();
+    let name = volume::stem(&first).unwrap();
+    assert!(
+        message.contains(&format!("{name}.nii ")) && message.contains(&format!("{name}.nii.gz")),
+        "{message}"
+    );
+    assert!(message.contains("affine"), "{message}");
+
+    fs::rename(&first, folder.path().join("a.nii")).unwrap();
+    let message = evaluate(folder.path(), &labels_ts(), None, None)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("a.nii has no reference in") && message.contains("labelsTs"),
+        "{message}"
+    );
+    let empty = tempfile::tempdir().unwrap();
+    let message = evaluate(empty.path(), &labels_ts(), None, None)
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("holds no .nii"), "{message}");
+}
