@@ -3,7 +3,9 @@
 pub mod adam;
 pub mod add;
 pub mod conv3d;
+pub mod concat;
 pub mod fill;
+pub mod soft_dice;
 
 use std::fmt;
 
@@ -305,4 +307,96 @@ pub fn linear_groups(count: usize, size: usize) -> [u32; 3] {
     let groups = count.div_ceil(size).max(1);
     let x = groups.min(65_535);
     [x as u32, groups.div_ceil(x) as u32, 1]
+}
+/// A run of whole slices: of the N·D planes of a map `[N, C, D, H, W]` or of a one-channel flat volume, those of one
+/// `n` and depth with all channels, which are contiguous in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slices {
+    /// The first slice, counted over N·D.
+    pub first: usize,
+    /// Slices in the run.
+    pub count: usize,
+    last: bool,
+}
+
+fn slice_bytes(spec: &Spec) -> u64 {
+    let s = &spec.shape;
+    let channels = match spec.layout {
+        Layout::Map => spec.blocks() * 4,
+        Layout::Flat => s[1],
+    };
+    debug_assert!(
+        spec.layout == Layout::Map || s[1] == 1,
+        "{spec:?} has no contiguous slices"
+    );
+    (channels * s[3] * s[4] * 4) as u64
+}
+
+impl Slices {
+    /// Binds only this run of the value.
+    pub fn of(&self, spec: &Spec, binding: Binding) -> Binding {
+        let bytes = slice_bytes(spec);
+        let to = if self.last {
+            spec.bytes()
+        } else {
+            bytes * (self.first + self.count) as u64
+        };
+        binding.range(bytes * self.first as u64, to)
+    }
+}
+
+/// Runs of slices that cut five-dimensional values of the same N, D, H, W (maps, and flat volumes of one channel) at
+/// the same places, so that an adapter can bind each run of each. One run where everything fits.
+pub fn slices(specs: &[&Spec], caps: &Caps) -> Vec<Slices> {
+    let total = specs[0].shape[0] * specs[0].shape[2];
+    // A run starts at a multiple of the binding alignment in every value.
+    let step = specs.iter().fold(1, |step: u64, spec| {
+        let mut whole = 1;
+        while !(slice_bytes(spec) * whole).is_multiple_of(crate::plan::ALIGNMENT) {
+            whole *= 2;
+        }
+        step.max(whole) // powers of two: the largest is a multiple of the others
+    }) as usize;
+    let fits = specs
+        .iter()
+        .map(|spec| (caps.max_binding / slice_bytes(spec)) as usize)
+        .min()
+        .expect("at least one value");
+    let most = if fits >= total {
+        total
+    } else {
+        (fits / step * step).max(step)
+    };
+    (0..total.div_ceil(most))
+        .map(|i| Slices {
+            first: i * most,
+            count: most.min(total - i * most),
+            last: (i + 1) * most >= total,
+        })
+        .collect()
+}
+
+/// Invocations (a multiple of 64) for the first stage of a reduction over `elements`, each of which leaves `columns`
+/// partial results of a vec4. Enough to fill a GPU, at least 8 elements an invocation, partials of a few MiB at most.
+pub fn reduction_threads(elements: usize, columns: usize) -> usize {
+    let most = (65_536 / columns).max(64);
+    elements.div_ceil(8).clamp(1, most).next_multiple_of(64)
+}
+
+/// Workgroups for kernels whose workgroup (64 invocations) covers `64 * vectors` elements of one plane:
+/// x over a plane's elements, y and z over planes (`group.z * groups.y + group.y`; the shader returns beyond them).
+pub fn plane_groups(plane: usize, vectors: usize, planes: usize) -> [u32; 3] {
+    let y = planes.clamp(1, 65_535);
+    [
+        plane.div_ceil(64 * vectors) as u32,
+        y as u32,
+        planes.div_ceil(y) as u32,
+    ]
+}
+
+/// The answer of an operation that stands in a gradient itself.
+pub fn no_second_derivative(op: &'static str) -> Result<Vec<Gradient>, GraphError> {
+    Err(GraphError::Name(format!(
+        "{op} has no gradient: second derivatives are not offered"
+    )))
 }

@@ -1,0 +1,269 @@
+//! Dice losses on logits: soft Dice, with plain or squared denominators, and Gibson's hinge Dice.
+
+use super::*;
+
+/// ε in the denominator; keeps the score of a label without any voxel defined.
+const EPSILON: f64 = 1e-5;
+
+/// Partial sums that a device reduces in parallel: enough for any GPU, few enough to add up one after another, and more
+/// where an invocation would loop too long.
+fn partials(voxels: usize, blocks: usize) -> usize {
+    let loops = 1 + 4 * blocks;
+    voxels.min((voxels * loops).div_ceil(60_000).max(2048))
+}
+
+/// What follows from the sums over all voxels that are not ignored, batch and space together: with
+/// S_l = 2Σpt / (Σp + Σt + ε) of label l (Σp² with `squared`, Milletari 2016), the loss 1 − mean S over labels 1…; with
+/// `hinge` also 10 mean (10 min(S, 0.1) − 1)² + 10 mean (100 min(S, 0.01) − 1)² (Gibson et al. 2018), which pushes
+/// labels that are hardly found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Score {
+    squared: bool,
+    hinge: bool,
+}
+
+/// Adds soft Dice of logits (map `[N, L, D, H, W]`) and labels (flat `[N, 1, D, H, W]`: class index, negative where ignored)
+/// to the graph; the loss is flat `[1]`. Method section 3.
+pub fn soft_dice(graph: &mut Graph, logits: Value, labels: Value, squared: bool) -> Result<Value, GraphError> {
+    Ok(graph.push(DiceLoss(Score { squared, hinge: false }), &[logits, labels])?[0])
+}
+
+/// Gibson's hinge Dice with squared denominators, as published with dense V-networks; see [`soft_dice`].
+pub fn hinge_dice(graph: &mut Graph, logits: Value, labels: Value, squared: bool) -> Result<Value, GraphError> {
+    Ok(graph.push(DiceLoss(Score { squared, hinge: true }), &[logits, labels])?[0])
+}
+
+/// Inputs: logits, labels. Outputs: the loss `[1]`, and its derivatives by Σpt and Σp, `[2, ⌈L/4⌉·4]`.
+#[derive(Debug)]
+struct DiceLoss(Score);
+
+/// Inputs: logits, labels, the derivatives that [`DiceLoss`] left, the loss's upstream gradient. Output: d logits.
+#[derive(Debug)]
+struct DiceLossGradient(Score);
+
+/// Checks logits and labels, for every loss that takes both; returns the number of classes.
+pub(super) fn check_logits(op: &'static str, inputs: &[Spec]) -> Result<usize, GraphError> {
+    if let [logits, labels, ..] = inputs
+        && let (Some([n, classes, d, h, w]), Layout::Map) = (logits.ncdhw(), logits.layout)
+        && *labels == Spec::flat(&[n, 1, d, h, w])
+        && classes >= 2
+    {
+        return Ok(classes);
+    }
+    let reason = "takes logits, a map [N, L, D, H, W] of two or more classes, and flat labels [N, 1, D, H, W]";
+    Err(GraphError::shape(op, inputs, reason))
+}
+
+impl Op for DiceLoss {
+    fn name(&self) -> &'static str {
+        "soft_dice"
+    }
+
+    fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
+        let classes = check_logits(self.name(), inputs)?;
+        Ok(vec![Spec::flat(&[1]), Spec::flat(&[2, classes.next_multiple_of(4)])])
+    }
+
+    fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        use BufferRef::*;
+        let logits = io.inputs[0].clone();
+        let [_, classes, _, h, w] = logits.ncdhw().expect("checked on insertion");
+        let blocks = logits.blocks();
+        let constants = vec![("BLOCKS", blocks as u32), ("SQUARED", self.0.squared as u32)];
+        let runs = slices(&[&logits], caps);
+        let threads = |run: &Slices| partials(run.count * h * w, blocks);
+        let count: usize = runs.iter().map(threads).sum();
+        let partial = io.scratch((count * 3 * blocks * 16) as u64);
+        let total = io.scratch((3 * blocks * 16) as u64);
+        let mut first = 0;
+        let mut dispatches: Vec<Dispatch> = runs
+            .iter()
+            .map(|run| {
+                let voxels = run.count * h * w;
+                let threads = threads(run);
+                first += threads;
+                Dispatch {
+                    constants: constants.clone(),
+                    params: vec![
+                        ("classes", classes.into()),
+                        ("area", (h * w).into()),
+                        ("first_voxel", (run.first * h * w).into()),
+                        ("voxels", voxels.into()),
+                        ("threads", threads.into()),
+                        ("first_partial", (first - threads).into()),
+                    ],
+                    bindings: vec![
+                        run.of(&logits, read(Input(0))),
+                        read(Input(1)),
+                        read(Input(1)), // no weights yet; this entry point does not read them
+                        write(partial),
+                    ],
+                    workgroups: linear_groups(threads, 64),
+                    // A voxel: its own turn, three loops over blocks for the softmax, one for the sums.
+                    iterations: (voxels.div_ceil(threads) * (1 + 4 * blocks)) as u64,
+                    flops: (voxels * blocks * 4 * 12) as u64,
+                    ..Dispatch::new(shader!("dice"), "sums")
+                }
+            })
+            .collect();
+        let score = |entry| Dispatch {
+            constants: vec![("BLOCKS", blocks as u32), ("HINGE", self.0.hinge as u32)],
+            params: vec![("classes", classes.into()), ("partials", count.into())],
+            ..Dispatch::new(shader!("dice_score"), entry)
+        };
+        dispatches.push(Dispatch {
+            bindings: vec![read(partial), read(Input(1)), write(total), write(Output(0))],
+            workgroups: linear_groups(12 * blocks, 64),
+            iterations: count as u64,
+            ..score("total")
+        });
+        dispatches.push(Dispatch {
+            bindings: vec![read(total), read(Input(1)), write(Output(1)), write(Output(0))],
+            iterations: 4 * blocks as u64,
+            ..score("score")
+        });
+        Ok(dispatches)
+    }
+
+    fn gradient(
+        &self,
+        graph: &mut Graph,
+        node: &NodeView,
+        upstream: &[Option<Value>],
+        _: &[bool],
+    ) -> Result<Vec<Gradient>, GraphError> {
+        let Some(upstream) = upstream[0] else { return Ok(vec![Gradient::Stops; 2]) };
+        let inputs = [node.inputs[0], node.inputs[1], node.outputs[1], upstream];
+        let logits = graph.push1(DiceLossGradient(self.0), &inputs)?;
+        Ok(vec![Gradient::Flows(logits), Gradient::Stops])
+    }
+
+    fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
+        let classes = inputs[0].shape[1];
+        let padded = classes.next_multiple_of(4);
+        let mut sums = vec![[0.0; 3]; classes];
+        for_each_voxel(inputs[0], inputs[1], |_, p, label| {
+            for (l, s) in sums.iter_mut().enumerate() {
+                let t = (l == label) as u8 as f64;
+                *s = [s[0] + p[l] * t, s[1] + if self.0.squared { p[l] * p[l] } else { p[l] }, s[2] + t];
+            }
+        });
+        let mut loss = 1.0;
+        let mut derivatives = Tensor::zeros(&[2, padded]);
+        let labels = (classes - 1) as f64;
+        for (l, [both, predicted, truth]) in sums.into_iter().enumerate().skip(1) {
+            let below = predicted + truth + EPSILON;
+            let s = 2.0 * both / below;
+            loss -= s / labels;
+            let mut slope = -1.0 / labels;
+            if self.0.hinge {
+                let (low, very_low) = (10.0 * s.min(0.1) - 1.0, 100.0 * s.min(0.01) - 1.0);
+                loss += 10.0 * (low * low + very_low * very_low) / labels;
+                slope += 10.0 * (20.0 * low + 200.0 * very_low) / labels;
+            }
+            derivatives.data[l] = (slope * 2.0 / below) as f32;
+            derivatives.data[padded + l] = (-slope * s / below) as f32;
+        }
+        vec![Tensor::new(&[1], vec![loss as f32]), derivatives]
+    }
+}
+
+impl Op for DiceLossGradient {
+    fn name(&self) -> &'static str {
+        "soft_dice_gradient"
+    }
+
+    fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
+        check_logits(self.name(), inputs)?;
+        Ok(vec![inputs[0].clone()])
+    }
+
+    fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        use BufferRef::*;
+        let logits = io.inputs[0].clone();
+        let [_, classes, _, h, w] = logits.ncdhw().expect("checked on insertion");
+        let blocks = logits.blocks();
+        let weights = io.scratch((2 * blocks * 16) as u64);
+        let unused = io.scratch(16);
+        let mut dispatches = vec![Dispatch {
+            constants: vec![("BLOCKS", blocks as u32)],
+            params: vec![("classes", classes.into()), ("partials", 0usize.into())],
+            bindings: vec![read(Input(2)), read(Input(3)), write(weights), write(unused)],
+            workgroups: linear_groups(8 * blocks, 64),
+            ..Dispatch::new(shader!("dice_score"), "scale")
+        }];
+        dispatches.extend(slices(&[&logits], caps).iter().map(|run| {
+            let voxels = run.count * h * w;
+            Dispatch {
+                constants: vec![("BLOCKS", blocks as u32), ("SQUARED", self.0.squared as u32)],
+                params: vec![
+                    ("classes", classes.into()),
+                    ("area", (h * w).into()),
+                    ("first_voxel", (run.first * h * w).into()),
+                    ("voxels", voxels.into()),
+                    ("threads", voxels.into()),
+                    ("first_partial", 0usize.into()),
+                ],
+                bindings: vec![
+                    run.of(&logits, read(Input(0))),
+                    read(Input(1)),
+                    read(weights),
+                    run.of(&logits, write(Output(0))),
+                ],
+                workgroups: linear_groups(voxels, 64),
+                iterations: 5 * blocks as u64,
+                flops: (voxels * blocks * 4 * 16) as u64,
+                ..Dispatch::new(shader!("dice"), "gradient")
+            }
+        }));
+        Ok(dispatches)
+    }
+
+    fn gradient(
+        &self,
+        _: &mut Graph,
+        _: &NodeView,
+        _: &[Option<Value>],
+        _: &[bool],
+    ) -> Result<Vec<Gradient>, GraphError> {
+        no_second_derivative(self.name())
+    }
+
+    fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
+        let [logits, labels, derivatives, upstream] = inputs else { unreachable!("four inputs") };
+        let classes = logits.shape[1];
+        let padded = classes.next_multiple_of(4);
+        let mut out = Tensor::zeros(&logits.shape);
+        for_each_voxel(logits, labels, |at, p, label| {
+            let q: Vec<f64> = (0..classes)
+                .map(|l| {
+                    let slope = derivatives.data[padded + l] as f64 * if self.0.squared { 2.0 * p[l] } else { 1.0 };
+                    upstream.data[0] as f64 * (derivatives.data[l] as f64 * (l == label) as u8 as f64 + slope)
+                })
+                .collect();
+            let mean: f64 = p.iter().zip(&q).map(|(p, q)| p * q).sum();
+            for l in 0..classes {
+                out.data[at(l)] = (p[l] * (q[l] - mean)) as f32;
+            }
+        });
+        vec![out]
+    }
+}
+
+/// Calls `visit(index of class l, softmax, label)` for every voxel whose label is not negative.
+fn for_each_voxel(logits: &Tensor, labels: &Tensor, mut visit: impl FnMut(&dyn Fn(usize) -> usize, &[f64], usize)) {
+    let [n, classes, d, h, w] = logits.ncdhw();
+    let volume = d * h * w;
+    for voxel in 0..n * volume {
+        let label = labels.data[voxel];
+        if label < 0.0 {
+            continue;
+        }
+        let at = |l: usize| (voxel / volume * classes + l) * volume + voxel % volume;
+        let highest = (0..classes).map(|l| logits.data[at(l)] as f64).fold(f64::MIN, f64::max);
+        let exp: Vec<f64> = (0..classes).map(|l| (logits.data[at(l)] as f64 - highest).exp()).collect();
+        let sum: f64 = exp.iter().sum();
+        let p: Vec<f64> = exp.iter().map(|e| e / sum).collect();
+        visit(&at, &p, label as usize);
+    }
+}
