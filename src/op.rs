@@ -2,10 +2,13 @@
 
 pub mod adam;
 pub mod add;
-pub mod conv3d;
+pub mod avg_pool3d;
 pub mod concat;
+pub mod conv3d;
 pub mod fill;
+mod separable;
 pub mod soft_dice;
+pub mod upsample;
 
 use std::fmt;
 

@@ -1,0 +1,2 @@
+// common/separable.wgsl over feature maps: four channels an element.
+alias Element = vec4f;

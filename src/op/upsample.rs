@@ -1,0 +1,139 @@
+//! Trilinear upsampling of feature maps to a named size.
+
+use super::separable::{Filter, filter_axes, taps};
+use super::*;
+
+/// Trilinear resampling of a map to `[N, C, size[0], size[1], size[2]]` with half-pixel centres, as PyTorch's
+/// `interpolate(size, mode="trilinear", align_corners=False)`: output i of an axis reads at
+/// max(0, (i + ½)·in/out − ½), and the voxel past the last repeats it. Works for any sizes, downwards too (without
+/// smoothing). Input and output are maps.
+#[derive(Clone, Copy, Debug)]
+pub struct Upsample {
+    /// Depth, height and width of the output.
+    pub size: [usize; 3],
+}
+
+/// The gradient of [`Upsample`]: from a map of the size that it makes to one of the size that it reads. Each input
+/// voxel gathers the outputs that read it, in a fixed order.
+#[derive(Clone, Copy, Debug)]
+pub struct UpsampleGradient {
+    /// Depth, height and width of the upsampling's input.
+    pub size: [usize; 3],
+}
+
+fn resized(op: &'static str, inputs: &[Spec], size: [usize; 3]) -> Result<Vec<Spec>, GraphError> {
+    match inputs {
+        [x] if x.layout == Layout::Map && x.count() > 0 && size.iter().all(|s| *s > 0) => {
+            let [n, c, ..] = x.ncdhw().expect("maps have five axes");
+            Ok(vec![Spec::map([n, c, size[0], size[1], size[2]])])
+        }
+        _ => Err(GraphError::shape(
+            op,
+            inputs,
+            format!("takes one map [N, C, D, H, W] to size {size:?}, no axis of it zero"),
+        )),
+    }
+}
+
+/// Calls `visit(input index, output index, weight)` for the eight corners of every output element.
+fn corners(input: &Tensor, output: &Tensor, mut visit: impl FnMut(usize, usize, f64)) {
+    let [n, c, d, h, w] = output.ncdhw();
+    let [_, _, id, ih, iw] = input.ncdhw();
+    for n in 0..n {
+        for c in 0..c {
+            for z in 0..d {
+                for y in 0..h {
+                    for x in 0..w {
+                        let at = output.index(n, c, z, y, x);
+                        let axes = [taps(z, id, d), taps(y, ih, h), taps(x, iw, w)];
+                        for corner in 0..8 {
+                            let (mut index, mut weight) = ([0; 3], 1.0);
+                            for (axis, (low, high, fraction)) in axes.into_iter().enumerate() {
+                                let upper = corner >> axis & 1 == 1;
+                                index[axis] = if upper { high } else { low };
+                                weight *= if upper { fraction } else { 1.0 - fraction };
+                            }
+                            visit(input.index(n, c, index[0], index[1], index[2]), at, weight);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Op for Upsample {
+    fn name(&self) -> &'static str {
+        "upsample"
+    }
+
+    fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
+        resized(self.name(), inputs, self.size)
+    }
+
+    fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        filter_axes(self.name(), Filter::Upsample, io, caps)
+    }
+
+    fn gradient(
+        &self,
+        graph: &mut Graph,
+        node: &NodeView,
+        upstream: &[Option<Value>],
+        _: &[bool],
+    ) -> Result<Vec<Gradient>, GraphError> {
+        let [_, _, d, h, w] = graph.spec(node.inputs[0]).ncdhw().expect("a map");
+        let upstream = upstream[0].expect("the one output has a gradient");
+        let gradient = graph.push1(UpsampleGradient { size: [d, h, w] }, &[upstream])?;
+        Ok(vec![Gradient::Flows(gradient)])
+    }
+
+    fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
+        let [n, c, ..] = inputs[0].ncdhw();
+        let mut output = Tensor::zeros(&[n, c, self.size[0], self.size[1], self.size[2]]);
+        let mut sums = vec![0f64; output.data.len()];
+        corners(inputs[0], &output, |from, to, weight| {
+            sums[to] += weight * inputs[0].data[from] as f64
+        });
+        output.data = sums.into_iter().map(|v| v as f32).collect();
+        vec![output]
+    }
+}
+
+impl Op for UpsampleGradient {
+    fn name(&self) -> &'static str {
+        "upsample_gradient"
+    }
+
+    fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
+        resized(self.name(), inputs, self.size)
+    }
+
+    fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        filter_axes(self.name(), Filter::UpsampleGradient, io, caps)
+    }
+
+    fn gradient(
+        &self,
+        graph: &mut Graph,
+        node: &NodeView,
+        upstream: &[Option<Value>],
+        _: &[bool],
+    ) -> Result<Vec<Gradient>, GraphError> {
+        let [_, _, d, h, w] = graph.spec(node.inputs[0]).ncdhw().expect("a map");
+        let upstream = upstream[0].expect("the one output has a gradient");
+        let gradient = graph.push1(Upsample { size: [d, h, w] }, &[upstream])?;
+        Ok(vec![Gradient::Flows(gradient)])
+    }
+
+    fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
+        let [n, c, ..] = inputs[0].ncdhw();
+        let mut output = Tensor::zeros(&[n, c, self.size[0], self.size[1], self.size[2]]);
+        let mut sums = vec![0f64; output.data.len()];
+        corners(&output, inputs[0], |to, from, weight| {
+            sums[to] += weight * inputs[0].data[from] as f64
+        });
+        output.data = sums.into_iter().map(|v| v as f32).collect();
+        vec![output]
+    }
+}
