@@ -10,6 +10,8 @@ pub mod file;
 pub mod gpu;
 pub mod graph;
 pub mod op;
+#[cfg(feature = "cli")]
+pub mod picture;
 pub mod plan;
 pub mod preprocess;
 pub mod shader;

@@ -1,0 +1,613 @@
+//! Pictures to judge a segmentation and a training by: slices with labels on them, and the training curve.
+
+use std::path::{Path, PathBuf};
+
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+use plotters::style::{FontStyle, register_font};
+
+use crate::dataset::Label;
+use crate::file::write_beside;
+use crate::volume::{Orientation, Volume};
+
+/// Why a picture could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum PictureError {
+    /// The file could not be written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The picture.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// What was to be drawn makes no picture.
+    #[error("{}: {problem}", path.display())]
+    Drawing {
+        /// The picture.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// Okabe and Ito's colours, which most colour-blind people can tell apart, without black, then some more.
+const COLOURS: [RGBColor; 12] = [
+    RGBColor(230, 159, 0),
+    RGBColor(86, 180, 233),
+    RGBColor(0, 158, 115),
+    RGBColor(240, 228, 66),
+    RGBColor(204, 121, 167),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 114, 178),
+    RGBColor(150, 220, 90),
+    RGBColor(170, 120, 255),
+    RGBColor(255, 130, 130),
+    RGBColor(0, 200, 200),
+    RGBColor(190, 160, 110),
+];
+
+fn colour(index: usize) -> RGBColor {
+    COLOURS[index % COLOURS.len()]
+}
+
+const FONT: &str = "obelisk";
+const BACKGROUND: RGBColor = RGBColor(18, 18, 20);
+const BRIGHT: RGBColor = RGBColor(235, 235, 235);
+/// Everything is drawn this much larger and averaged down, which smooths what plotters draws with hard edges.
+const OVERSAMPLING: u32 = 2;
+
+/// An RGB picture that plotters draws on.
+struct Canvas {
+    pixels: Vec<u8>,
+    /// Width and height while drawing, `OVERSAMPLING` times those of the file.
+    size: (u32, u32),
+}
+
+impl Canvas {
+    fn new(width: u32, height: u32, background: RGBColor) -> Canvas {
+        let size = (width * OVERSAMPLING, height * OVERSAMPLING);
+        let pixels = [background.0, background.1, background.2].repeat((size.0 * size.1) as usize);
+        Canvas { pixels, size }
+    }
+
+    fn draw<F>(&mut self, path: &Path, picture: F) -> Result<(), PictureError>
+    where
+        F: FnOnce(
+            &DrawingArea<BitMapBackend, plotters::coord::Shift>,
+        ) -> Result<(), Box<dyn std::error::Error>>,
+    {
+        let problem = |problem: String| PictureError::Drawing {
+            path: path.into(),
+            problem,
+        };
+        register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT)
+            .map_err(|_| problem("the built-in font is damaged".into()))?;
+        let area = BitMapBackend::with_buffer(&mut self.pixels, self.size).into_drawing_area();
+        picture(&area)
+            .and_then(|()| Ok(area.present()?))
+            .map_err(|e| problem(e.to_string()))
+    }
+
+    fn save(&self, path: &Path, force: bool) -> Result<(), PictureError> {
+        let (width, height) = (self.size.0 / OVERSAMPLING, self.size.1 / OVERSAMPLING);
+        let n = OVERSAMPLING as usize;
+        let row = 3 * self.size.0 as usize;
+        let mut small = Vec::with_capacity(3 * (width * height) as usize);
+        for y in 0..height as usize {
+            for x in 0..width as usize {
+                for channel in 0..3 {
+                    let pixel = |i: usize| self.pixels[(y * n + i / n) * row + 3 * (x * n + i % n) + channel];
+                    let sum: usize = (0..n * n).map(|i| usize::from(pixel(i))).sum();
+                    small.push(((sum + n * n / 2) / (n * n)) as u8);
+                }
+            }
+        }
+        let mut file = Vec::new();
+        let mut encoder = png::Encoder::new(&mut file, width, height);
+        encoder.set_color(png::ColorType::Rgb);
+        encoder.set_depth(png::BitDepth::Eight);
+        encoder
+            .write_header()
+            .and_then(|mut writer| writer.write_image_data(&small))
+            .map_err(|e| PictureError::Drawing {
+                path: path.into(),
+                problem: e.to_string(),
+            })?;
+        write_beside(path, &file, force).map_err(|source| PictureError::Io {
+            path: path.into(),
+            source,
+        })
+    }
+}
+
+fn text(size: u32, colour: RGBColor, h: HPos, v: VPos) -> TextStyle<'static> {
+    (FONT, size * OVERSAMPLING)
+        .into_font()
+        .color(&colour)
+        .pos(Pos::new(h, v))
+}
+
+/// A slice of a scan turned to RAS: which world axes run right and up in the picture.
+struct Plane {
+    name: &'static str,
+    /// Across, up, and the axis that the plane is perpendicular to.
+    axes: [usize; 3],
+    /// Letters at the left and right side.
+    sides: [&'static str; 2],
+}
+
+/// As radiologists look at them: the patient's right is at the picture's left, and anterior is at the left of a
+/// sagittal slice.
+const PLANES: [Plane; 3] = [
+    Plane {
+        name: "axial",
+        axes: [0, 1, 2],
+        sides: ["R", "L"],
+    },
+    Plane {
+        name: "coronal",
+        axes: [0, 2, 1],
+        sides: ["R", "L"],
+    },
+    Plane {
+        name: "sagittal",
+        axes: [1, 2, 0],
+        sides: ["A", "P"],
+    },
+];
+
+/// A scan turned to RAS, with its label maps.
+struct Scene {
+    image: Vec<f32>,
+    labels: Vec<i32>,
+    reference: Option<Vec<i32>>,
+    shape: [usize; 3],
+    spacing: [f64; 3],
+    window: (f32, f32),
+}
+
+impl Scene {
+    fn index(&self, voxel: [usize; 3]) -> usize {
+        (voxel[0] * self.shape[1] + voxel[1]) * self.shape[2] + voxel[2]
+    }
+
+    /// The voxel through which the planes go: the labels' centre of mass (the reference's if there are no labels),
+    /// or where no label lies in that plane, the plane with most of them.
+    fn centre(&self) -> [usize; 3] {
+        let none = |map: &&Vec<i32>| map.iter().all(|v| *v == 0);
+        let Some(map) = [Some(&self.labels), self.reference.as_ref()]
+            .into_iter()
+            .flatten()
+            .find(|m| !none(m))
+        else {
+            return self.shape.map(|n| n / 2);
+        };
+        let mut counts = self.shape.map(|n| vec![0usize; n]);
+        for (index, _) in map.iter().enumerate().filter(|(_, v)| **v != 0) {
+            let [_, y, z] = self.shape;
+            for (counts, at) in counts.iter_mut().zip([index / (y * z), index / z % y, index % z]) {
+                counts[at] += 1;
+            }
+        }
+        counts.map(|counts| {
+            let total: usize = counts.iter().sum();
+            let mean = counts.iter().enumerate().map(|(i, n)| i * n).sum::<usize>() as f64 / total as f64;
+            let middle = mean.round() as usize;
+            match counts[middle] {
+                0 => (0..counts.len()).max_by_key(|i| counts[*i]).unwrap_or(middle),
+                _ => middle,
+            }
+        })
+    }
+}
+
+/// The 1st and 99th percentile of the intensities around the labels (within a quarter of the scan's size), or of
+/// the whole scan where there are none.
+fn window(image: &[f32], labels: &[i32], shape: [usize; 3]) -> (f32, f32) {
+    let [_, y, z] = shape;
+    let at = |index: usize| [index / (y * z), index / z % y, index % z];
+    let mut low = shape;
+    let mut high = [0; 3];
+    for (index, _) in labels.iter().enumerate().filter(|(_, v)| **v != 0) {
+        for ((low, high), i) in low.iter_mut().zip(&mut high).zip(at(index)) {
+            *low = i.min(*low);
+            *high = i.max(*high);
+        }
+    }
+    let near = |index: usize| {
+        let at = at(index);
+        (0..3).all(|a| at[a] + shape[a] / 4 >= low[a] && at[a] <= high[a] + shape[a] / 4)
+    };
+    let mut values: Vec<f32> = (0..image.len())
+        .filter(|i| low == shape || near(*i))
+        .map(|i| image[i])
+        .collect();
+    let last = values.len() - 1;
+    let mut percentile = |p: usize| *values.select_nth_unstable_by(last * p / 100, f32::total_cmp).1;
+    (percentile(1), percentile(99))
+}
+
+/// Draws three planes of a scan (its first channel) with its labels on them as a PNG: the labels filled, and, where
+/// there is one, the reference outlined. `labels` and `reference` are file values `[X, Y, Z]` on the scan's grid;
+/// `names` tells their names and colours (by position).
+///
+/// # Errors
+/// Maps that are not on the scan's grid, an existing file without `force`, or the system's refusal.
+pub fn overlay(
+    path: &Path,
+    scan: &Volume,
+    labels: &[i32],
+    reference: Option<&[i32]>,
+    names: &[Label],
+    force: bool,
+) -> Result<(), PictureError> {
+    let voxels = scan.geometry.voxels();
+    if labels.len() != voxels || reference.is_some_and(|r| r.len() != voxels) {
+        return Err(PictureError::Drawing {
+            path: path.into(),
+            problem: format!(
+                "the label map is not on the scan's grid of {:?} voxels",
+                scan.geometry.shape
+            ),
+        });
+    }
+    let turn = scan.geometry.orientation.to(Orientation::RAS);
+    let stored = scan.geometry.shape;
+    let shape = turn.permute(stored);
+    let image = turn.apply(&scan.data[..voxels], 1, stored);
+    let labels = turn.apply(labels, 1, stored);
+    let reference = reference.map(|r| turn.apply(r, 1, stored));
+    let around = if labels.iter().any(|v| *v != 0) {
+        &labels
+    } else {
+        reference.as_ref().unwrap_or(&labels)
+    };
+    let window = window(&image, around, shape);
+    // a size that is not declared is drawn as 1 mm
+    let spacing = turn
+        .permute(scan.geometry.spacing)
+        .map(|s| if s > 0.0 { s } else { 1.0 });
+    let scene = Scene {
+        image,
+        labels,
+        reference,
+        shape,
+        spacing,
+        window,
+    };
+
+    let extent: [f64; 3] = std::array::from_fn(|a| scene.shape[a] as f64 * scene.spacing[a]);
+    let shortest = extent.iter().copied().fold(f64::INFINITY, f64::min);
+    let longest = extent.iter().copied().fold(0.0, f64::max);
+    // pixels a millimetre: 320 for the shortest side, but no side above 1000
+    let scale = (320.0 / shortest).min(1000.0 / longest);
+    let pixels = extent.map(|mm| (mm * scale).round().max(1.0) as u32);
+
+    const MARGIN: u32 = 16;
+    const TITLE: u32 = 34;
+    let present: Vec<usize> = (0..names.len())
+        .filter(|i| names[*i].value != 0)
+        .filter(|i| {
+            let has = |map: &Vec<i32>| map.contains(&names[*i].value);
+            has(&scene.labels) || scene.reference.as_ref().is_some_and(has)
+        })
+        .collect();
+    let widths = PLANES.map(|plane| pixels[plane.axes[0]].max(160));
+    let width = widths.iter().sum::<u32>() + 4 * MARGIN;
+    let panel = PLANES
+        .iter()
+        .map(|plane| pixels[plane.axes[1]])
+        .max()
+        .unwrap_or(1);
+    let entry = |index: &usize| 44 + 9 * names[*index].name.chars().count() as u32;
+    // entries of the legend flow over as many lines as they need
+    let mut lines: Vec<Vec<(u32, usize)>> = vec![Vec::new()];
+    let mut x = MARGIN;
+    for index in &present {
+        if x + entry(index) > width && x > MARGIN {
+            lines.push(Vec::new());
+            x = MARGIN;
+        }
+        lines.last_mut().expect("never empty").push((x, *index));
+        x += entry(index);
+    }
+    let legend = lines.len() as u32 * 26 + 30;
+    let height = TITLE + panel + MARGIN + legend;
+
+    let mut canvas = Canvas::new(width, height, BACKGROUND);
+    let centre = scene.centre();
+    let class_colour = |value: i32| {
+        names
+            .iter()
+            .position(|l| l.value == value)
+            .map(|i| colour(i.max(1) - 1))
+    };
+    let mut left = MARGIN;
+    let mut corners = Vec::new();
+    for (plane, width) in PLANES.iter().zip(widths) {
+        let size = (pixels[plane.axes[0]], pixels[plane.axes[1]]);
+        let corner = (left + (width - size.0) / 2, TITLE + (panel - size.1) / 2);
+        draw_plane(&mut canvas, &scene, plane, centre, corner, size, &class_colour);
+        corners.push((corner, size));
+        left += width + MARGIN;
+    }
+
+    let point = |x: u32, y: u32| ((x * OVERSAMPLING) as i32, (y * OVERSAMPLING) as i32);
+    canvas.draw(path, |area| {
+        for ((plane, (corner, size)), axis) in PLANES.iter().zip(&corners).zip([2, 1, 0]) {
+            let middle = corner.0 + size.0 / 2;
+            let title = format!("{} {}", plane.name, centre[axis]);
+            let style = text(17, BRIGHT, HPos::Center, VPos::Bottom);
+            area.draw(&Text::new(title, point(middle, corner.1 - 6), style))?;
+            let y = corner.1 + size.1 / 2;
+            // a dark copy beneath keeps the letters readable on bright tissue
+            for (shift, colour) in [(1, BLACK), (0, RGBColor(255, 255, 140))] {
+                let style = |h| text(19, colour, h, VPos::Center);
+                let at = |x: u32| point(x + shift, y + shift);
+                area.draw(&Text::new(plane.sides[0], at(corner.0 + 6), style(HPos::Left)))?;
+                area.draw(&Text::new(
+                    plane.sides[1],
+                    at(corner.0 + size.0 - 6),
+                    style(HPos::Right),
+                ))?;
+            }
+        }
+        let top = TITLE + panel + MARGIN;
+        for (line, entries) in lines.iter().enumerate() {
+            let y = top + 26 * line as u32;
+            for (x, index) in entries {
+                let swatch = Rectangle::new(
+                    [point(*x, y + 2), point(x + 18, y + 18)],
+                    colour(index.max(&1) - 1).filled(),
+                );
+                area.draw(&swatch)?;
+                let style = text(16, BRIGHT, HPos::Left, VPos::Center);
+                area.draw(&Text::new(
+                    names[*index].name.clone(),
+                    point(x + 25, y + 10),
+                    style,
+                ))?;
+            }
+        }
+        let note = match (&scene.reference, present.is_empty()) {
+            (_, true) => "no label in this scan",
+            (Some(_), _) => "filled: segmentation, outlined: reference",
+            (None, _) => "filled: segmentation",
+        };
+        let style = text(14, RGBColor(165, 165, 170), HPos::Left, VPos::Center);
+        area.draw(&Text::new(
+            note,
+            point(MARGIN, top + 26 * lines.len() as u32 + 10),
+            style,
+        ))?;
+        Ok(())
+    })?;
+    canvas.save(path, force)
+}
+
+/// Paints one slice: the image interpolated linearly, labels as the voxels they are.
+fn draw_plane(
+    canvas: &mut Canvas,
+    scene: &Scene,
+    plane: &Plane,
+    centre: [usize; 3],
+    corner: (u32, u32),
+    size: (u32, u32),
+    class_colour: &dyn Fn(i32) -> Option<RGBColor>,
+) {
+    let [across, up, _] = plane.axes;
+    let (width, height) = (size.0 * OVERSAMPLING, size.1 * OVERSAMPLING);
+    // voxel coordinates of a pixel's centre; rows run downwards and columns towards left (posterior), both against RAS
+    let position = |pixel: u32, pixels: u32, axis: usize| {
+        let n = scene.shape[axis] as f64;
+        (n - (f64::from(pixel) + 0.5) / f64::from(pixels) * n - 0.5).clamp(0.0, n - 1.0)
+    };
+    let voxel = |u: usize, v: usize| {
+        let mut voxel = centre;
+        voxel[across] = u;
+        voxel[up] = v;
+        scene.index(voxel)
+    };
+    let (low, high) = scene.window;
+    let range = (high - low).max(f32::MIN_POSITIVE);
+    let nearest = |x: u32, y: u32| {
+        voxel(
+            position(x, width, across).round() as usize,
+            position(y, height, up).round() as usize,
+        )
+    };
+    // an outline two pixels of the file wide
+    let reach = 2 * OVERSAMPLING;
+    for y in 0..height {
+        let v = position(y, height, up);
+        for x in 0..width {
+            let u = position(x, width, across);
+            let (u0, v0) = (u.floor() as usize, v.floor() as usize);
+            let (u1, v1) = (
+                (u0 + 1).min(scene.shape[across] - 1),
+                (v0 + 1).min(scene.shape[up] - 1),
+            );
+            let (a, b) = (u.fract() as f32, v.fract() as f32);
+            let at = |u, v| scene.image[voxel(u, v)];
+            let value = (at(u0, v0) * (1.0 - a) + at(u1, v0) * a) * (1.0 - b)
+                + (at(u0, v1) * (1.0 - a) + at(u1, v1) * a) * b;
+            let grey = ((value - low) / range * 255.0).clamp(0.0, 255.0);
+            let mut pixel = [grey; 3];
+            let mut blend = |colour: RGBColor, opacity: f32| {
+                for (p, c) in pixel.iter_mut().zip([colour.0, colour.1, colour.2]) {
+                    *p += (f32::from(c) - *p) * opacity;
+                }
+            };
+            let here = nearest(x, y);
+            if let Some(colour) = class_colour(scene.labels[here]).filter(|_| scene.labels[here] != 0) {
+                blend(colour, 0.42);
+            }
+            if let Some(reference) = &scene.reference {
+                let label = reference[here];
+                let (right, down) = ((x + reach).min(width - 1), (y + reach).min(height - 1));
+                let (left, above) = (x.saturating_sub(reach), y.saturating_sub(reach));
+                let edge = [(right, y), (left, y), (x, down), (x, above)]
+                    .iter()
+                    .any(|(x, y)| reference[nearest(*x, *y)] != label);
+                if let Some(colour) = class_colour(label).filter(|_| edge && label != 0) {
+                    blend(colour, 1.0);
+                }
+            }
+            let to =
+                3 * ((corner.1 * OVERSAMPLING + y) * canvas.size.0 + corner.0 * OVERSAMPLING + x) as usize;
+            canvas.pixels[to..to + 3].copy_from_slice(&pixel.map(|p| p.round() as u8));
+        }
+    }
+}
+
+/// One epoch of a training, as the curve shows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CurvePoint {
+    /// The epoch, counted from 1.
+    pub epoch: usize,
+    /// Mean training loss.
+    pub loss: f64,
+    /// Validation Dice of each label; empty in an epoch without validation, `None` where a label has none.
+    pub dice: Vec<Option<f64>>,
+}
+
+/// Draws the training loss and, where epochs have it, the validation Dice per label (`labels` in the order of
+/// [`CurvePoint::dice`]) and its mean, as a PNG.
+///
+/// # Errors
+/// No epoch, an existing file without `force`, or the system's refusal.
+pub fn training_curve(
+    path: &Path,
+    title: &str,
+    points: &[CurvePoint],
+    labels: &[String],
+    force: bool,
+) -> Result<(), PictureError> {
+    let (Some(first), Some(last)) = (points.first(), points.last()) else {
+        return Err(PictureError::Drawing {
+            path: path.into(),
+            problem: "there is no epoch to draw yet".into(),
+        });
+    };
+    // a single epoch is a point in the middle
+    let from = first.epoch as f64 - 0.5;
+    let to = last.epoch as f64 + 0.5;
+    let finite = |v: &f64| v.is_finite();
+    let highest = points
+        .iter()
+        .map(|p| p.loss)
+        .filter(finite)
+        .fold(f64::MIN_POSITIVE, f64::max);
+    let lowest = points.iter().map(|p| p.loss).filter(finite).fold(0.0, f64::min);
+    let validated = points.iter().any(|p| p.dice.iter().any(Option::is_some));
+    let width = if validated { 1120 } else { 600 };
+    let mut canvas = Canvas::new(width, 480, WHITE);
+    canvas.draw(path, |area| {
+        let size = |points: u32| points * OVERSAMPLING;
+        let dark = RGBColor(40, 40, 40);
+        let style = |points: u32| (FONT, size(points)).into_font().color(&dark);
+        let area = area.margin(size(10), 0, 0, 0).titled(title, style(22))?;
+        let panels = if validated {
+            area.split_evenly((1, 2))
+        } else {
+            vec![area]
+        };
+        // dots as long as they don't run into each other
+        let dot = if points.len() <= 60 { size(3) } else { 0 };
+        let line = |values: Vec<(f64, f64)>, colour: RGBColor, width: u32| {
+            LineSeries::new(values, colour.filled().stroke_width(size(width))).point_size(dot)
+        };
+
+        let panel = |index: usize, caption: &str, low: f64, high: f64| {
+            ChartBuilder::on(&panels[index])
+                .caption(caption, style(19))
+                .margin(size(12))
+                .x_label_area_size(size(42))
+                .y_label_area_size(size(60))
+                .build_cartesian_2d(from..to, low..high)
+        };
+        let ticks = (to - from).min(10.0) as usize;
+        let whole = |v: &f64| {
+            if v.fract().abs() < 1e-6 {
+                format!("{v:.0}")
+            } else {
+                String::new()
+            }
+        };
+
+        let mut chart = panel(0, "Training loss", lowest, highest * 1.05)?;
+        chart
+            .configure_mesh()
+            .x_desc("epoch")
+            .y_desc("mean loss")
+            .axis_desc_style(style(16))
+            .label_style(style(14))
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(RGBColor(220, 220, 220).stroke_width(OVERSAMPLING))
+            .x_labels(ticks)
+            .x_label_formatter(&whole)
+            .draw()?;
+        let loss = points
+            .iter()
+            .filter(|p| p.loss.is_finite())
+            .map(|p| (p.epoch as f64, p.loss));
+        chart.draw_series(line(loss.collect(), RGBColor(0, 90, 160), 2))?;
+
+        if validated {
+            let mut chart = panel(1, "Validation Dice", 0.0, 1.0)?;
+            chart
+                .configure_mesh()
+                .x_desc("epoch")
+                .y_desc("Dice")
+                .axis_desc_style(style(16))
+                .label_style(style(14))
+                .light_line_style(TRANSPARENT)
+                .bold_line_style(RGBColor(220, 220, 220).stroke_width(OVERSAMPLING))
+                .x_labels(ticks)
+                .x_label_formatter(&whole)
+                .y_label_formatter(&|v| format!("{v:.1}"))
+                .draw()?;
+            let mut series = |name: &str, values: Vec<(f64, f64)>, colour: RGBColor, width: u32| {
+                let best = values.iter().map(|v| v.1).fold(0.0, f64::max);
+                chart.draw_series(line(values, colour, width)).map(|series| {
+                    series
+                        .label(format!("{name} (best {best:.3})"))
+                        .legend(move |(x, y)| {
+                            let length = (18 * OVERSAMPLING) as i32;
+                            PathElement::new(
+                                [(x, y), (x + length, y)],
+                                colour.stroke_width(width * OVERSAMPLING),
+                            )
+                        });
+                })
+            };
+            let mut means = Vec::new();
+            for point in points {
+                let values: Vec<f64> = point.dice.iter().copied().flatten().collect();
+                if !values.is_empty() {
+                    means.push((
+                        point.epoch as f64,
+                        values.iter().sum::<f64>() / values.len() as f64,
+                    ));
+                }
+            }
+            for (index, label) in labels.iter().enumerate() {
+                let value = |p: &CurvePoint| Some((p.epoch as f64, (*p.dice.get(index)?)?));
+                series(label, points.iter().filter_map(value).collect(), colour(index), 2)?;
+            }
+            series("mean", means, RGBColor(30, 30, 30), 3)?;
+            chart
+                .configure_series_labels()
+                .position(SeriesLabelPosition::LowerRight)
+                .margin(size(12))
+                .legend_area_size(size(24))
+                .label_font(style(15))
+                .background_style(WHITE.mix(0.85))
+                .border_style(RGBColor(200, 200, 200))
+                .draw()?;
+        }
+        Ok(())
+    })?;
+    canvas.save(path, force)
+}
