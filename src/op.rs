@@ -3,9 +3,11 @@
 pub mod adam;
 pub mod add;
 pub mod avg_pool3d;
+pub mod batch_norm;
 pub mod concat;
 pub mod conv3d;
 pub mod fill;
+pub mod leaky_relu;
 mod separable;
 pub mod soft_dice;
 pub mod upsample;
@@ -311,6 +313,7 @@ pub fn linear_groups(count: usize, size: usize) -> [u32; 3] {
     let x = groups.min(65_535);
     [x as u32, groups.div_ceil(x) as u32, 1]
 }
+
 /// A run of whole slices: of the N·D planes of a map `[N, C, D, H, W]` or of a one-channel flat volume, those of one
 /// `n` and depth with all channels, which are contiguous in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

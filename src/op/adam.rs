@@ -44,7 +44,7 @@ impl Op for Adam {
     fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
         let n = inputs.len() / 4;
         let same = (0..n).all(|i| (1..4).all(|k| inputs[i].shape == inputs[k * n + i].shape));
-        if inputs.len() % 4 != 0 || !same {
+        if !inputs.len().is_multiple_of(4) || !same {
             let reason = "takes parameters, gradients, first and second moments of the same shapes";
             return Err(GraphError::shape("adam", inputs, reason));
         }

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use obelisk::gpu::{Device, DeviceOptions, Executable, Weights};
 use obelisk::graph::{Graph, Init, Source, Value};
-use obelisk::op::{Access, Dispatch, StepScalars, Word};
+use obelisk::op::{Access, Caps, Dispatch, StepScalars, Word};
 use obelisk::plan::Plan;
 use obelisk::tensor::Tensor;
 
@@ -167,9 +167,18 @@ pub fn run_plan_on(device: &Device, plan: Plan, data: &Data, step: &StepScalars)
 
 /// Runs the graph on every device and compares what it keeps and changes with the references.
 pub fn check_on_devices(graph: &Graph, data: &Data, step: &StepScalars, tolerance: f32) {
+    check_with_binding(graph, data, step, tolerance, u64::MAX);
+}
+
+/// [`check_on_devices`] with bindings of at most so many bytes, so that small values split as large ones do.
+pub fn check_with_binding(graph: &Graph, data: &Data, step: &StepScalars, tolerance: f32, binding: u64) {
     let expected = evaluate(graph, data, step);
     for device in devices() {
-        let actual = run_on(device, graph, data, step);
+        let caps = Caps {
+            max_binding: device.caps().max_binding.min(binding),
+            ..*device.caps()
+        };
+        let actual = run_plan_on(device, Plan::new(graph, &caps).unwrap(), data, step);
         let form = if device.caps().subgroups.is_some() {
             "own limits"
         } else {
@@ -321,10 +330,61 @@ impl Goldens {
             .unwrap_or_else(|| panic!("no golden {case}/{name}"))
     }
 
+    /// Every tensor of a case by name.
+    pub fn data(&self, case: &str) -> Data {
+        let prefix = format!("{case}/");
+        self.tensors
+            .iter()
+            .filter_map(|(name, t)| Some((name.strip_prefix(&prefix)?.to_owned(), t.clone())))
+            .collect()
+    }
+
     /// The tensor `CASE/NAME`, if stored.
     pub fn try_get(&self, case: &str, name: &str) -> Option<&Tensor> {
         self.tensors.get(&format!("{case}/{name}"))
     }
+}
+
+/// Checks a case of stored PyTorch numbers: the references against them, then every device against the references.
+/// `build` adds the operation to inputs, parameters and states that it declares by the stored names and returns the
+/// output; `differentiable` names those with a stored `grad_NAME`.
+pub fn check_golden(
+    goldens: &Goldens,
+    case: &str,
+    build: impl FnOnce(&mut Graph) -> Value,
+    differentiable: &[&str],
+    tolerance: f32,
+) {
+    let data = goldens.data(case);
+    let mut graph = Graph::new();
+    let output = build(&mut graph);
+    graph.keep("output", output);
+    if !differentiable.is_empty() {
+        let spec = graph.spec(output).clone();
+        let upstream = graph.input("upstream", spec).unwrap();
+        let wrt: Vec<Value> = differentiable
+            .iter()
+            .map(|n| graph.find(n).expect("a declared input"))
+            .collect();
+        let gradients = graph.gradients_from(&[(output, upstream)], &wrt).unwrap();
+        for (name, gradient) in differentiable.iter().zip(gradients) {
+            graph.keep(
+                &format!("grad_{name}"),
+                gradient.expect("the output depends on it"),
+            );
+        }
+    }
+    let values = evaluate(&graph, &data, &StepScalars::default());
+    for (name, value) in graph.kept() {
+        let reference = values[value.index()].as_ref().unwrap();
+        assert_close(
+            &format!("{case}: reference of {name}"),
+            reference,
+            goldens.get(case, name),
+            tolerance,
+        );
+    }
+    check_on_devices(&graph, &data, &StepScalars::default(), tolerance);
 }
 
 /// Checks every kernel of a plan against its module by reflection: bindings' number, order and access, the uniform

@@ -1,0 +1,234 @@
+// Batch normalisation of a map x [N, D, C/4, H, W, 4] over N, D, H, W with an optional leaky ReLU behind it.
+//   z = gamma (x - mean) / sqrt(variance + eps) + beta;   y = z > 0 ? z : slope z   (slope 1: none)
+// Training:  statistics -> merge -> normalise;   gradient: gradient_sums -> merge_sums -> gradient.
+// A slice is one of the N·D runs of [C/4, H, W, 4]; a plane is its [H, W] vec4s of one channel block.
+
+// Reductions: invocation (t, block) takes every threads-th vec4 of its block over all slices that are bound, and
+// leaves one partial result.
+struct Reduction {
+    elements: u32,   // slices bound · plane
+    plane: u32,      // H · W
+    blocks: u32,     // ceil(C / 4)
+    threads: u32,    // invocations a block
+    first: u32,      // position of this dispatch's partials
+    partials: u32,   // partials a block, over all dispatches
+    channels: u32,
+    slope: f32,
+    epsilon: f32,
+}
+@group(0) @binding(0) var<uniform> reduction: Reduction;
+@group(0) @binding(1) var<storage, read> x: array<vec4f>;
+
+struct Cursor { element: u32, in_plane: u32, at: u32 }
+
+fn first_element(t: u32, block: u32) -> Cursor {
+    let slice = t / reduction.plane;
+    let in_plane = t % reduction.plane;
+    return Cursor(t, in_plane, (slice * reduction.blocks + block) * reduction.plane + in_plane);
+}
+
+fn next_element(cursor: Cursor) -> Cursor {
+    var c = cursor;
+    let whole = reduction.threads / reduction.plane;
+    let rest = reduction.threads % reduction.plane;
+    c.element += reduction.threads;
+    c.in_plane += rest;
+    c.at += whole * reduction.blocks * reduction.plane + rest;
+    if (c.in_plane >= reduction.plane) {
+        c.in_plane -= reduction.plane;
+        c.at += (reduction.blocks - 1u) * reduction.plane;
+    }
+    return c;
+}
+
+// Count, mean and sum of squared distances from the mean (M2) of each invocation's elements. Sums run over the
+// distances from the invocation's first element: E[x²] − E[x]² would cancel on raw Hounsfield units.
+@group(0) @binding(2) var<storage, read_write> moments: array<vec4f>;   // [blocks][count, mean, M2][partials]
+
+@compute @workgroup_size(64)
+fn statistics(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
+    let t = group.x * 64u + local;
+    let block = group.y;
+    var count = 0.0;
+    var sum = vec4f(0.0);
+    var squares = vec4f(0.0);
+    var cursor = first_element(t, block);
+    var shift = vec4f(0.0);
+    if (t < reduction.elements) {
+        shift = x[cursor.at];
+    }
+    while (cursor.element < reduction.elements) {
+        let distance = x[cursor.at] - shift;
+        count += 1.0;
+        sum += distance;
+        squares += distance * distance;
+        cursor = next_element(cursor);
+    }
+    let n = max(count, 1.0);
+    let at = block * 3u * reduction.partials + reduction.first + t;
+    moments[at] = vec4f(count);
+    moments[at + reduction.partials] = shift + sum / n;
+    moments[at + 2u * reduction.partials] = max(squares - sum * sum / n, vec4f(0.0));
+}
+
+// Chan, Golub & LeVeque 1983: moments of a union from the moments of its parts. One workgroup a channel block.
+struct Merge { partials: u32, momentum: f32 }
+@group(0) @binding(0) var<uniform> merging: Merge;
+@group(0) @binding(1) var<storage, read> parts: array<vec4f>;            // as moments, or sums
+@group(0) @binding(2) var<storage, read_write> mean_out: array<vec4f>;
+@group(0) @binding(3) var<storage, read_write> variance_out: array<vec4f>;
+@group(0) @binding(4) var<storage, read_write> running_mean: array<vec4f>;
+@group(0) @binding(5) var<storage, read_write> running_variance: array<vec4f>;
+
+struct Moments { count: f32, mean: vec4f, m2: vec4f }
+var<workgroup> shared_moments: array<Moments, 64>;
+
+fn merged(a: Moments, b: Moments) -> Moments {
+    let count = a.count + b.count;
+    let share = b.count / max(count, 1.0);
+    let delta = b.mean - a.mean;
+    return Moments(count, a.mean + delta * share, a.m2 + b.m2 + delta * delta * (a.count * share));
+}
+
+@compute @workgroup_size(64)
+fn merge(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
+    let block = group.x;
+    let base = block * 3u * merging.partials;
+    var own = Moments(0.0, vec4f(0.0), vec4f(0.0));
+    for (var p = base + local; p < base + merging.partials; p += 64u) {
+        own = merged(own, Moments(parts[p].x, parts[p + merging.partials], parts[p + 2u * merging.partials]));
+    }
+    shared_moments[local] = own;
+    for (var half = 32u; half > 0u; half = half / 2u) {
+        workgroupBarrier();
+        if (local < half) {
+            shared_moments[local] = merged(shared_moments[local], shared_moments[local + half]);
+        }
+    }
+    if (local == 0u) {
+        let all = shared_moments[0];
+        mean_out[block] = all.mean;
+        variance_out[block] = all.m2 / all.count;
+        running_mean[block] += merging.momentum * (all.mean - running_mean[block]);
+        running_variance[block] += merging.momentum * (all.m2 / (all.count - 1.0) - running_variance[block]);
+    }
+}
+
+// One invocation: VECTORS vec4s of a plane.
+const VECTORS: u32 = 8u;
+struct Planes { plane: u32, blocks: u32, planes: u32, channels: u32, slope: f32, epsilon: f32, inverse_count: f32 }
+@group(0) @binding(0) var<uniform> planes: Planes;
+@group(0) @binding(2) var<storage, read> gamma: array<vec4f>;
+@group(0) @binding(3) var<storage, read> beta: array<vec4f>;
+@group(0) @binding(4) var<storage, read> mean: array<vec4f>;
+@group(0) @binding(5) var<storage, read> variance: array<vec4f>;
+@group(0) @binding(6) var<storage, read_write> y: array<vec4f>;
+
+@compute @workgroup_size(64)
+fn normalise(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let plane = group.z * groups.y + group.y;
+    if (plane >= planes.planes) {
+        return;
+    }
+    let block = plane % planes.blocks;
+    let centre = mean[block];
+    let scale = lanes(gamma[block], block, planes.channels) / sqrt(variance[block] + planes.epsilon);
+    let offset = lanes(beta[block], block, planes.channels);
+    for (var k = 0u; k < VECTORS; k++) {
+        let i = (group.x * VECTORS + k) * 64u + local;
+        if (i < planes.plane) {
+            let z = (x[plane * planes.plane + i] - centre) * scale + offset;
+            y[plane * planes.plane + i] = select(planes.slope * z, z, z > vec4f(0.0));
+        }
+    }
+}
+
+// Gradient. With g = dy · (z > 0 ? 1 : slope) and xhat = (x - mean) / sqrt(variance + eps):
+//   dbeta = Σ g;  dgamma = Σ g xhat;  dx = gamma / sqrt(variance + eps) (g - dbeta / n - xhat dgamma / n)
+// (1 / n is 0 with fixed statistics). z is computed again from x.
+@group(0) @binding(6) var<storage, read> dy: array<vec4f>;
+@group(0) @binding(7) var<storage, read_write> sums: array<vec4f>;   // [blocks][dbeta, dgamma][partials]
+
+@compute @workgroup_size(64)
+fn gradient_sums(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
+    let t = group.x * 64u + local;
+    let block = group.y;
+    let centre = mean[block];
+    let inverse = 1.0 / sqrt(variance[block] + reduction.epsilon);
+    let scale = lanes(gamma[block], block, reduction.channels) * inverse;
+    let offset = lanes(beta[block], block, reduction.channels);
+    var dbeta = vec4f(0.0);
+    var dgamma = vec4f(0.0);
+    var cursor = first_element(t, block);
+    while (cursor.element < reduction.elements) {
+        let distance = x[cursor.at] - centre;
+        let upstream = dy[cursor.at];
+        let g = select(reduction.slope * upstream, upstream, distance * scale + offset > vec4f(0.0));
+        dbeta += g;
+        dgamma += g * distance;
+        cursor = next_element(cursor);
+    }
+    let at = block * 2u * reduction.partials + reduction.first + t;
+    sums[at] = dbeta;
+    sums[at + reduction.partials] = dgamma * inverse;
+}
+
+@group(0) @binding(2) var<storage, read_write> dgamma_out: array<vec4f>;
+@group(0) @binding(3) var<storage, read_write> dbeta_out: array<vec4f>;
+@group(0) @binding(4) var<storage, read_write> both_out: array<vec4f>;   // [blocks][dbeta, dgamma]
+
+@compute @workgroup_size(64)
+fn merge_sums(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
+    let block = group.x;
+    let base = block * 2u * merging.partials;
+    var dbeta = vec4f(0.0);
+    var dgamma = vec4f(0.0);
+    for (var p = base + local; p < base + merging.partials; p += 64u) {
+        dbeta += parts[p];
+        dgamma += parts[p + merging.partials];
+    }
+    dbeta = sum64(local, dbeta);
+    dgamma = sum64(local, dgamma);
+    if (local == 0u) {
+        dbeta_out[block] = dbeta;
+        dgamma_out[block] = dgamma;
+        both_out[2u * block] = dbeta;
+        both_out[2u * block + 1u] = dgamma;
+    }
+}
+
+@group(0) @binding(7) var<storage, read> totals: array<vec4f>;   // [blocks][dbeta, dgamma]
+@group(0) @binding(8) var<storage, read_write> dx: array<vec4f>;
+
+@compute @workgroup_size(64)
+fn gradient(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let plane = group.z * groups.y + group.y;
+    if (plane >= planes.planes) {
+        return;
+    }
+    let block = plane % planes.blocks;
+    let centre = mean[block];
+    let inverse = 1.0 / sqrt(variance[block] + planes.epsilon);
+    let scale = lanes(gamma[block], block, planes.channels) * inverse;
+    let offset = lanes(beta[block], block, planes.channels);
+    let constant = totals[2u * block] * planes.inverse_count;
+    let linear = totals[2u * block + 1u] * planes.inverse_count * inverse;
+    for (var k = 0u; k < VECTORS; k++) {
+        let i = (group.x * VECTORS + k) * 64u + local;
+        if (i < planes.plane) {
+            let at = plane * planes.plane + i;
+            let distance = x[at] - centre;
+            let upstream = dy[at];
+            let g = select(planes.slope * upstream, upstream, distance * scale + offset > vec4f(0.0));
+            dx[at] = scale * (g - constant - distance * linear);
+        }
+    }
+}

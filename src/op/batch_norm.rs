@@ -1,0 +1,532 @@
+//! Batch normalisation (Ioffe & Szegedy 2015) of maps with an optional leaky ReLU behind it, in training and inference,
+//! and its folding into a convolution.
+
+use super::*;
+
+/// ε of the published networks.
+pub const EPSILON: f32 = 1e-5;
+/// Weight of the newest batch in the running statistics.
+pub const MOMENTUM: f32 = 0.1;
+
+/// Vec4s of a plane that one invocation of the elementwise kernels covers.
+const VECTORS: usize = 8;
+
+/// Batch norm of a map `[N, C, D, H, W]` with `slope`'s leaky ReLU behind it (0 is ReLU, `None` is linear). In
+/// training it normalises by the batch's statistics (biased variance) and updates the running ones (momentum 0.1,
+/// unbiased variance), which must be states; otherwise it normalises by the running ones. `gamma`, `beta` and the
+/// running statistics are flat `[C]`.
+pub fn batch_norm(
+    graph: &mut Graph,
+    x: Value,
+    gamma: Value,
+    beta: Value,
+    running_mean: Value,
+    running_variance: Value,
+    slope: Option<f32>,
+    training: bool,
+) -> Result<Value, GraphError> {
+    let inputs = [x, gamma, beta, running_mean, running_variance];
+    if training {
+        Ok(graph.push(BatchNorm { slope }, &inputs)?[0])
+    } else {
+        graph.push1(BatchNormInference { slope }, &inputs)
+    }
+}
+
+/// y = leaky(γ·(x − μ)/√(σ² + ε) + β) with the batch's own μ and σ². Inputs: x, γ, β, running mean, running variance
+/// (the last two are updated in place). Outputs: y, μ `[C]`, σ² `[C]` (biased).
+#[derive(Debug)]
+pub struct BatchNorm {
+    /// The leaky ReLU's slope; `None` for none.
+    pub slope: Option<f32>,
+}
+
+/// y = leaky(γ·(x − μ)/√(σ² + ε) + β) with given μ and σ². Inputs: x, γ, β, μ, σ².
+#[derive(Debug)]
+pub struct BatchNormInference {
+    /// The leaky ReLU's slope; `None` for none.
+    pub slope: Option<f32>,
+}
+
+/// Inputs: x, γ, β, μ, σ², dy. Outputs: dx, dγ, dβ.
+#[derive(Debug)]
+struct BatchNormGradient {
+    slope: Option<f32>,
+    /// Whether μ and σ² come from x and so depend on it.
+    batch: bool,
+}
+
+fn check(name: &'static str, inputs: &[Spec], count: usize) -> Result<(), GraphError> {
+    let fits = inputs.len() == count
+        && inputs[0].layout == Layout::Map
+        && inputs[1..5]
+            .iter()
+            .all(|s| *s == Spec::flat(&inputs[0].shape[1..2]))
+        && inputs[5..].iter().all(|s| *s == inputs[0]);
+    if fits {
+        return Ok(());
+    }
+    let reason = "takes a map [N, C, D, H, W], then gamma, beta, mean and variance, each flat [C]";
+    Err(GraphError::shape(name, inputs, reason))
+}
+
+fn planes(spec: &Spec, slices: usize) -> (usize, usize) {
+    (spec.shape[3] * spec.shape[4], slices * spec.blocks())
+}
+
+/// Dispatches of a reduction's first stage: one for each run of slices, and the partials a channel block that they leave.
+fn reduction(
+    entry: &'static str,
+    x: &Spec,
+    slope: f32,
+    caps: &Caps,
+    scratch: impl FnOnce(usize) -> BufferRef,
+    bindings: impl Fn(&Slices, BufferRef) -> Vec<Binding>,
+) -> (Vec<Dispatch>, usize) {
+    let plane = x.shape[3] * x.shape[4];
+    let runs = slices(&[x], caps);
+    let threads = |run: &Slices| reduction_threads(run.count * plane, x.blocks());
+    let partials: usize = runs.iter().map(threads).sum();
+    let buffer = scratch(partials);
+    let mut first = 0;
+    let dispatches = runs
+        .iter()
+        .map(|run| {
+            let (elements, threads) = (run.count * plane, threads(run));
+            let dispatch = Dispatch {
+                params: vec![
+                    ("elements", elements.into()),
+                    ("plane", plane.into()),
+                    ("blocks", x.blocks().into()),
+                    ("threads", threads.into()),
+                    ("first", first.into()),
+                    ("partials", partials.into()),
+                    ("channels", x.shape[1].into()),
+                    ("slope", slope.into()),
+                    ("epsilon", EPSILON.into()),
+                ],
+                bindings: bindings(run, buffer),
+                workgroups: [threads as u32 / 64, x.blocks() as u32, 1],
+                iterations: elements.div_ceil(threads) as u64,
+                flops: (elements * x.blocks() * 4 * 5) as u64,
+                ..Dispatch::new(MODULE, entry)
+            };
+            first += threads;
+            dispatch
+        })
+        .collect();
+    (dispatches, partials)
+}
+
+const MODULE: Shader = shader!("batch_norm", "common/lanes", "common/sum64");
+
+fn merge(entry: &'static str, x: &Spec, partials: usize, bindings: Vec<Binding>) -> Dispatch {
+    Dispatch {
+        params: vec![("partials", partials.into()), ("momentum", MOMENTUM.into())],
+        bindings,
+        workgroups: [x.blocks() as u32, 1, 1],
+        iterations: partials.div_ceil(64) as u64 + 6 * 2,
+        flops: (x.blocks() * partials * 4 * 8) as u64,
+        ..Dispatch::new(MODULE, entry)
+    }
+}
+
+fn elementwise(
+    entry: &'static str,
+    x: &Spec,
+    slope: f32,
+    count: Option<usize>,
+    run: &Slices,
+    bindings: Vec<Binding>,
+) -> Dispatch {
+    let (plane, planes) = planes(x, run.count);
+    Dispatch {
+        constants: vec![("VECTORS", VECTORS as u32)],
+        params: vec![
+            ("plane", plane.into()),
+            ("blocks", x.blocks().into()),
+            ("planes", planes.into()),
+            ("channels", x.shape[1].into()),
+            ("slope", slope.into()),
+            ("epsilon", EPSILON.into()),
+            ("inverse_count", count.map_or(0.0, |n| 1.0 / n as f32).into()),
+        ],
+        bindings,
+        workgroups: plane_groups(plane, VECTORS, planes),
+        iterations: VECTORS as u64,
+        flops: (plane * planes * 4 * 4) as u64,
+        ..Dispatch::new(MODULE, entry)
+    }
+}
+
+/// `mean` and `variance` are the node's inputs 3 and 4, or its outputs 1 and 2.
+fn normalise(io: &Io, slope: f32, mean: BufferRef, variance: BufferRef, caps: &Caps) -> Vec<Dispatch> {
+    use BufferRef::*;
+    let x = &io.inputs[0];
+    slices(&[x], caps)
+        .iter()
+        .map(|run| {
+            let bindings = vec![
+                run.of(x, read(Input(0))),
+                read(Input(1)),
+                read(Input(2)),
+                read(mean),
+                read(variance),
+                run.of(x, write(Output(0))),
+            ];
+            elementwise("normalise", x, slope, None, run, bindings)
+        })
+        .collect()
+}
+
+impl Op for BatchNorm {
+    fn name(&self) -> &'static str {
+        "batch_norm"
+    }
+
+    fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
+        check(self.name(), inputs, 5)?;
+        let [n, c, d, h, w] = inputs[0].ncdhw().expect("a map");
+        if n * d * h * w < 2 {
+            let reason = "needs more than one value a channel in training: their variance is undefined";
+            return Err(GraphError::shape(self.name(), inputs, reason));
+        }
+        Ok(vec![inputs[0].clone(), Spec::flat(&[c]), Spec::flat(&[c])])
+    }
+
+    fn writes(&self, _: usize) -> Vec<usize> {
+        vec![3, 4]
+    }
+
+    fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        use BufferRef::*;
+        let x = &io.inputs[0];
+        let slope = self.slope.unwrap_or(1.0);
+        let mut buffer = Scratch(0);
+        let (mut dispatches, partials) = reduction(
+            "statistics",
+            x,
+            slope,
+            caps,
+            |partials| {
+                buffer = io.scratch((x.blocks() * 3 * partials * 16) as u64);
+                buffer
+            },
+            |run, buffer| vec![run.of(x, read(Input(0))), write(buffer)],
+        );
+        let bindings = vec![
+            read(buffer),
+            write(Output(1)),
+            write(Output(2)),
+            write(Input(3)),
+            write(Input(4)),
+        ];
+        dispatches.push(merge("merge", x, partials, bindings));
+        dispatches.extend(normalise(io, slope, Output(1), Output(2), caps));
+        Ok(dispatches)
+    }
+
+    fn gradient(
+        &self,
+        graph: &mut Graph,
+        node: &NodeView,
+        upstream: &[Option<Value>],
+        wanted: &[bool],
+    ) -> Result<Vec<Gradient>, GraphError> {
+        let [Some(dy), None, None] = upstream else {
+            let reason = "batch_norm offers no gradient through its statistics as outputs";
+            return Err(GraphError::Name(reason.into()));
+        };
+        let (mean, variance) = (node.outputs[1], node.outputs[2]);
+        gradient(graph, node, wanted, self.slope, [mean, variance, *dy], true)
+    }
+
+    fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
+        let [n, c, d, h, w] = inputs[0].ncdhw();
+        let count = (n * d * h * w) as f64;
+        let mut mean = Tensor::zeros(&[c]);
+        let mut variance = Tensor::zeros(&[c]);
+        let (mut running_mean, mut running_variance) = (inputs[3].clone(), inputs[4].clone());
+        for c in 0..c {
+            let mu = each(inputs[0], c).map(|i| inputs[0].data[i] as f64).sum::<f64>() / count;
+            let m2: f64 = each(inputs[0], c)
+                .map(|i| (inputs[0].data[i] as f64 - mu).powi(2))
+                .sum();
+            mean.data[c] = mu as f32;
+            variance.data[c] = (m2 / count) as f32;
+            let moved = |old: f32, new: f64| (old as f64 + MOMENTUM as f64 * (new - old as f64)) as f32;
+            running_mean.data[c] = moved(running_mean.data[c], mu);
+            running_variance.data[c] = moved(running_variance.data[c], m2 / (count - 1.0));
+        }
+        let y = normalise_reference(inputs, &mean, &variance, self.slope);
+        vec![y, mean, variance, running_mean, running_variance]
+    }
+}
+
+/// Dense indices of channel `c`.
+fn each(x: &Tensor, c: usize) -> impl Iterator<Item = usize> + use<> {
+    let [n, channels, d, h, w] = x.ncdhw();
+    let volume = d * h * w;
+    (0..n).flat_map(move |n| (0..volume).map(move |i| (n * channels + c) * volume + i))
+}
+
+fn normalise_reference(inputs: &[&Tensor], mean: &Tensor, variance: &Tensor, slope: Option<f32>) -> Tensor {
+    let mut y = inputs[0].clone();
+    for c in 0..inputs[0].shape[1] {
+        let rstd = 1.0 / (variance.data[c] as f64 + EPSILON as f64).sqrt();
+        for i in each(inputs[0], c) {
+            let xhat = (inputs[0].data[i] as f64 - mean.data[c] as f64) * rstd;
+            let z = inputs[1].data[c] as f64 * xhat + inputs[2].data[c] as f64;
+            y.data[i] = if z > 0.0 {
+                z
+            } else {
+                slope.unwrap_or(1.0) as f64 * z
+            } as f32;
+        }
+    }
+    y
+}
+
+fn gradient(
+    graph: &mut Graph,
+    node: &NodeView,
+    wanted: &[bool],
+    slope: Option<f32>,
+    [mean, variance, dy]: [Value; 3],
+    batch: bool,
+) -> Result<Vec<Gradient>, GraphError> {
+    if wanted[3] || wanted[4] {
+        let reason = "batch_norm offers no gradient to its running statistics";
+        return Err(GraphError::Name(reason.into()));
+    }
+    let inputs = [node.inputs[0], node.inputs[1], node.inputs[2], mean, variance, dy];
+    let made = graph.push(BatchNormGradient { slope, batch }, &inputs)?;
+    let mut flows: Vec<Gradient> = made.into_iter().map(Gradient::Flows).collect();
+    flows.extend([Gradient::Stops; 2]);
+    Ok(flows)
+}
+
+impl Op for BatchNormInference {
+    fn name(&self) -> &'static str {
+        "batch_norm_inference"
+    }
+
+    fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
+        check(self.name(), inputs, 5)?;
+        Ok(vec![inputs[0].clone()])
+    }
+
+    fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        use BufferRef::*;
+        Ok(normalise(io, self.slope.unwrap_or(1.0), Input(3), Input(4), caps))
+    }
+
+    fn gradient(
+        &self,
+        graph: &mut Graph,
+        node: &NodeView,
+        upstream: &[Option<Value>],
+        wanted: &[bool],
+    ) -> Result<Vec<Gradient>, GraphError> {
+        let dy = upstream[0].expect("the one output has a gradient");
+        let statistics = [node.inputs[3], node.inputs[4], dy];
+        gradient(graph, node, wanted, self.slope, statistics, false)
+    }
+
+    fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
+        vec![normalise_reference(inputs, inputs[3], inputs[4], self.slope)]
+    }
+}
+
+impl Op for BatchNormGradient {
+    fn name(&self) -> &'static str {
+        "batch_norm_gradient"
+    }
+
+    fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
+        check(self.name(), inputs, 6)?;
+        let per_channel = Spec::flat(&inputs[0].shape[1..2]);
+        Ok(vec![inputs[0].clone(), per_channel.clone(), per_channel])
+    }
+
+    fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        use BufferRef::*;
+        let x = &io.inputs[0];
+        let slope = self.slope.unwrap_or(1.0);
+        let mut buffer = Scratch(0);
+        let statistics = || (1..5).map(|i| read(Input(i)));
+        let (mut dispatches, partials) = reduction(
+            "gradient_sums",
+            x,
+            slope,
+            caps,
+            |partials| {
+                buffer = io.scratch((x.blocks() * 2 * partials * 16) as u64);
+                buffer
+            },
+            |run, buffer| {
+                let mut bindings = vec![run.of(x, read(Input(0)))];
+                bindings.extend(statistics());
+                bindings.extend([run.of(x, read(Input(5))), write(buffer)]);
+                bindings
+            },
+        );
+        let totals = io.scratch((x.blocks() * 2 * 16) as u64);
+        let bindings = vec![read(buffer), write(Output(1)), write(Output(2)), write(totals)];
+        dispatches.push(merge("merge_sums", x, partials, bindings));
+        let [n, _, d, h, w] = x.ncdhw().expect("a map");
+        let count = self.batch.then_some(n * d * h * w);
+        for run in slices(&[x], caps) {
+            let mut bindings = vec![run.of(x, read(Input(0)))];
+            bindings.extend(statistics());
+            bindings.extend([
+                run.of(x, read(Input(5))),
+                read(totals),
+                run.of(x, write(Output(0))),
+            ]);
+            dispatches.push(elementwise("gradient", x, slope, count, &run, bindings));
+        }
+        Ok(dispatches)
+    }
+
+    fn gradient(
+        &self,
+        _: &mut Graph,
+        _: &NodeView,
+        _: &[Option<Value>],
+        _: &[bool],
+    ) -> Result<Vec<Gradient>, GraphError> {
+        no_second_derivative(self.name())
+    }
+
+    fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
+        let [x, gamma, beta, mean, variance, dy] = inputs else {
+            unreachable!("six inputs")
+        };
+        let [n, c, d, h, w] = x.ncdhw();
+        let inverse_count = if self.batch {
+            1.0 / (n * d * h * w) as f64
+        } else {
+            0.0
+        };
+        let mut dx = Tensor::zeros(&x.shape);
+        let (mut dgamma, mut dbeta) = (Tensor::zeros(&[c]), Tensor::zeros(&[c]));
+        for c in 0..c {
+            let rstd = 1.0 / (variance.data[c] as f64 + EPSILON as f64).sqrt();
+            let gamma = gamma.data[c] as f64;
+            let xhat = |i: usize| (x.data[i] as f64 - mean.data[c] as f64) * rstd;
+            let g = |i: usize| {
+                let active = gamma * xhat(i) + beta.data[c] as f64 > 0.0;
+                dy.data[i] as f64
+                    * if active {
+                        1.0
+                    } else {
+                        self.slope.unwrap_or(1.0) as f64
+                    }
+            };
+            let sum: f64 = each(x, c).map(g).sum();
+            let product: f64 = each(x, c).map(|i| g(i) * xhat(i)).sum();
+            for i in each(x, c) {
+                let centred = g(i) - inverse_count * (sum + xhat(i) * product);
+                dx.data[i] = (gamma * rstd * centred) as f32;
+            }
+            dgamma.data[c] = product as f32;
+            dbeta.data[c] = sum as f32;
+        }
+        vec![dx, dgamma, dbeta]
+    }
+}
+
+/// The convolution that equals a convolution followed by batch norm with fixed statistics:
+/// w′ = w·γ/√(σ² + ε), b′ = (b − μ)·γ/√(σ² + ε) + β. Inputs: w `[O, I/groups, kD, kH, kW]`, b `[O]`, γ, β, running
+/// mean, running variance, each `[O]`. Outputs: w′, b′. For inference only.
+#[derive(Debug)]
+pub struct FoldBatchNorm;
+
+/// Folds a batch norm's running statistics into the convolution before it: new weights and bias. A convolution
+/// without bias takes a zero one.
+pub fn fold_batch_norm(
+    graph: &mut Graph,
+    weight: Value,
+    bias: Option<Value>,
+    gamma: Value,
+    beta: Value,
+    running_mean: Value,
+    running_variance: Value,
+) -> Result<(Value, Value), GraphError> {
+    let bias = match bias {
+        Some(bias) => bias,
+        None => {
+            let shape = graph.shape(gamma).to_vec();
+            graph.push1(super::fill::Fill::new(&shape, 0.0), &[])?
+        }
+    };
+    let inputs = [weight, bias, gamma, beta, running_mean, running_variance];
+    let folded = graph.push(FoldBatchNorm, &inputs)?;
+    Ok((folded[0], folded[1]))
+}
+
+impl Op for FoldBatchNorm {
+    fn name(&self) -> &'static str {
+        "fold_batch_norm"
+    }
+
+    fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
+        let fits = inputs.len() == 6
+            && inputs[0].layout == Layout::Flat
+            && !inputs[0].shape.is_empty()
+            && inputs[1..]
+                .iter()
+                .all(|s| *s == Spec::flat(&inputs[0].shape[..1]));
+        if !fits {
+            let reason = "takes weights [O, …] and bias, gamma, beta, mean and variance, each flat [O]";
+            return Err(GraphError::shape(self.name(), inputs, reason));
+        }
+        Ok(vec![inputs[0].clone(), inputs[1].clone()])
+    }
+
+    fn dispatches(&self, io: &mut Io, _: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        use BufferRef::*;
+        let count = io.inputs[0].count();
+        let outputs = io.inputs[0].shape[0];
+        let mut bindings: Vec<Binding> = (0..6).map(|i| read(Input(i))).collect();
+        bindings.extend([write(Output(0)), write(Output(1))]);
+        Ok(vec![Dispatch {
+            params: vec![
+                ("count", count.into()),
+                ("fan_in", (count / outputs.max(1)).into()),
+                ("epsilon", EPSILON.into()),
+            ],
+            bindings,
+            workgroups: linear_groups(count, 64),
+            flops: 4 * count as u64,
+            ..Dispatch::new(shader!("fold_batch_norm"), "main")
+        }])
+    }
+
+    fn gradient(
+        &self,
+        _: &mut Graph,
+        _: &NodeView,
+        _: &[Option<Value>],
+        _: &[bool],
+    ) -> Result<Vec<Gradient>, GraphError> {
+        Err(GraphError::Name(
+            "fold_batch_norm is for inference and has no gradient: train with batch_norm".into(),
+        ))
+    }
+
+    fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
+        let (mut w, mut b) = (inputs[0].clone(), inputs[1].clone());
+        let fan_in = w.data.len() / b.data.len();
+        for o in 0..b.data.len() {
+            let [bias, gamma, beta, mean, variance] = [1, 2, 3, 4, 5].map(|i| inputs[i].data[o] as f64);
+            let scale = gamma / (variance + EPSILON as f64).sqrt();
+            for v in &mut w.data[o * fan_in..(o + 1) * fan_in] {
+                *v = (*v as f64 * scale) as f32;
+            }
+            b.data[o] = ((bias - mean) * scale + beta) as f32;
+        }
+        vec![w, b]
+    }
+}
