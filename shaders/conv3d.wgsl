@@ -136,6 +136,29 @@ fn add_block(block: u32) {
     add_tap(block, 2u);
 }
 
+fn store(r: u32, b: u32, at: u32, block: u32) {
+    if (b < BLOCKS && block + b < params.out_blocks) {
+        let i = at + b * params.out_height * params.out_width;
+        var sum = sums[r * BLOCKS + b];
+        if (params.mode == 1u) {
+            sum += w[params.bias_base + block + b];
+        } else if (params.mode == 2u) {
+            sum += y[i];
+        }
+        y[i] = sum;
+    }
+}
+
+fn store_row(r: u32, py: u32, y_at: u32, block: u32) {
+    if (r < ROWS && py + r < params.height) {
+        let at = y_at + (params.offset_y + (py + r) * params.scale_y) * params.out_width;
+        store(r, 0u, at, block);
+        store(r, 1u, at, block);
+        store(r, 2u, at, block);
+        store(r, 3u, at, block);
+    }
+}
+
 fn convolve(index: u32, block_group: u32, lane: u32) {
     // Lanes beyond the last point repeat it: leaving before a shuffle would take their part of the weights away.
     let i = min(index, params.total - 1u);
@@ -151,9 +174,6 @@ fn convolve(index: u32, block_group: u32, lane: u32) {
     let skipped = (params.blocks - blocks) * CHUNK;
     var w_at = block_group * u32(params.taps_z * params.taps_y * params.taps_x) * params.blocks * CHUNK;
 
-    for (var r = 0u; r < ROWS * BLOCKS; r++) {
-        sums[r] = vec4f();
-    }
     for (var kz = 0; kz < params.taps_z; kz++) {
         let iz = i32(pz) * params.stride_z + params.start_z + kz * params.step_z;
         for (var ky = 0; ky < params.taps_y; ky++) {
@@ -181,26 +201,17 @@ fn convolve(index: u32, block_group: u32, lane: u32) {
     if (index >= params.total) {
         return;
     }
-    let out_plane = params.out_height * params.out_width;
     let oz = params.offset_z + pz * params.scale_z;
     let ox = params.offset_x + px * params.scale_x;
-    for (var r = 0u; r < ROWS; r++) {
-        if (py + r < params.height) {
-            let oy = params.offset_y + (py + r) * params.scale_y;
-            for (var b = 0u; b < BLOCKS; b++) {
-                let block = block_group * BLOCKS + b;
-                if (block < params.out_blocks) {
-                    let at = ((n * params.out_depth + oz) * params.out_blocks + block) * out_plane
-                        + oy * params.out_width + ox - params.y_base;
-                    var sum = sums[r * BLOCKS + b];
-                    if (params.mode == 1u) {
-                        sum += w[params.bias_base + block];
-                    } else if (params.mode == 2u) {
-                        sum += y[at];
-                    }
-                    y[at] = sum;
-                }
-            }
-        }
-    }
+    let block = block_group * BLOCKS;
+    let y_at = ((n * params.out_depth + oz) * params.out_blocks + block) * params.out_height * params.out_width + ox
+        - params.y_base;
+    store_row(0u, py, y_at, block);
+    store_row(1u, py, y_at, block);
+    store_row(2u, py, y_at, block);
+    store_row(3u, py, y_at, block);
+    store_row(4u, py, y_at, block);
+    store_row(5u, py, y_at, block);
+    store_row(6u, py, y_at, block);
+    store_row(7u, py, y_at, block);
 }

@@ -147,6 +147,18 @@ fn add_block(block: u32) {
     }
 }
 
+fn store(tap: u32, block: u32, at: u32) {
+    if (tap < TAPS && block < BLOCKS) {
+        let s = (tap * BLOCKS + block) * CHANNELS;
+        partial[at + s * params.lanes] = sums[s];
+        if (CHANNELS == 4u) {
+            partial[at + (s + 1u) * params.lanes] = sums[s + 1u];
+            partial[at + (s + 2u) * params.lanes] = sums[s + 2u];
+            partial[at + (s + 3u) * params.lanes] = sums[s + 3u];
+        }
+    }
+}
+
 fn accumulate(index: u32, block_group: u32, subgroup_lane: i32) {
     let chunk = min(index / params.lane_stride, params.chunks - 1u);
     let own = index % params.lane_stride;
@@ -158,9 +170,6 @@ fn accumulate(index: u32, block_group: u32, subgroup_lane: i32) {
     let first_block = block_group * BLOCKS * 4u / params.group_outputs * params.group_inputs / CHANNELS;
     let c = i32(min(first_block + lane / (params.taps_x * params.taps_y * params.taps_z), params.in_blocks - 1u));
 
-    for (var s = 0u; s < SUMS; s++) {
-        sums[s] = vec4f();
-    }
     let last = min((chunk + 1u) * params.columns_a_chunk, params.columns);
     for (var column = chunk * params.columns_a_chunk; column < last; column++) {
         let ox = i32(column) % params.width;
@@ -195,8 +204,18 @@ fn accumulate(index: u32, block_group: u32, subgroup_lane: i32) {
 
     if (own < params.lanes && index / params.lane_stride < params.chunks) {
         let group = (params.first_chunk + chunk) * params.block_groups + block_group;
-        for (var s = 0u; s < SUMS; s++) {
-            partial[(group * SUMS + s) * params.lanes + lane] = sums[s];
-        }
+        let at = group * SUMS * params.lanes + lane;
+        store(0u, 0u, at);
+        store(0u, 1u, at);
+        store(0u, 2u, at);
+        store(0u, 3u, at);
+        store(1u, 0u, at);
+        store(1u, 1u, at);
+        store(1u, 2u, at);
+        store(1u, 3u, at);
+        store(2u, 0u, at);
+        store(2u, 1u, at);
+        store(2u, 2u, at);
+        store(2u, 3u, at);
     }
 }

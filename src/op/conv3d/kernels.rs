@@ -270,7 +270,7 @@ impl Lattice {
         let [az, ay, ax] = self.axes;
         let (x_spec, y_spec) = (&self.x.1, &self.y.1);
         let [batch, _, in_depth, in_height, in_width] = x_spec.ncdhw().expect("checked on insertion");
-        let [_, outputs, out_depth, out_height, out_width] = y_spec.ncdhw().expect("checked on insertion");
+        let [_, _, out_depth, out_height, out_width] = y_spec.ncdhw().expect("checked on insertion");
         let source = Source::of(x_spec);
         let target = Source::of(y_spec);
         let out_blocks = target.blocks;
@@ -349,7 +349,7 @@ impl Lattice {
         for piece in pieces(self.op, batch * az.count, caps, touched)? {
             let total = piece.planes * row_groups * ax.count;
             let [x, y, _] = linear_groups(total, GROUP);
-            let macs = (self.source.1 * outputs).max(1) / self.groups * az.taps * ay.taps * ax.taps;
+            let macs = self.source.1 * w_out / self.groups * az.taps * ay.taps * ax.taps;
             let strides = source.strides;
             let mode = match (self.add, self.bias) {
                 (true, _) => 2u32,
