@@ -247,7 +247,7 @@ impl Dataset {
         }
     }
 
-    /// Reads a case's label map; [`crate::preprocess::Preprocessing::labels`] turns its values into classes.
+    /// Reads a case's label map; [`crate::preprocess::Preprocessing::prepare_labels`] turns its values into classes.
     ///
     /// # Errors
     /// A file that cannot be read.
