@@ -8,6 +8,7 @@ pub mod concat;
 pub mod conv3d;
 pub mod fill;
 pub mod leaky_relu;
+pub mod obelisk_sample;
 mod separable;
 pub mod soft_dice;
 pub mod upsample;

@@ -29,7 +29,9 @@ fn dice_losses_equal_pytorch() {
             let loss = build(&mut g, &data, loss, attributes["squared"].as_bool().unwrap());
             let wrt = g.find("logits").unwrap();
             let upstream = goldens.get(case, "upstream").data[0];
-            let seed = g.push1(obelisk::op::fill::Fill::new(&[1], upstream), &[]).unwrap();
+            let seed = g
+                .push1(obelisk::op::fill::Fill::new(&[1], upstream), &[])
+                .unwrap();
             let gradient = g.gradients_from(&[(loss, seed)], &[wrt]).unwrap()[0].unwrap();
             g.keep("loss", loss);
             g.keep("gradient", gradient);
@@ -37,7 +39,12 @@ fn dice_losses_equal_pytorch() {
             let value = |v: Value| values[v.index()].as_ref().unwrap();
             let output = Tensor::new(&[1], goldens.get(case, "output").data.clone());
             assert_close(&format!("{file} {case}"), value(loss), &output, 1e-5);
-            assert_close(&format!("{file} {case} gradient"), value(gradient), goldens.get(case, "grad_logits"), 1e-4);
+            assert_close(
+                &format!("{file} {case} gradient"),
+                value(gradient),
+                goldens.get(case, "grad_logits"),
+                1e-4,
+            );
             check_on_devices(&g, &data, &StepScalars::default(), 2e-5);
         }
     }
@@ -46,7 +53,9 @@ fn dice_losses_equal_pytorch() {
 /// Random logits, and labels of every class with some ignored.
 fn scene(shape: [usize; 5]) -> Data {
     let [n, classes, d, h, w] = shape;
-    let labels = Tensor::from_fn(&[n, 1, d, h, w], |i| ((i * 7 + i / 5) % (classes + 1)) as f32 - 1.0);
+    let labels = Tensor::from_fn(&[n, 1, d, h, w], |i| {
+        ((i * 7 + i / 5) % (classes + 1)) as f32 - 1.0
+    });
     Data::from([("logits".into(), noise(&shape, 3)), ("labels".into(), labels)])
 }
 
@@ -54,8 +63,22 @@ fn scene(shape: [usize; 5]) -> Data {
 fn dice_losses_equal_their_references_and_central_differences() {
     for (shape, squared) in [([1, 2, 1, 1, 3], false), ([2, 5, 3, 2, 5], true)] {
         let data = scene(shape);
-        check_op(|g| vec![build(g, &data, soft_dice, squared)], &data, &["logits"], 2e-5, 5e-2, 1e-2);
-        check_op(|g| vec![build(g, &data, hinge_dice, squared)], &data, &["logits"], 1e-4, 5e-2, 1e-2);
+        check_op(
+            |g| vec![build(g, &data, soft_dice, squared)],
+            &data,
+            &["logits"],
+            2e-5,
+            5e-2,
+            1e-2,
+        );
+        check_op(
+            |g| vec![build(g, &data, hinge_dice, squared)],
+            &data,
+            &["logits"],
+            1e-4,
+            5e-2,
+            1e-2,
+        );
     }
 }
 

@@ -60,13 +60,23 @@ impl Op for Concat {
         let mut channels = 0;
         let mut shape = match inputs.first().and_then(Spec::ncdhw) {
             Some(shape) => shape,
-            None => return Err(GraphError::shape("concat", inputs, "takes one or more maps [N, C, D, H, W]")),
+            None => {
+                return Err(GraphError::shape(
+                    "concat",
+                    inputs,
+                    "takes one or more maps [N, C, D, H, W]",
+                ));
+            }
         };
         for spec in inputs {
             shape[1] = spec.shape.get(1).copied().unwrap_or(0);
             channels += shape[1];
             if *spec != Spec::map(shape) {
-                return Err(GraphError::shape("concat", inputs, "takes maps of the same N, D, H and W"));
+                return Err(GraphError::shape(
+                    "concat",
+                    inputs,
+                    "takes maps of the same N, D, H and W",
+                ));
             }
         }
         shape[1] = channels;
@@ -131,7 +141,11 @@ impl Op for Channels {
                 shape[1] = self.count;
                 Ok(vec![Spec::map(shape)])
             }
-            _ => Err(GraphError::shape("channels", inputs, "takes one map with enough channels")),
+            _ => Err(GraphError::shape(
+                "channels",
+                inputs,
+                "takes one map with enough channels",
+            )),
         }
     }
 

@@ -24,12 +24,28 @@ struct Score {
 
 /// Adds soft Dice of logits (map `[N, L, D, H, W]`) and labels (flat `[N, 1, D, H, W]`: class index, negative where ignored)
 /// to the graph; the loss is flat `[1]`. Method section 3.
-pub fn soft_dice(graph: &mut Graph, logits: Value, labels: Value, squared: bool) -> Result<Value, GraphError> {
-    Ok(graph.push(DiceLoss(Score { squared, hinge: false }), &[logits, labels])?[0])
+pub fn soft_dice(
+    graph: &mut Graph,
+    logits: Value,
+    labels: Value,
+    squared: bool,
+) -> Result<Value, GraphError> {
+    Ok(graph.push(
+        DiceLoss(Score {
+            squared,
+            hinge: false,
+        }),
+        &[logits, labels],
+    )?[0])
 }
 
 /// Gibson's hinge Dice with squared denominators, as published with dense V-networks; see [`soft_dice`].
-pub fn hinge_dice(graph: &mut Graph, logits: Value, labels: Value, squared: bool) -> Result<Value, GraphError> {
+pub fn hinge_dice(
+    graph: &mut Graph,
+    logits: Value,
+    labels: Value,
+    squared: bool,
+) -> Result<Value, GraphError> {
     Ok(graph.push(DiceLoss(Score { squared, hinge: true }), &[logits, labels])?[0])
 }
 
@@ -50,7 +66,8 @@ pub(super) fn check_logits(op: &'static str, inputs: &[Spec]) -> Result<usize, G
     {
         return Ok(classes);
     }
-    let reason = "takes logits, a map [N, L, D, H, W] of two or more classes, and flat labels [N, 1, D, H, W]";
+    let reason =
+        "takes logits, a map [N, L, D, H, W] of two or more classes, and flat labels [N, 1, D, H, W]";
     Err(GraphError::shape(op, inputs, reason))
 }
 
@@ -61,7 +78,10 @@ impl Op for DiceLoss {
 
     fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
         let classes = check_logits(self.name(), inputs)?;
-        Ok(vec![Spec::flat(&[1]), Spec::flat(&[2, classes.next_multiple_of(4)])])
+        Ok(vec![
+            Spec::flat(&[1]),
+            Spec::flat(&[2, classes.next_multiple_of(4)]),
+        ])
     }
 
     fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
@@ -132,7 +152,9 @@ impl Op for DiceLoss {
         upstream: &[Option<Value>],
         _: &[bool],
     ) -> Result<Vec<Gradient>, GraphError> {
-        let Some(upstream) = upstream[0] else { return Ok(vec![Gradient::Stops; 2]) };
+        let Some(upstream) = upstream[0] else {
+            return Ok(vec![Gradient::Stops; 2]);
+        };
         let inputs = [node.inputs[0], node.inputs[1], node.outputs[1], upstream];
         let logits = graph.push1(DiceLossGradient(self.0), &inputs)?;
         Ok(vec![Gradient::Flows(logits), Gradient::Stops])
@@ -145,7 +167,11 @@ impl Op for DiceLoss {
         for_each_voxel(inputs[0], inputs[1], |_, p, label| {
             for (l, s) in sums.iter_mut().enumerate() {
                 let t = (l == label) as u8 as f64;
-                *s = [s[0] + p[l] * t, s[1] + if self.0.squared { p[l] * p[l] } else { p[l] }, s[2] + t];
+                *s = [
+                    s[0] + p[l] * t,
+                    s[1] + if self.0.squared { p[l] * p[l] } else { p[l] },
+                    s[2] + t,
+                ];
             }
         });
         let mut loss = 1.0;
@@ -230,14 +256,17 @@ impl Op for DiceLossGradient {
     }
 
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
-        let [logits, labels, derivatives, upstream] = inputs else { unreachable!("four inputs") };
+        let [logits, labels, derivatives, upstream] = inputs else {
+            unreachable!("four inputs")
+        };
         let classes = logits.shape[1];
         let padded = classes.next_multiple_of(4);
         let mut out = Tensor::zeros(&logits.shape);
         for_each_voxel(logits, labels, |at, p, label| {
             let q: Vec<f64> = (0..classes)
                 .map(|l| {
-                    let slope = derivatives.data[padded + l] as f64 * if self.0.squared { 2.0 * p[l] } else { 1.0 };
+                    let slope =
+                        derivatives.data[padded + l] as f64 * if self.0.squared { 2.0 * p[l] } else { 1.0 };
                     upstream.data[0] as f64 * (derivatives.data[l] as f64 * (l == label) as u8 as f64 + slope)
                 })
                 .collect();
@@ -251,7 +280,11 @@ impl Op for DiceLossGradient {
 }
 
 /// Calls `visit(index of class l, softmax, label)` for every voxel whose label is not negative.
-fn for_each_voxel(logits: &Tensor, labels: &Tensor, mut visit: impl FnMut(&dyn Fn(usize) -> usize, &[f64], usize)) {
+fn for_each_voxel(
+    logits: &Tensor,
+    labels: &Tensor,
+    mut visit: impl FnMut(&dyn Fn(usize) -> usize, &[f64], usize),
+) {
     let [n, classes, d, h, w] = logits.ncdhw();
     let volume = d * h * w;
     for voxel in 0..n * volume {
@@ -260,8 +293,12 @@ fn for_each_voxel(logits: &Tensor, labels: &Tensor, mut visit: impl FnMut(&dyn F
             continue;
         }
         let at = |l: usize| (voxel / volume * classes + l) * volume + voxel % volume;
-        let highest = (0..classes).map(|l| logits.data[at(l)] as f64).fold(f64::MIN, f64::max);
-        let exp: Vec<f64> = (0..classes).map(|l| (logits.data[at(l)] as f64 - highest).exp()).collect();
+        let highest = (0..classes)
+            .map(|l| logits.data[at(l)] as f64)
+            .fold(f64::MIN, f64::max);
+        let exp: Vec<f64> = (0..classes)
+            .map(|l| (logits.data[at(l)] as f64 - highest).exp())
+            .collect();
         let sum: f64 = exp.iter().sum();
         let p: Vec<f64> = exp.iter().map(|e| e / sum).collect();
         visit(&at, &p, label as usize);

@@ -1,0 +1,539 @@
+//! Sampling of an OBELISK layer (method section 1): trilinear values of an image at locations moved by trained offsets.
+
+use super::*;
+
+/// Where an OBELISK layer samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Locations {
+    /// A regular grid of this depth, height and width whose outer points are the centres of the outer voxels
+    /// (align_corners = true); the only point of an axis lies at its middle.
+    Grid([usize; 3]),
+    /// At the points of a third input, flat `[N, S, 3]`: (x, y, z) with x along W, −1 and +1 at the centres of the
+    /// outer voxels. The result has the grid `[1, 1, S]`.
+    Points,
+}
+
+/// X[n, c·K + k, s] = I(n, c, p_s + o_k), or with two offsets a coefficient I(n, c, p_s + o_k0) − I(n, c, p_s + o_k1):
+/// trilinear, corners outside the volume count as zero.
+///
+/// Inputs: image flat `[N, C, D, H, W]` or a map, offsets flat `[1, K, 1, 1, 3]` (unary) or `[1, K, 1, 2, 3]` (binary)
+/// in normalised coordinates (x, y, z), and with [`Locations::Points`] the points. Output: a map `[N, C·K, d, h, w]`.
+/// Gradients flow to the offsets and the image. At a cell border the offsets' gradient is that of the upper cell.
+#[derive(Clone, Copy, Debug)]
+pub struct ObeliskSample {
+    /// The sampling locations p.
+    pub locations: Locations,
+}
+
+/// dL/do of [`ObeliskSample`]. Inputs: its inputs, then dL/dX. Summed in two stages in a fixed order.
+#[derive(Clone, Copy, Debug)]
+pub struct ObeliskOffsetGradient {
+    /// The sampling locations p.
+    pub locations: Locations,
+}
+
+/// dL/dI of [`ObeliskSample`]. Inputs: its inputs but the image, then dL/dX.
+#[derive(Clone, Debug)]
+pub struct ObeliskImageGradient {
+    /// The sampling locations p.
+    pub locations: Locations,
+    /// Shape and layout of the image.
+    pub image: Spec,
+}
+
+/// The numbers of a sampling: image `[n, c, size]`, K offsets, `terms` samples each, on `grid`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Geometry {
+    pub n: usize,
+    pub c: usize,
+    pub size: [usize; 3],
+    pub k: usize,
+    pub terms: usize,
+    pub grid: [usize; 3],
+    pub points: bool,
+}
+
+impl Geometry {
+    pub(crate) fn new(
+        op: &'static str,
+        inputs: &[Spec],
+        locations: Locations,
+        image: &Spec,
+        offsets: &Spec,
+        points: Option<&Spec>,
+    ) -> Result<Self, GraphError> {
+        let wrong = |reason: &str| Err(GraphError::shape(op, inputs, reason));
+        let Some([n, c, d, h, w]) = image.ncdhw().filter(|_| image.count() > 0) else {
+            return wrong("the image must be [N, C, D, H, W]");
+        };
+        let (k, terms) = match offsets.shape[..] {
+            [1, k, 1, terms @ (1 | 2), 3] if k > 0 && offsets.layout == Layout::Flat => (k, terms),
+            _ => {
+                return wrong("the offsets must be [1, K, 1, 1, 3], or [1, K, 1, 2, 3] for differences");
+            }
+        };
+        let grid = match (locations, points) {
+            (Locations::Grid(grid), None) if grid.iter().all(|g| *g > 0) => grid,
+            (Locations::Grid(_), _) => return wrong("the grid must have at least one point on each axis"),
+            (Locations::Points, Some(p)) => match p.shape[..] {
+                [batch, s, 3] if batch == n && s > 0 && p.layout == Layout::Flat => [1, 1, s],
+                _ => return wrong("the points must be flat [N, S, 3]"),
+            },
+            (Locations::Points, None) => return wrong("takes image, offsets and points"),
+        };
+        Ok(Geometry {
+            n,
+            c,
+            size: [d, h, w],
+            k,
+            terms,
+            grid,
+            points: points.is_some(),
+        })
+    }
+
+    pub(crate) fn samples(&self) -> Spec {
+        let [d, h, w] = self.grid;
+        Spec::map([self.n, self.c * self.k, d, h, w])
+    }
+
+    pub(crate) fn locations(&self) -> usize {
+        self.n * self.grid.iter().product::<usize>()
+    }
+
+    pub(crate) fn constants(&self) -> Vec<(&'static str, u32)> {
+        vec![("BINARY", self.terms as u32 - 1), ("POINTS", self.points as u32)]
+    }
+
+    /// The uniform that every kernel of `shaders/obelisk_sample.wgsl` reads.
+    fn params(&self, image: &Spec, own: OwnParams) -> Vec<(&'static str, Word)> {
+        let [d, h, w] = self.size;
+        let strides = strides(image);
+        vec![
+            ("count", own.count.into()),
+            ("first", own.first.into()),
+            ("partials", own.partials.into()),
+            ("partial_base", own.partial_base.into()),
+            ("threads", own.threads.into()),
+            ("channels", self.c.into()),
+            ("offsets", self.k.into()),
+            ("size_x", w.into()),
+            ("size_y", h.into()),
+            ("size_z", d.into()),
+            ("grid_x", self.grid[2].into()),
+            ("grid_y", self.grid[1].into()),
+            ("grid_z", self.grid[0].into()),
+            ("stride_x", strides[0].into()),
+            ("stride_y", strides[1].into()),
+            ("stride_z", strides[2].into()),
+            ("stride_lane", strides[3].into()),
+            ("stride_block", strides[4].into()),
+            ("stride_n", strides[5].into()),
+        ]
+    }
+
+    /// Calls `visit(n, k, sign, location, position)` for every sample; `location` counts over `grid`, positions are
+    /// (z, y, x) in voxels.
+    pub(crate) fn visit(
+        &self,
+        offsets: &Tensor,
+        points: Option<&Tensor>,
+        mut visit: impl FnMut(usize, usize, usize, usize, [f64; 3]),
+    ) {
+        let [gd, gh, gw] = self.grid;
+        for n in 0..self.n {
+            for s in 0..gd * gh * gw {
+                let at = [s / (gh * gw), s / gw % gh, s % gw];
+                for k in 0..self.k {
+                    for j in 0..self.terms {
+                        let mut position = [0.0; 3];
+                        for axis in 0..3 {
+                            let extent = (self.size[axis] - 1) as f64;
+                            let xyz = 2 - axis;
+                            let location = match points {
+                                Some(p) => (p.data[(n * gw + s) * 3 + xyz] as f64 + 1.0) / 2.0 * extent,
+                                None if self.grid[axis] == 1 => extent / 2.0,
+                                None => at[axis] as f64 * extent / (self.grid[axis] - 1) as f64,
+                            };
+                            let offset = offsets.data[(k * self.terms + j) * 3 + xyz] as f64;
+                            position[axis] = location + offset / 2.0 * extent;
+                        }
+                        visit(n, k, j, s, position);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Calls `visit([z, y, x], weight, derivative of the weight by z, y, x)` for the corners of a position's cell that
+    /// lie inside the image.
+    pub(crate) fn corners(&self, position: [f64; 3], mut visit: impl FnMut([usize; 3], f64, [f64; 3])) {
+        for corner in 0..8 {
+            let (mut index, mut weights, mut signs) = ([0; 3], [0.0; 3], [0.0; 3]);
+            let mut inside = true;
+            for axis in 0..3 {
+                let upper = corner >> axis & 1;
+                let low = position[axis].floor();
+                let at = low as i64 + upper;
+                inside &= at >= 0 && at < self.size[axis] as i64;
+                index[axis] = at as usize;
+                let fraction = position[axis] - low;
+                weights[axis] = if upper == 1 { fraction } else { 1.0 - fraction };
+                signs[axis] = if upper == 1 { 1.0 } else { -1.0 };
+            }
+            if inside {
+                let [z, y, x] = weights;
+                let slopes = [signs[0] * y * x, signs[1] * z * x, signs[2] * z * y];
+                visit(index, z * y * x, slopes);
+            }
+        }
+    }
+}
+
+struct OwnParams {
+    count: usize,
+    first: usize,
+    partials: usize,
+    partial_base: usize,
+    threads: usize,
+}
+
+/// Elements between neighbours along x, y, z, channels inside four, blocks of four channels, and n.
+fn strides(image: &Spec) -> [usize; 6] {
+    let [_, c, d, h, w] = image.ncdhw().expect("checked on insertion");
+    match image.layout {
+        Layout::Flat => [1, w, h * w, d * h * w, 4 * d * h * w, c * d * h * w],
+        Layout::Map => {
+            let block = h * w * 4;
+            let blocks = image.blocks();
+            [4, 4 * w, blocks * block, 1, block, d * blocks * block]
+        }
+    }
+}
+
+fn split(inputs: &[Spec], locations: Locations) -> Option<(&Spec, &Spec, Option<&Spec>)> {
+    match (inputs, locations) {
+        ([image, offsets], Locations::Grid(_)) => Some((image, offsets, None)),
+        ([image, offsets, points], Locations::Points) => Some((image, offsets, Some(points))),
+        _ => None,
+    }
+}
+
+fn geometry(op: &'static str, inputs: &[Spec], locations: Locations) -> Result<Geometry, GraphError> {
+    let (image, offsets, points) = split(inputs, locations).ok_or_else(|| {
+        GraphError::shape(
+            op,
+            inputs,
+            "takes image and offsets, and points where it samples points",
+        )
+    })?;
+    Geometry::new(op, inputs, locations, image, offsets, points)
+}
+
+impl Op for ObeliskSample {
+    fn name(&self) -> &'static str {
+        "obelisk_sample"
+    }
+
+    fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
+        Ok(vec![geometry(self.name(), inputs, self.locations)?.samples()])
+    }
+
+    fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        let g = geometry(self.name(), io.inputs, self.locations)?;
+        let samples = g.samples();
+        let points = io.inputs.len() - 1; // the offsets stand in where there are none
+        Ok(slices(&[&samples], caps)
+            .into_iter()
+            .map(|run| {
+                let count = run.count * samples.blocks() * g.grid[1] * g.grid[2];
+                let own = OwnParams {
+                    count,
+                    first: run.first,
+                    partials: 0,
+                    partial_base: 0,
+                    threads: 0,
+                };
+                Dispatch {
+                    constants: g.constants(),
+                    params: g.params(&io.inputs[0], own),
+                    bindings: vec![
+                        read(BufferRef::Input(0)),
+                        read(BufferRef::Input(1)),
+                        read(BufferRef::Input(points)),
+                        run.of(&samples, write(BufferRef::Output(0))),
+                    ],
+                    workgroups: linear_groups(count, 64),
+                    iterations: 4,
+                    flops: (count * 4 * g.terms * 32) as u64,
+                    ..Dispatch::new(shader!("obelisk_sample", "common/trilinear"), "sample")
+                }
+            })
+            .collect())
+    }
+
+    fn gradient(
+        &self,
+        graph: &mut Graph,
+        node: &NodeView,
+        upstream: &[Option<Value>],
+        wanted: &[bool],
+    ) -> Result<Vec<Gradient>, GraphError> {
+        let upstream = upstream[0].expect("the one output has a gradient");
+        let locations = self.locations;
+        let mut flows = vec![Gradient::Stops; node.inputs.len()];
+        if wanted[0] {
+            let image = graph.spec(node.inputs[0]).clone();
+            let inputs = [&node.inputs[1..], &[upstream]].concat();
+            let op = ObeliskImageGradient { locations, image };
+            flows[0] = Gradient::Flows(graph.push1(op, &inputs)?);
+        }
+        if wanted[1] {
+            let inputs = [&node.inputs[..], &[upstream]].concat();
+            flows[1] = Gradient::Flows(graph.push1(ObeliskOffsetGradient { locations }, &inputs)?);
+        }
+        Ok(flows)
+    }
+
+    fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
+        let g = self.host_geometry(inputs);
+        let image = inputs[0];
+        let mut output = Tensor::zeros(&g.samples().shape);
+        let mut sums = vec![0f64; output.data.len()];
+        let locations: usize = g.grid.iter().product();
+        g.visit(inputs[1], inputs.get(2).copied(), |n, k, j, s, position| {
+            let sign = if j == 0 { 1.0 } else { -1.0 };
+            g.corners(position, |[z, y, x], weight, _| {
+                for c in 0..g.c {
+                    let at = ((n * g.c + c) * g.k + k) * locations + s;
+                    sums[at] += sign * weight * image.at(n, c, z, y, x) as f64;
+                }
+            });
+        });
+        output.data = sums.into_iter().map(|v| v as f32).collect();
+        vec![output]
+    }
+}
+
+impl ObeliskSample {
+    fn host_geometry(&self, inputs: &[&Tensor]) -> Geometry {
+        let specs: Vec<Spec> = inputs.iter().map(|t| Spec::flat(&t.shape)).collect();
+        geometry("obelisk_sample", &specs, self.locations).expect("checked on insertion")
+    }
+}
+
+impl Op for ObeliskOffsetGradient {
+    fn name(&self) -> &'static str {
+        "obelisk_offset_gradient"
+    }
+
+    fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
+        let Some((upstream, rest)) = inputs.split_last() else {
+            return Err(GraphError::shape(self.name(), inputs, "takes inputs"));
+        };
+        let g = geometry(self.name(), rest, self.locations)?;
+        if *upstream != g.samples() {
+            let reason = format!("the last input must be {:?}", g.samples());
+            return Err(GraphError::shape(self.name(), inputs, reason));
+        }
+        Ok(vec![rest[1].clone()])
+    }
+
+    fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        let upstream = io.inputs.len() - 1;
+        let g = geometry(self.name(), &io.inputs[..upstream], self.locations)?;
+        let image = io.inputs[0].clone();
+        let samples = g.samples();
+        let runs = slices(&[&samples], caps);
+        let threads: Vec<usize> = runs
+            .iter()
+            .map(|run| reduction_threads(run.count * g.grid[1] * g.grid[2], g.k))
+            .collect();
+        let partials: usize = threads.iter().sum();
+        let numbers = g.k * g.terms * 3;
+        let scratch = io.scratch((numbers * partials * 4) as u64);
+        let shader = shader!("obelisk_sample", "common/trilinear");
+        let mut partial_base = 0;
+        let mut dispatches = Vec::new();
+        for (run, threads) in runs.into_iter().zip(threads) {
+            let count = run.count * g.grid[1] * g.grid[2];
+            let own = OwnParams {
+                count,
+                first: run.first,
+                partials,
+                partial_base,
+                threads,
+            };
+            dispatches.push(Dispatch {
+                constants: g.constants(),
+                params: g.params(&image, own),
+                bindings: vec![
+                    read(BufferRef::Input(0)),
+                    read(BufferRef::Input(1)),
+                    read(BufferRef::Input(upstream - 1)), // the offsets stand in for points where there are none
+                    run.of(&samples, read(BufferRef::Input(upstream))),
+                    write(scratch),
+                ],
+                workgroups: linear_groups(threads * g.k, 64),
+                iterations: (count.div_ceil(threads) * (g.c + 1)) as u64,
+                flops: (count * g.k * g.terms * g.c * 50) as u64,
+                ..Dispatch::new(shader, "offset_gradient")
+            });
+            partial_base += threads;
+        }
+        let own = OwnParams {
+            count: numbers,
+            first: 0,
+            partials,
+            partial_base: 0,
+            threads: 0,
+        };
+        dispatches.push(Dispatch {
+            constants: g.constants(),
+            params: g.params(&image, own),
+            bindings: vec![read(scratch), write(BufferRef::Output(0))],
+            workgroups: linear_groups(numbers, 64),
+            iterations: partials as u64,
+            flops: (numbers * partials) as u64,
+            ..Dispatch::new(shader, "offset_gradient_total")
+        });
+        Ok(dispatches)
+    }
+
+    fn gradient(
+        &self,
+        _: &mut Graph,
+        _: &NodeView,
+        _: &[Option<Value>],
+        _: &[bool],
+    ) -> Result<Vec<Gradient>, GraphError> {
+        no_second_derivative(self.name())
+    }
+
+    fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
+        let (upstream, rest) = inputs.split_last().expect("checked on insertion");
+        let sample = ObeliskSample {
+            locations: self.locations,
+        };
+        let g = sample.host_geometry(rest);
+        let image = rest[0];
+        let locations: usize = g.grid.iter().product();
+        let mut sums = vec![0f64; g.k * g.terms * 3];
+        g.visit(rest[1], rest.get(2).copied(), |n, k, j, s, position| {
+            let sign = if j == 0 { 1.0 } else { -1.0 };
+            g.corners(position, |[z, y, x], _, slopes| {
+                for c in 0..g.c {
+                    let up = upstream.data[((n * g.c + c) * g.k + k) * locations + s] as f64;
+                    let value = sign * up * image.at(n, c, z, y, x) as f64;
+                    for axis in 0..3 {
+                        let extent = (g.size[axis] - 1) as f64;
+                        sums[(k * g.terms + j) * 3 + 2 - axis] += value * slopes[axis] * extent / 2.0;
+                    }
+                }
+            });
+        });
+        let sums = sums.into_iter().map(|v| v as f32).collect();
+        vec![Tensor::new(&rest[1].shape, sums)]
+    }
+}
+
+impl ObeliskImageGradient {
+    fn geometry(&self, inputs: &[Spec]) -> Result<Geometry, GraphError> {
+        let mut all = vec![self.image.clone()];
+        all.extend_from_slice(&inputs[..inputs.len().saturating_sub(1)]);
+        geometry(self.name(), &all, self.locations)
+    }
+}
+
+impl Op for ObeliskImageGradient {
+    fn name(&self) -> &'static str {
+        "obelisk_image_gradient"
+    }
+
+    fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
+        let g = self.geometry(inputs)?;
+        if inputs.last() != Some(&g.samples()) {
+            let reason = format!("the last input must be {:?}", g.samples());
+            return Err(GraphError::shape(self.name(), inputs, reason));
+        }
+        Ok(vec![self.image.clone()])
+    }
+
+    fn dispatches(&self, io: &mut Io, _: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        let g = self.geometry(io.inputs)?;
+        if g.points {
+            return Err(GraphError::shape(
+                self.name(),
+                io.inputs,
+                "samples at scattered points give the image no gradient",
+            ));
+        }
+        let upstream = io.inputs.len() - 1;
+        let [d, h, w] = g.size;
+        let count = g.n * self.image.blocks() * d * h * w;
+        let own = OwnParams {
+            count,
+            first: 0,
+            partials: 0,
+            partial_base: 0,
+            threads: 0,
+        };
+        // Grid points within a voxel of a place on an axis, with the shader's margin.
+        let near = |axis: usize| match (g.size[axis], g.grid[axis]) {
+            (1, points) => points,
+            (size, points) => {
+                let step = (points - 1) as f64 / (size - 1) as f64;
+                points.min((2.0 * (step + 0.01)) as usize + 1)
+            }
+        };
+        let loops = near(0) * (1 + near(1) * (1 + near(2) * (1 + g.c.min(4))));
+        Ok(vec![Dispatch {
+            constants: g.constants(),
+            params: g.params(&self.image, own),
+            bindings: vec![
+                read(BufferRef::Input(0)), // stands in for the image, which this kernel does not read
+                read(BufferRef::Input(0)),
+                read(BufferRef::Input(0)), // and for the points
+                read(BufferRef::Input(upstream)),
+                write(BufferRef::Output(0)),
+            ],
+            workgroups: linear_groups(count, 64),
+            iterations: (g.k * (1 + g.terms * (1 + loops))) as u64,
+            flops: (g.locations() * g.k * g.terms * g.c * 16) as u64,
+            ..Dispatch::new(
+                shader!("obelisk_sample", "common/trilinear"),
+                "gather_image_gradient",
+            )
+        }])
+    }
+
+    fn gradient(
+        &self,
+        _: &mut Graph,
+        _: &NodeView,
+        _: &[Option<Value>],
+        _: &[bool],
+    ) -> Result<Vec<Gradient>, GraphError> {
+        no_second_derivative(self.name())
+    }
+
+    fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
+        let specs: Vec<Spec> = inputs.iter().map(|t| Spec::flat(&t.shape)).collect();
+        let g = self.geometry(&specs).expect("checked on insertion");
+        let (upstream, rest) = inputs.split_last().expect("checked on insertion");
+        let mut image = Tensor::zeros(&self.image.shape);
+        let mut sums = vec![0f64; image.data.len()];
+        let locations: usize = g.grid.iter().product();
+        g.visit(rest[0], rest.get(1).copied(), |n, k, j, s, position| {
+            let sign = if j == 0 { 1.0 } else { -1.0 };
+            g.corners(position, |[z, y, x], weight, _| {
+                for c in 0..g.c {
+                    let up = upstream.data[((n * g.c + c) * g.k + k) * locations + s] as f64;
+                    sums[image.index(n, c, z, y, x)] += sign * weight * up;
+                }
+            });
+        });
+        image.data = sums.into_iter().map(|v| v as f32).collect();
+        vec![image]
+    }
+}

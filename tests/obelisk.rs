@@ -1,0 +1,231 @@
+//! OBELISK sampling.
+mod common;
+
+use common::*;
+use obelisk::graph::{Graph, Value};
+use obelisk::op::obelisk_sample::{Locations, ObeliskSample};
+use obelisk::op::{Caps, StepScalars};
+use obelisk::plan::Plan;
+use obelisk::tensor::{Layout, Spec, Tensor};
+
+/// Declares image, offsets and points as far as `data` has them and samples.
+fn sample(g: &mut Graph, data: &Data, layout: Layout, locations: Locations) -> Value {
+    let spec = |name: &str| Spec::flat(&data[name].shape);
+    let image = Spec {
+        layout,
+        ..spec("input")
+    };
+    let mut inputs = vec![
+        g.input("input", image).unwrap(),
+        g.input("offsets", spec("offsets")).unwrap(),
+    ];
+    if locations == Locations::Points {
+        inputs.push(g.input("points", spec("points")).unwrap());
+    }
+    g.push1(ObeliskSample { locations }, &inputs).unwrap()
+}
+
+/// The offsets as a parameter has them: [K, 3] → [1, K, 1, 1, 3], [K, 2, 3] → [1, K, 1, 2, 3].
+fn as_parameter(offsets: &Tensor) -> Tensor {
+    let terms = if offsets.shape.len() == 3 { 2 } else { 1 };
+    Tensor::new(&[1, offsets.shape[0], 1, terms, 3], offsets.data.clone())
+}
+
+/// A stored [N, CK, S] as the map [N, CK, 1, 1, S].
+fn as_map(t: &Tensor) -> Tensor {
+    match t.shape[..] {
+        [n, c, s] => Tensor::new(&[n, c, 1, 1, s], t.data.clone()),
+        _ => t.clone(),
+    }
+}
+
+#[test]
+fn sampling_and_its_gradients_equal_pytorch() {
+    for file in ["obelisk_unary", "obelisk_binary"] {
+        let goldens = Goldens::load(file);
+        for (case, attributes) in &goldens.cases {
+            let locations = match attributes.get("grid") {
+                Some(grid) => Locations::Grid(serde_json::from_value(grid.clone()).unwrap()),
+                None => Locations::Points,
+            };
+            for layout in [Layout::Flat, Layout::Map] {
+                let mut data = Data::from([
+                    ("input".into(), goldens.get(case, "input").clone()),
+                    ("offsets".into(), as_parameter(goldens.get(case, "offsets"))),
+                    ("upstream".into(), as_map(goldens.get(case, "upstream"))),
+                ]);
+                if let Some(points) = goldens.try_get(case, "points") {
+                    data.insert("points".into(), points.clone());
+                }
+                let mut graph = Graph::new();
+                let x = sample(&mut graph, &data, layout, locations);
+                let upstream = graph.input("upstream", graph.spec(x).clone()).unwrap();
+                let mut wrt = vec![("grad_offsets", graph.find("offsets").unwrap())];
+                if locations != Locations::Points {
+                    wrt.push(("grad_input", graph.find("input").unwrap()));
+                }
+                let values: Vec<Value> = wrt.iter().map(|(_, v)| *v).collect();
+                let gradients = graph.gradients_from(&[(x, upstream)], &values).unwrap();
+                graph.keep("output", x);
+                for ((name, _), gradient) in wrt.iter().zip(gradients) {
+                    graph.keep(name, gradient.unwrap());
+                }
+                let expected = |name: &str| {
+                    let golden = goldens.get(case, name);
+                    if name == "grad_offsets" {
+                        as_parameter(golden)
+                    } else {
+                        as_map(golden)
+                    }
+                };
+                let values = evaluate(&graph, &data, &StepScalars::default());
+                for (name, value) in graph.kept() {
+                    let what = format!("{file} {case} {layout:?}: reference's {name}");
+                    assert_close(
+                        &what,
+                        values[value.index()].as_ref().unwrap(),
+                        &expected(name),
+                        2e-6,
+                    );
+                }
+                for device in devices() {
+                    let actual = run_on(device, &graph, &data, &StepScalars::default());
+                    for (name, _) in graph.kept() {
+                        let what = format!("{file} {case} {layout:?}: {name}");
+                        assert_close(&what, &actual[name], &expected(name), 1e-5);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Offsets whose samples keep `margin` voxels away from cell borders on every axis, for central differences.
+fn offsets_off_borders(k: usize, terms: usize, size: [usize; 3], grid: [usize; 3], margin: f64) -> Tensor {
+    let mut seed = 0;
+    let mut data = Vec::new();
+    for i in 0..k * terms * 3 {
+        let axis = 2 - i % 3;
+        let extent = (size[axis] - 1) as f64;
+        loop {
+            seed += 1;
+            let offset = noise(&[1], seed).data[0] * 0.7;
+            let clear = (0..grid[axis]).all(|s| {
+                let location = match grid[axis] {
+                    1 => extent / 2.0,
+                    n => s as f64 * extent / (n - 1) as f64,
+                };
+                let at = location + offset as f64 / 2.0 * extent;
+                (at - at.round()).abs() > margin || size[axis] == 1
+            });
+            if clear {
+                data.push(offset);
+                break;
+            }
+        }
+    }
+    Tensor::new(&[1, k, 1, terms, 3], data)
+}
+
+#[test]
+fn odd_sizes_agree_with_the_reference_and_central_differences() {
+    for (n, c, size, k, grid) in [
+        (1, 1, [7, 9, 6], 5, [4, 3, 3]),
+        (2, 4, [5, 4, 7], 3, [2, 1, 4]),
+        (1, 5, [4, 1, 6], 2, [3, 2, 2]),
+        (1, 2, [3, 5, 2], 7, [3, 5, 2]),
+        (1, 1, [4, 4, 4], 4, [7, 2, 4]),
+        (3, 3, [2, 6, 5], 1, [1, 1, 1]),
+    ] {
+        for terms in [1, 2] {
+            for layout in [Layout::Flat, Layout::Map] {
+                let shape = [n, c, size[0], size[1], size[2]];
+                let data = Data::from([
+                    ("input".into(), noise(&shape, 1)),
+                    ("offsets".into(), offsets_off_borders(k, terms, size, grid, 0.02)),
+                ]);
+                let locations = Locations::Grid(grid);
+                let build = |g: &mut Graph| vec![sample(g, &data, layout, locations)];
+                check_op(build, &data, &["input", "offsets"], 1e-5, 2e-3, 2e-3);
+            }
+        }
+    }
+}
+
+#[test]
+fn samples_on_cell_borders_take_the_upper_cell_on_every_device() {
+    // 5 voxels, 9 and 3 points: offsets of whole and half voxels put every sample of a plane on a border.
+    let offsets = [0.0, 0.5, -0.5, 0.25, 0.0, 1.0, -0.25, 0.75, 0.0];
+    let data = Data::from([
+        ("input".into(), noise(&[1, 1, 5, 5, 5], 3)),
+        ("offsets".into(), Tensor::new(&[1, 3, 1, 1, 3], offsets.to_vec())),
+        ("upstream".into(), noise(&[1, 3, 9, 3, 5], 4)),
+    ]);
+    let mut graph = Graph::new();
+    let x = sample(&mut graph, &data, Layout::Flat, Locations::Grid([9, 3, 5]));
+    let upstream = graph.input("upstream", graph.spec(x).clone()).unwrap();
+    let offsets = graph.find("offsets").unwrap();
+    let gradient = graph.gradients_from(&[(x, upstream)], &[offsets]).unwrap()[0];
+    graph.keep("output", x);
+    graph.keep("gradient", gradient.unwrap());
+    check_on_devices(&graph, &data, &StepScalars::default(), 1e-5);
+}
+
+#[test]
+fn samples_beyond_a_binding_are_cut_into_depth_ranges() {
+    let (size, grid) = ([6, 5, 7], [16, 8, 8]);
+    let data = Data::from([
+        ("input".into(), noise(&[2, 1, 6, 5, 7], 1)),
+        ("offsets".into(), offsets_off_borders(2, 1, size, grid, 0.01)),
+        ("upstream".into(), noise(&[2, 2, 16, 8, 8], 4)),
+    ]);
+    let mut graph = Graph::new();
+    let x = sample(&mut graph, &data, Layout::Flat, Locations::Grid(grid));
+    let upstream = graph.input("upstream", graph.spec(x).clone()).unwrap();
+    let offsets = graph.find("offsets").unwrap();
+    let gradient = graph.gradients_from(&[(x, upstream)], &[offsets]).unwrap()[0];
+    graph.keep("output", x);
+    graph.keep("gradient", gradient.unwrap());
+    let caps = Caps {
+        max_binding: 8192,
+        ..Caps::PORTABLE
+    };
+    let plan = Plan::new(&graph, &caps).unwrap();
+    assert_eq!(plan.launches.len(), 4 + 4 + 1);
+    let expected = evaluate(&graph, &data, &StepScalars::default());
+    for device in devices() {
+        let actual = run_plan_on(device, plan.clone(), &data, &StepScalars::default());
+        for (name, value) in graph.kept() {
+            let want = expected[value.index()].as_ref().unwrap();
+            assert_close(name, &actual[name], want, 1e-5);
+        }
+    }
+}
+
+#[test]
+fn wrong_inputs_are_refused_with_the_reason() {
+    let mut g = Graph::new();
+    let image = g.input("image", Spec::flat(&[2, 1, 4, 5, 6])).unwrap();
+    let offsets = g.input("offsets", Spec::flat(&[1, 8, 1, 1, 3])).unwrap();
+    let triple = g.input("triple", Spec::flat(&[1, 8, 1, 3, 3])).unwrap();
+    let points = g.input("points", Spec::flat(&[3, 10, 3])).unwrap();
+    let grid = Locations::Grid([2; 3]);
+    for (locations, inputs, says) in [
+        (grid, vec![image], "takes"),
+        (grid, vec![offsets, image], "offsets"),
+        (grid, vec![image, triple], "offsets"),
+        (grid, vec![points, offsets], "image"),
+        (Locations::Grid([2, 0, 2]), vec![image, offsets], "grid"),
+        (Locations::Points, vec![image, offsets], "points"),
+        (Locations::Points, vec![image, offsets, points], "points"),
+    ] {
+        let error = g
+            .push1(ObeliskSample { locations }, &inputs)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("obelisk_sample") && error.contains(says),
+            "{error}"
+        );
+    }
+}
