@@ -2,11 +2,13 @@
 
 pub mod adam;
 pub mod add;
+pub mod affine_grid;
 pub mod avg_pool3d;
 pub mod batch_norm;
 pub mod concat;
 pub mod conv3d;
 pub mod fill;
+pub mod grid_sample;
 pub mod leaky_relu;
 pub mod obelisk_sample;
 mod separable;
