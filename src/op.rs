@@ -3,12 +3,15 @@
 pub mod adam;
 pub mod add;
 pub mod affine_grid;
+pub mod arg_max;
 pub mod avg_pool3d;
 pub mod batch_norm;
 pub mod concat;
 pub mod conv3d;
+pub mod cross_entropy;
 pub mod fill;
 pub mod grid_sample;
+pub mod hard_mining;
 pub mod leaky_relu;
 pub mod obelisk_sample;
 mod separable;

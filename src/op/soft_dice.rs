@@ -280,7 +280,7 @@ impl Op for DiceLossGradient {
 }
 
 /// Calls `visit(index of class l, softmax, label)` for every voxel whose label is not negative.
-fn for_each_voxel(
+pub(super) fn for_each_voxel(
     logits: &Tensor,
     labels: &Tensor,
     mut visit: impl FnMut(&dyn Fn(usize) -> usize, &[f64], usize),

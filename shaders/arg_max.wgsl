@@ -1,0 +1,34 @@
+// label = arg max over the classes of logits [N, D, L/4, H, W, 4] -> [N, 1, D, H, W], the first of equal ones.
+// One invocation a voxel.
+const CLASSES: u32 = 9u;
+struct Params { plane: u32, voxels: u32 }
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> logits: array<vec4f>;
+@group(0) @binding(2) var<storage, read_write> labels: array<f32>;
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    const BLOCKS = (CLASSES + 3u) / 4u;
+    let voxel = (group.y * groups.x + group.x) * 64u + local;
+    if (voxel >= params.voxels) {
+        return;
+    }
+    let at = (voxel / params.plane) * BLOCKS * params.plane + voxel % params.plane;
+    var best = logits[at].x;
+    var label = 0u;
+    for (var b = 0u; b < BLOCKS; b++) {
+        let z = logits[at + b * params.plane];
+        for (var lane = 0u; lane < 4u; lane++) {
+            let value = select(select(z.x, z.y, lane == 1u), select(z.z, z.w, lane == 3u), lane >= 2u);
+            if (4u * b + lane < CLASSES && value > best) {
+                best = value;
+                label = 4u * b + lane;
+            }
+        }
+    }
+    labels[voxel] = f32(label);
+}

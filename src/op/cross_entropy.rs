@@ -1,0 +1,279 @@
+//! Softmax cross-entropy with class weights, over all voxels or the hardest ones, and the weights themselves.
+
+use super::fill::Fill;
+use super::soft_dice::{check_logits, for_each_voxel};
+use super::*;
+
+/// Adds Σ w·ce / Σ w over the voxels that count to the graph, flat `[1]`: ce is the cross-entropy of the softmax of
+/// `logits` (map `[N, L, D, H, W]`) and `labels` (flat `[N, 1, D, H, W]`: class index; −1 and whatever is no class are
+/// ignored), w the weight of the voxel's label in `class_weights` (flat `[L]`; `None` weighs all classes alike). 0 with a
+/// zero gradient where the weights sum to 0.
+pub fn cross_entropy(
+    graph: &mut Graph,
+    logits: Value,
+    labels: Value,
+    class_weights: Option<Value>,
+) -> Result<Value, GraphError> {
+    let weights = match class_weights {
+        Some(weights) => weights,
+        None => {
+            let classes = graph.shape(logits).get(1).copied().unwrap_or(0);
+            graph.push1(Fill::new(&[classes], 1.0), &[])?
+        }
+    };
+    Ok(graph.push(CrossEntropy, &[logits, labels, weights])?[0])
+}
+
+/// [`cross_entropy`] over the floor(`keep` · n) voxels with the highest unweighted cross-entropy, of the n that count in
+/// the whole batch, ties by lowest index (online hard example mining, method section 3). `keep` is taken to four
+/// decimals.
+pub fn hard_mining(
+    graph: &mut Graph,
+    logits: Value,
+    labels: Value,
+    class_weights: Option<Value>,
+    keep: f32,
+) -> Result<Value, GraphError> {
+    let labels = graph.push1(super::hard_mining::HardestVoxels::new(keep)?, &[logits, labels])?;
+    cross_entropy(graph, logits, labels, class_weights)
+}
+
+/// Weights for [`cross_entropy`] from how often each label occurs: count^−½ divided by the mean of the labels that occur,
+/// then 0.5 for label 0, the background (the published script's rule). A label that does not occur gets 0.
+pub fn class_weights(counts: &[u64]) -> Vec<f32> {
+    let rarity = |count: u64| {
+        if count == 0 {
+            0.0
+        } else {
+            (count as f64).powf(-0.5)
+        }
+    };
+    let present = counts.iter().filter(|c| **c > 0).count().max(1) as f64;
+    let mean = counts.iter().map(|c| rarity(*c)).sum::<f64>() / present;
+    let mut weights: Vec<f32> = counts
+        .iter()
+        .map(|c| if *c == 0 { 0.0 } else { (rarity(*c) / mean) as f32 })
+        .collect();
+    if let Some(background) = weights.first_mut().filter(|w| **w > 0.0) {
+        *background = 0.5;
+    }
+    weights
+}
+
+/// Inputs: logits, labels, class weights. Outputs: the loss `[1]` and Σ w `[1]`.
+#[derive(Debug)]
+struct CrossEntropy;
+
+/// Inputs: logits, labels, class weights, Σ w, the loss's upstream gradient. Output: d logits.
+#[derive(Debug)]
+struct CrossEntropyGradient;
+
+fn check(name: &'static str, inputs: &[Spec], count: usize) -> Result<(), GraphError> {
+    let classes = check_logits(name, inputs)?;
+    if inputs.len() == count
+        && inputs[2] == Spec::flat(&[classes])
+        && inputs[3..].iter().all(|s| *s == Spec::flat(&[1]))
+    {
+        return Ok(());
+    }
+    let reason = "takes logits [N, L, D, H, W], labels [N, 1, D, H, W] and class weights, flat [L]";
+    Err(GraphError::shape(name, inputs, reason))
+}
+
+/// Loops over blocks of four classes for one voxel's cross-entropy.
+pub(super) fn loops(logits: &Spec) -> usize {
+    4 * logits.blocks()
+}
+
+/// Constants of `common/classes`.
+pub(super) fn classes(logits: &Spec) -> Vec<(&'static str, u32)> {
+    vec![
+        ("CLASSES", logits.shape[1] as u32),
+        ("BLOCKS", logits.blocks() as u32),
+    ]
+}
+
+const MODULE: Shader = shader!("cross_entropy", "common/classes", "common/sum64");
+
+fn voxelwise(
+    entry: &'static str,
+    logits: &Spec,
+    run: &Slices,
+    threads: usize,
+    first: usize,
+    bindings: Vec<Binding>,
+) -> Dispatch {
+    let plane = logits.shape[3] * logits.shape[4];
+    let voxels = run.count * plane;
+    Dispatch {
+        constants: classes(logits),
+        params: vec![
+            ("plane", plane.into()),
+            ("voxels", voxels.into()),
+            ("threads", threads.into()),
+            ("first", first.into()),
+        ],
+        bindings,
+        workgroups: linear_groups(threads, 64),
+        iterations: (voxels.div_ceil(threads) * (1 + loops(logits))) as u64,
+        flops: (voxels * logits.blocks() * 4 * 12) as u64,
+        ..Dispatch::new(MODULE, entry)
+    }
+}
+
+impl Op for CrossEntropy {
+    fn name(&self) -> &'static str {
+        "cross_entropy"
+    }
+
+    fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
+        check(self.name(), inputs, 3)?;
+        Ok(vec![Spec::flat(&[1]); 2])
+    }
+
+    fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        use BufferRef::*;
+        let (logits, labels) = (&io.inputs[0], &io.inputs[1]);
+        let plane = logits.shape[3] * logits.shape[4];
+        let runs = slices(&[logits, labels], caps);
+        let threads = |run: &Slices| {
+            let voxels = run.count * plane;
+            // More where many classes would make an invocation loop too long.
+            let least = (voxels * (1 + loops(logits))).div_ceil(60_000);
+            reduction_threads(voxels, 4).max(least).next_multiple_of(64)
+        };
+        let partials: usize = runs.iter().map(threads).sum();
+        let buffer = io.scratch(partials as u64 * 16);
+        let mut first = 0;
+        let mut dispatches = Vec::new();
+        for run in &runs {
+            let bindings = vec![
+                run.of(logits, read(Input(0))),
+                run.of(labels, read(Input(1))),
+                read(Input(2)),
+                write(buffer),
+            ];
+            let dispatch = voxelwise("sums", logits, run, threads(run), first, bindings);
+            dispatches.push(dispatch);
+            first += threads(run);
+        }
+        dispatches.push(Dispatch {
+            constants: classes(logits),
+            params: vec![("partials", partials.into())],
+            bindings: vec![read(buffer), write(Output(0)), write(Output(1))],
+            iterations: partials.div_ceil(64) as u64 + 6,
+            ..Dispatch::new(MODULE, "merge")
+        });
+        Ok(dispatches)
+    }
+
+    fn gradient(
+        &self,
+        graph: &mut Graph,
+        node: &NodeView,
+        upstream: &[Option<Value>],
+        wanted: &[bool],
+    ) -> Result<Vec<Gradient>, GraphError> {
+        let [Some(upstream), None] = upstream else {
+            let reason = "cross_entropy offers no gradient through its sum of weights as an output";
+            return Err(GraphError::Name(reason.into()));
+        };
+        // Labels are a choice, not a number: where they come from logits (hard mining), nothing flows through them.
+        if wanted[2] {
+            let reason = "cross_entropy offers no gradient to its class weights";
+            return Err(GraphError::Name(reason.into()));
+        }
+        let [logits, labels, weights] = node.inputs[..] else {
+            unreachable!("three inputs")
+        };
+        let inputs = [logits, labels, weights, node.outputs[1], *upstream];
+        let dlogits = graph.push1(CrossEntropyGradient, &inputs)?;
+        Ok(vec![Gradient::Flows(dlogits), Gradient::Stops, Gradient::Stops])
+    }
+
+    fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
+        let (mut loss, mut sum) = (0.0, 0.0);
+        for_each_voxel(inputs[0], inputs[1], |at, _, label| {
+            if label >= inputs[0].shape[1] {
+                return;
+            }
+            let weight = inputs[2].data[label] as f64;
+            loss += weight * voxel_cross_entropy(inputs[0], at, label);
+            sum += weight;
+        });
+        let mean = if sum > 0.0 { loss / sum } else { 0.0 };
+        vec![
+            Tensor::new(&[1], vec![mean as f32]),
+            Tensor::new(&[1], vec![sum as f32]),
+        ]
+    }
+}
+
+/// −log softmax at the label, of the voxel whose class l is at index `at(l)`.
+pub(super) fn voxel_cross_entropy(logits: &Tensor, at: &dyn Fn(usize) -> usize, label: usize) -> f64 {
+    let z: Vec<f64> = (0..logits.shape[1]).map(|l| logits.data[at(l)] as f64).collect();
+    let highest = z.iter().copied().fold(f64::MIN, f64::max);
+    highest - z[label] + z.iter().map(|z| (z - highest).exp()).sum::<f64>().ln()
+}
+
+impl Op for CrossEntropyGradient {
+    fn name(&self) -> &'static str {
+        "cross_entropy_gradient"
+    }
+
+    fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
+        check(self.name(), inputs, 5)?;
+        Ok(vec![inputs[0].clone()])
+    }
+
+    fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        use BufferRef::*;
+        let (logits, labels) = (&io.inputs[0], &io.inputs[1]);
+        let plane = logits.shape[3] * logits.shape[4];
+        Ok(slices(&[logits, labels], caps)
+            .iter()
+            .map(|run| {
+                let bindings = vec![
+                    run.of(logits, read(Input(0))),
+                    run.of(labels, read(Input(1))),
+                    read(Input(2)),
+                    read(Input(3)),
+                    read(Input(4)),
+                    run.of(logits, write(Output(0))),
+                ];
+                voxelwise("gradient", logits, run, run.count * plane, 0, bindings)
+            })
+            .collect())
+    }
+
+    fn gradient(
+        &self,
+        _: &mut Graph,
+        _: &NodeView,
+        _: &[Option<Value>],
+        _: &[bool],
+    ) -> Result<Vec<Gradient>, GraphError> {
+        no_second_derivative(self.name())
+    }
+
+    fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
+        let [logits, labels, weights, sum, upstream] = inputs else {
+            unreachable!("five inputs")
+        };
+        let mut out = Tensor::zeros(&logits.shape);
+        let (sum, upstream) = (sum.data[0] as f64, upstream.data[0] as f64);
+        if sum > 0.0 {
+            for_each_voxel(logits, labels, |at, p, label| {
+                if label >= logits.shape[1] {
+                    return;
+                }
+                let scale = upstream * weights.data[label] as f64 / sum;
+                for (l, p) in p.iter().enumerate() {
+                    let hot = if l == label { 1.0 } else { 0.0 };
+                    out.data[at(l)] = (scale * (p - hot)) as f32;
+                }
+            });
+        }
+        vec![out]
+    }
+}
