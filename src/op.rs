@@ -10,6 +10,7 @@ pub mod concat;
 pub mod conv3d;
 pub mod cross_entropy;
 pub mod fill;
+mod fixed_point;
 pub mod grid_sample;
 pub mod hard_mining;
 pub mod leaky_relu;
