@@ -6,7 +6,6 @@ const POINTS: u32 = 0u;
 struct Params {
     count: u32,        // invocations of this dispatch
     first: u32,        // first slice (n, depth) of X's binding
-    headroom: u32,     // of sums in fixed point
     partials: u32,     // partial sums of each number, all dispatches together
     partial_base: u32, // those of earlier dispatches
     threads: u32,      // invocations that share the locations of a dispatch
@@ -26,7 +25,7 @@ struct Params {
     stride_n: u32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> image: array<f32>; // read by common/trilinear.wgsl
+@group(0) @binding(1) var<storage, read> image: array<f32>;
 @group(0) @binding(2) var<storage, read> offsets: array<f32>;
 @group(0) @binding(3) var<storage, read> points: array<f32>;
 @group(0) @binding(4) var<storage, read_write> samples: array<vec4f>;
@@ -62,6 +61,45 @@ fn image_start(n: u32, c: u32) -> u32 {
 
 fn image_cell(p: Position) -> Cell {
     return cell(p, size(), vec3u(params.stride_x, params.stride_y, params.stride_z));
+}
+
+fn value(start: u32, c: Cell) -> f32 {
+    let low = c.low_inside * (1.0 - c.fraction);
+    let high = c.high_inside * c.fraction;
+    let l = start + c.low.x;
+    let h = start + c.high.x;
+    let ll = low.x * image[l + c.low.y + c.low.z] + high.x * image[h + c.low.y + c.low.z];
+    let hl = low.x * image[l + c.high.y + c.low.z] + high.x * image[h + c.high.y + c.low.z];
+    let lh = low.x * image[l + c.low.y + c.high.z] + high.x * image[h + c.low.y + c.high.z];
+    let hh = low.x * image[l + c.high.y + c.high.z] + high.x * image[h + c.high.y + c.high.z];
+    return low.z * (low.y * ll + high.y * hl) + high.z * (low.y * lh + high.y * hh);
+}
+
+// Gradient of value() by the position, per voxel.
+fn slope(start: u32, c: Cell) -> vec3f {
+    let low = c.low_inside * (1.0 - c.fraction);
+    let high = c.high_inside * c.fraction;
+    let l = start + c.low.x;
+    let h = start + c.high.x;
+    let a = vec4f(
+        image[l + c.low.y + c.low.z],
+        image[l + c.high.y + c.low.z],
+        image[l + c.low.y + c.high.z],
+        image[l + c.high.y + c.high.z],
+    );
+    let b = vec4f(
+        image[h + c.low.y + c.low.z],
+        image[h + c.high.y + c.low.z],
+        image[h + c.low.y + c.high.z],
+        image[h + c.high.y + c.high.z],
+    );
+    let v = low.x * a + high.x * b;
+    let dx = c.high_inside.x * b - c.low_inside.x * a;
+    let along_y = low.z * (c.high_inside.y * v.y - c.low_inside.y * v.x)
+        + high.z * (c.high_inside.y * v.w - c.low_inside.y * v.z);
+    let along_z = c.high_inside.z * (low.y * v.z + high.y * v.w) - c.low_inside.z * (low.y * v.x + high.y * v.y);
+    let along_x = low.z * (low.y * dx.x + high.y * dx.y) + high.z * (low.y * dx.z + high.y * dx.w);
+    return vec3f(along_x, along_y, along_z);
 }
 
 // One invocation four channels of X at one location.
@@ -237,36 +275,5 @@ fn gather_image_gradient(
     let written = select(lanes, 4u, params.stride_lane == 1u && params.stride_x == 4u);
     for (var lane = 0u; lane < written; lane++) {
         image_gradient[start + lane * params.stride_lane] = sum[lane];
-    }
-}
-
-@group(0) @binding(1) var<storage, read> largest: array<u32>;
-@group(0) @binding(5) var<storage, read_write> words: array<atomic<u32>>;
-
-// dL/dI at scattered points, where too many of them may lie near a voxel to gather: each sample adds to the eight voxels
-// that it read, in fixed point. One invocation a location and an offset, adjacent ones at adjacent locations.
-@compute @workgroup_size(64)
-fn scatter_image_gradient(
-    @builtin(workgroup_id) group: vec3u,
-    @builtin(num_workgroups) groups: vec3u,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let index = (group.y * groups.x + group.x) * 64u + local;
-    let locations = params.grid_x * params.grid_y * params.grid_z;
-    let k = index / locations % params.offsets;
-    let n = index / locations / params.offsets;
-    if (index >= params.count) {
-        return;
-    }
-    let s = index % locations;
-    let i = vec3u(s % params.grid_x, s / params.grid_x % params.grid_y, s / (params.grid_x * params.grid_y));
-    let p = location(n, i);
-    let scale = scale_of(largest[0], params.headroom);
-    for (var j = 0u; j <= BINARY; j++) {
-        let at = image_cell(moved(p, offset(k, j)));
-        for (var c = 0u; c < params.channels; c++) {
-            let g = upstream_at(n * params.grid_z + i.z, i.y, i.x, c * params.offsets + k);
-            scatter(image_start(n, c), at, select(g, -g, j == 1u), scale);
-        }
     }
 }

@@ -9,11 +9,15 @@ pub mod evaluate;
 pub mod file;
 pub mod gpu;
 pub mod graph;
+pub mod model;
 pub mod op;
 #[cfg(feature = "cli")]
 pub mod picture;
 pub mod plan;
+pub mod predict;
 pub mod preprocess;
 pub mod shader;
 pub mod tensor;
+pub mod train;
 pub mod volume;
+pub mod weights;

@@ -1,14 +1,6 @@
 //! Sampling of an OBELISK layer (method section 1): trilinear values of an image at locations moved by trained offsets.
 
-use super::fixed_point::Scatter;
 use super::*;
-
-const SHADER: Shader = shader!(
-    "obelisk_sample",
-    "common/trilinear",
-    "common/fixed_point",
-    "common/fixed_point_add"
-);
 
 /// Where an OBELISK layer samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,9 +32,7 @@ pub struct ObeliskOffsetGradient {
     pub locations: Locations,
 }
 
-/// dL/dI of [`ObeliskSample`]. Inputs: its inputs but the image, then dL/dX. On a regular grid each voxel gathers the
-/// samples that read it; at points the samples scatter in 64-bit fixed point, the same in every run: with s samples of
-/// one n, sums resolve s · 2⁻⁵⁹ of the largest |dL/dX|.
+/// dL/dI of [`ObeliskSample`]. Inputs: its inputs but the image, then dL/dX.
 #[derive(Clone, Debug)]
 pub struct ObeliskImageGradient {
     /// The sampling locations p.
@@ -122,7 +112,6 @@ impl Geometry {
         vec![
             ("count", own.count.into()),
             ("first", own.first.into()),
-            ("headroom", own.headroom.into()),
             ("partials", own.partials.into()),
             ("partial_base", own.partial_base.into()),
             ("threads", own.threads.into()),
@@ -201,9 +190,7 @@ impl Geometry {
     }
 }
 
-#[derive(Clone, Copy, Default)]
 struct OwnParams {
-    headroom: usize,
     count: usize,
     first: usize,
     partials: usize,
@@ -263,7 +250,9 @@ impl Op for ObeliskSample {
                 let own = OwnParams {
                     count,
                     first: run.first,
-                    ..Default::default()
+                    partials: 0,
+                    partial_base: 0,
+                    threads: 0,
                 };
                 Dispatch {
                     constants: g.constants(),
@@ -277,7 +266,7 @@ impl Op for ObeliskSample {
                     workgroups: linear_groups(count, 64),
                     iterations: 4,
                     flops: (count * 4 * g.terms * 32) as u64,
-                    ..Dispatch::new(SHADER, "sample")
+                    ..Dispatch::new(shader!("obelisk_sample", "common/trilinear"), "sample")
                 }
             })
             .collect())
@@ -363,6 +352,7 @@ impl Op for ObeliskOffsetGradient {
         let partials: usize = threads.iter().sum();
         let numbers = g.k * g.terms * 3;
         let scratch = io.scratch((numbers * partials * 4) as u64);
+        let shader = shader!("obelisk_sample", "common/trilinear");
         let mut partial_base = 0;
         let mut dispatches = Vec::new();
         for (run, threads) in runs.into_iter().zip(threads) {
@@ -373,7 +363,6 @@ impl Op for ObeliskOffsetGradient {
                 partials,
                 partial_base,
                 threads,
-                ..Default::default()
             };
             dispatches.push(Dispatch {
                 constants: g.constants(),
@@ -388,14 +377,16 @@ impl Op for ObeliskOffsetGradient {
                 workgroups: linear_groups(threads * g.k, 64),
                 iterations: (count.div_ceil(threads) * (g.c + 1)) as u64,
                 flops: (count * g.k * g.terms * g.c * 50) as u64,
-                ..Dispatch::new(SHADER, "offset_gradient")
+                ..Dispatch::new(shader, "offset_gradient")
             });
             partial_base += threads;
         }
         let own = OwnParams {
             count: numbers,
+            first: 0,
             partials,
-            ..Default::default()
+            partial_base: 0,
+            threads: 0,
         };
         dispatches.push(Dispatch {
             constants: g.constants(),
@@ -404,7 +395,7 @@ impl Op for ObeliskOffsetGradient {
             workgroups: linear_groups(numbers, 64),
             iterations: partials as u64,
             flops: (numbers * partials) as u64,
-            ..Dispatch::new(SHADER, "offset_gradient_total")
+            ..Dispatch::new(shader, "offset_gradient_total")
         });
         Ok(dispatches)
     }
@@ -452,37 +443,6 @@ impl ObeliskImageGradient {
         all.extend_from_slice(&inputs[..inputs.len().saturating_sub(1)]);
         geometry(self.name(), &all, self.locations)
     }
-
-    fn scatter(&self, io: &mut Io, g: &Geometry) -> Vec<Dispatch> {
-        let upstream = io.inputs.len() - 1;
-        let points = upstream - 1;
-        // Each sample adds at most once to a voxel.
-        let samples = g.locations() / g.n * g.k * g.terms;
-        let scatter = Scatter::new(io, self.image.device_len(), samples);
-        let count = g.locations() * g.k;
-        let own = OwnParams {
-            count,
-            headroom: scatter.headroom,
-            ..Default::default()
-        };
-        let adds = Dispatch {
-            constants: g.constants(),
-            params: g.params(&self.image, own),
-            bindings: vec![
-                read(scatter.largest),
-                read(BufferRef::Input(0)),
-                read(BufferRef::Input(points)),
-                read(BufferRef::Input(upstream)),
-                write(scatter.words),
-            ],
-            workgroups: linear_groups(count, 64),
-            iterations: (g.terms * (1 + g.c * 9)) as u64,
-            flops: (count * g.terms * g.c * 16) as u64,
-            ..Dispatch::new(SHADER, "scatter_image_gradient")
-        };
-        let [clear, maximum] = scatter.before(BufferRef::Input(upstream), io.inputs[upstream].device_len());
-        vec![clear, maximum, adds, scatter.after(BufferRef::Output(0))]
-    }
 }
 
 impl Op for ObeliskImageGradient {
@@ -502,14 +462,21 @@ impl Op for ObeliskImageGradient {
     fn dispatches(&self, io: &mut Io, _: &Caps) -> Result<Vec<Dispatch>, GraphError> {
         let g = self.geometry(io.inputs)?;
         if g.points {
-            return Ok(self.scatter(io, &g));
+            return Err(GraphError::shape(
+                self.name(),
+                io.inputs,
+                "samples at scattered points give the image no gradient",
+            ));
         }
         let upstream = io.inputs.len() - 1;
         let [d, h, w] = g.size;
         let count = g.n * self.image.blocks() * d * h * w;
         let own = OwnParams {
             count,
-            ..Default::default()
+            first: 0,
+            partials: 0,
+            partial_base: 0,
+            threads: 0,
         };
         // Grid points within a voxel of a place on an axis, with the shader's margin.
         let near = |axis: usize| match (g.size[axis], g.grid[axis]) {
@@ -533,7 +500,10 @@ impl Op for ObeliskImageGradient {
             workgroups: linear_groups(count, 64),
             iterations: (g.k * (1 + g.terms * (1 + loops))) as u64,
             flops: (g.locations() * g.k * g.terms * g.c * 16) as u64,
-            ..Dispatch::new(SHADER, "gather_image_gradient")
+            ..Dispatch::new(
+                shader!("obelisk_sample", "common/trilinear"),
+                "gather_image_gradient",
+            )
         }])
     }
 

@@ -1,0 +1,93 @@
+//! Subcommands, one file each.
+
+mod evaluate;
+mod info;
+mod predict;
+mod train;
+
+use std::path::Path;
+
+use clap::{Parser, Subcommand};
+use obelisk::gpu::{Device, DeviceOptions};
+
+/// Train and run OBELISK-Net and other small 3D segmentation networks on any GPU.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+pub struct Arguments {
+    /// Part of the adapter's name, or its number in `obelisk info`
+    #[arg(long, global = true, value_name = "NAME")]
+    adapter: Option<String>,
+    /// vulkan, metal or dx12
+    #[arg(long, global = true, value_name = "API")]
+    backend: Option<String>,
+    /// Use only WebGPU's default limits and no optional features
+    #[arg(long, global = true)]
+    portable: bool,
+    /// Say more on stderr; twice for the plans
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the adapters, the one chosen and why, and the networks
+    Info(info::Info),
+    /// Train a network on a folder of scans and labels
+    Train(Box<train::Train>),
+    /// Segment a scan or a folder of scans
+    Predict(predict::Predict),
+    /// Score predictions against reference labels
+    Evaluate(evaluate::Evaluate),
+}
+
+/// Arguments that parse but make no sense together: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
+/// Runs the subcommand.
+pub fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let options = DeviceOptions {
+        adapter: arguments.adapter,
+        backend: arguments.backend,
+        portable: arguments.portable,
+    };
+    match arguments.command {
+        Command::Info(command) => command.run(&options),
+        Command::Train(command) => command.run(&options),
+        Command::Predict(command) => command.run(&options),
+        Command::Evaluate(command) => command.run(),
+    }
+}
+
+/// Warnings and, with `-v`, more on stderr; `RUST_LOG` overrides.
+pub fn start_logging(verbose: u8) {
+    let level = ["warn", "obelisk=info,warn", "obelisk=debug,warn"][verbose.min(2) as usize];
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .init();
+}
+
+fn open_device(options: &DeviceOptions) -> anyhow::Result<Device> {
+    let device = pollster::block_on(Device::open(options))?;
+    let adapter = device.adapter();
+    eprintln!(
+        "adapter: {} ({}, {})",
+        adapter.name, adapter.kind, adapter.backend
+    );
+    Ok(device)
+}
+
+/// An output that exists needs `--force`.
+fn refuse_existing(path: &Path, force: bool) -> anyhow::Result<()> {
+    if path.exists() && !force {
+        anyhow::bail!("{} exists; --force replaces it", path.display());
+    }
+    Ok(())
+}

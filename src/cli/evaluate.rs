@@ -1,0 +1,42 @@
+use std::path::PathBuf;
+
+use clap::Args;
+use obelisk::evaluate;
+use obelisk::file::write_beside;
+
+use super::refuse_existing;
+
+/// `obelisk evaluate`
+#[derive(Debug, Args)]
+pub struct Evaluate {
+    /// Folder of predicted label files
+    #[arg(long, value_name = "FOLDER")]
+    predictions: PathBuf,
+    /// Folder of reference label files of the same names
+    #[arg(long, value_name = "FOLDER")]
+    labels: PathBuf,
+    /// Also write the report as JSON here
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Replace a report that exists
+    #[arg(long)]
+    force: bool,
+}
+
+impl Evaluate {
+    pub fn run(&self) -> anyhow::Result<()> {
+        self.json
+            .iter()
+            .try_for_each(|p| refuse_existing(p, self.force))?;
+        let report = evaluate::evaluate(&self.predictions, &self.labels, None, None)?;
+        if let Some(path) = &self.json {
+            write_beside(
+                path,
+                serde_json::to_string_pretty(&report)?.as_bytes(),
+                self.force,
+            )?;
+        }
+        println!("{report}");
+        Ok(())
+    }
+}

@@ -1,0 +1,169 @@
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+use obelisk::dataset::{read_channels, scans};
+use obelisk::gpu::{Device, DeviceOptions};
+use obelisk::predict::Predictor;
+use obelisk::volume;
+use obelisk::weights::Model;
+use obelisk::{model, picture, weights};
+
+use super::{Usage, open_device, refuse_existing};
+
+/// `obelisk predict`
+#[derive(Debug, Args)]
+pub struct Predict {
+    /// Weights (.safetensors) of a training run
+    #[arg(long, value_name = "WEIGHTS")]
+    model: PathBuf,
+    /// A scan (.nii, .nii.gz), or a folder of scans; scans of several files are CASE_0000.nii.gz, CASE_0001.nii.gz …
+    #[arg(long, value_name = "SCAN|FOLDER")]
+    input: PathBuf,
+    /// The label file, or the folder of label files
+    #[arg(long, value_name = "LABELS|FOLDER")]
+    output: PathBuf,
+    /// Also write the logits (f32, [C, D, H, W]) on the preprocessed grid; one scan only
+    #[arg(long, value_name = "FILE.safetensors")]
+    logits: Option<PathBuf>,
+    /// Also write a picture of each scan with its labels here
+    #[arg(long, value_name = "FOLDER")]
+    overlay: Option<PathBuf>,
+    /// Replace outputs that exist; without it, a folder's finished scans are skipped
+    #[arg(long)]
+    force: bool,
+    /// Print one JSON object a scan
+    #[arg(long)]
+    json: bool,
+}
+
+impl Predict {
+    pub fn run(&self, options: &DeviceOptions) -> anyhow::Result<()> {
+        let model = Model::load(&self.model)?;
+        let channels = model.info.preprocessing.channels.len();
+        let jobs = if self.input.is_dir() {
+            if self.logits.is_some() {
+                return Err(Usage("--logits takes one scan, not a folder".into()).into());
+            }
+            let output = |id: String| self.output.join(format!("{id}.nii.gz"));
+            let jobs: Vec<Job> = scans(&self.input, channels)?
+                .into_iter()
+                .map(|(id, files)| Job {
+                    files,
+                    output: output(id),
+                })
+                .collect();
+            std::fs::create_dir_all(&self.output).with_context(|| format!("{}", self.output.display()))?;
+            jobs
+        } else {
+            if volume::stem(&self.output).is_none() {
+                let message = format!("--output {} must end in .nii or .nii.gz", self.output.display());
+                return Err(Usage(message).into());
+            }
+            refuse_existing(&self.output, self.force)?;
+            self.logits
+                .iter()
+                .try_for_each(|p| refuse_existing(p, self.force))?;
+            vec![Job {
+                files: vec![self.input.clone()],
+                output: self.output.clone(),
+            }]
+        };
+        if let Some(folder) = &self.overlay {
+            std::fs::create_dir_all(folder).with_context(|| format!("{}", folder.display()))?;
+        }
+
+        let all = jobs.len();
+        let jobs: Vec<Job> = jobs
+            .into_iter()
+            .filter(|j| self.force || !j.output.exists())
+            .collect();
+        if jobs.len() < all {
+            eprintln!(
+                "{} of {all} scans have their labels already; --force does them again",
+                all - jobs.len()
+            );
+        }
+        if jobs.is_empty() {
+            return Ok(());
+        }
+
+        let device = open_device(options)?;
+        let predictor = load_predictor(&device, &model)
+            .with_context(|| format!("{}: {}", self.model.display(), model.info.arch))?;
+        let mut failed = 0;
+        for job in &jobs {
+            match self.segment(&device, &predictor, &model, job) {
+                Ok(()) => {}
+                // One bad scan among many does not keep the others from their labels.
+                Err(error) if all > 1 => {
+                    eprintln!("error: {error:#}");
+                    failed += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if failed > 0 {
+            anyhow::bail!("{failed} of {} scans failed", jobs.len());
+        }
+        Ok(())
+    }
+
+    fn segment(
+        &self,
+        device: &Device,
+        predictor: &Predictor,
+        model: &Model,
+        job: &Job,
+    ) -> anyhow::Result<()> {
+        let start = std::time::Instant::now();
+        let scan = read_channels(&job.files)?;
+        let (labels, logits) = pollster::block_on(predictor.segment(device, &scan))
+            .with_context(|| format!("{}", job.files[0].display()))?;
+        volume::write_labels(&job.output, &labels, &scan.geometry, self.force)?;
+        if let Some(path) = &self.logits {
+            let tensors = [("logits".to_owned(), logits)].into();
+            weights::save(path, &model.info, &tensors, self.force)?;
+        }
+        if let Some(folder) = &self.overlay {
+            let stem = volume::stem(&job.output).context("an output without a name")?;
+            let names = &model.info.preprocessing.labels;
+            picture::overlay(
+                &folder.join(format!("{stem}.png")),
+                &scan,
+                &labels,
+                None,
+                names,
+                self.force,
+            )?;
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        if self.json {
+            let line = serde_json::json!({ "input": job.files, "output": job.output, "seconds": seconds });
+            println!("{line}");
+        } else {
+            println!("{}", job.output.display());
+            eprintln!("{} in {seconds:.1} s", job.files[0].display());
+        }
+        Ok(())
+    }
+}
+
+fn load_predictor(device: &Device, model: &Model) -> anyhow::Result<Predictor> {
+    let network = model::find(&model.info.arch)?;
+    let preprocessing = &model.info.preprocessing;
+    let grid = preprocessing.grid.context("the weights' record names no grid")?;
+    Ok(pollster::block_on(Predictor::with_weights(
+        device,
+        network,
+        preprocessing,
+        grid,
+        &model.tensors,
+    ))?)
+}
+
+/// The files of one scan and where its labels go.
+struct Job {
+    files: Vec<PathBuf>,
+    output: PathBuf,
+}

@@ -1,0 +1,335 @@
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use obelisk::dataset::Dataset;
+use obelisk::gpu::DeviceOptions;
+use obelisk::picture::{self, CurvePoint};
+use obelisk::preprocess::{Overrides, Preprocessing};
+use obelisk::train::{Event, Loss, Schedule, Settings, TrainingData, train};
+
+use super::{Usage, open_device};
+
+/// `obelisk train`
+#[derive(Debug, Args)]
+pub struct Train {
+    /// Folder with dataset.json (Medical Segmentation Decathlon or nnU-Net v2); taken from --config when absent
+    dataset: Option<PathBuf>,
+    /// Network: `obelisk info` lists them [default: obelisk-hybrid]
+    #[arg(long, value_name = "NAME")]
+    arch: Option<String>,
+    /// Folder of the run, made when absent
+    #[arg(long, value_name = "RUN")]
+    out: PathBuf,
+    /// Settings from a run's config.toml; other options override them
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Go on from the run's last checkpoint, with the run's settings
+    #[arg(long)]
+    resume: bool,
+    /// Start anew in a folder that holds a run
+    #[arg(long)]
+    force: bool,
+    /// Fold to validate on, from 0; absent to train on every case
+    #[arg(long, value_name = "K")]
+    fold: Option<usize>,
+    /// Passes over the training cases
+    #[arg(long)]
+    epochs: Option<usize>,
+    /// Scans in a step
+    #[arg(long)]
+    batch: Option<usize>,
+    /// Seed of every random stream
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Adam's learning rate at the start
+    #[arg(long, value_name = "RATE")]
+    learning_rate: Option<f32>,
+    /// How the learning rate falls
+    #[arg(long)]
+    schedule: Option<ScheduleName>,
+    /// L2 penalty added to the gradient
+    #[arg(long, value_name = "DECAY")]
+    weight_decay: Option<f32>,
+    /// What is minimised
+    #[arg(long)]
+    loss: Option<LossName>,
+    /// Standard deviation of the affine augmentation; 0 for none
+    #[arg(long, value_name = "SIGMA")]
+    affine: Option<f32>,
+    /// Epochs between validations
+    #[arg(long, value_name = "N")]
+    validate_every: Option<usize>,
+    /// Target orientation, such as RAS [default: the dataset's most common]
+    #[arg(long, value_name = "CODE")]
+    orient: Option<String>,
+    /// Target spacing in mm along the oriented axes [default: the dataset's median]
+    #[arg(long, value_name = "D,H,W", value_parser = three::<f64>)]
+    spacing: Option<[f64; 3]>,
+    /// Target grid in voxels [default: covers the dataset's scans]
+    #[arg(long, value_name = "D,H,W", value_parser = three::<usize>)]
+    size: Option<[usize; 3]>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LossName {
+    CrossEntropy,
+    CrossEntropyDice,
+    HardMining,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ScheduleName {
+    Cosine,
+    Exponential,
+}
+
+/// Three numbers with commas between them.
+fn three<T: std::str::FromStr>(text: &str) -> Result<[T; 3], String> {
+    let parts: Vec<T> = text
+        .split([',', 'x'])
+        .map(|p| p.trim().parse().map_err(|_| format!("`{p}` is no number")))
+        .collect::<Result<_, _>>()?;
+    parts
+        .try_into()
+        .map_err(|_| "three numbers are needed, such as 40,56,40".to_owned())
+}
+
+impl Train {
+    pub fn run(&self, options: &DeviceOptions) -> anyhow::Result<()> {
+        let settings = self.settings()?;
+        let config_path = self.out.join("config.toml");
+        if !self.resume && !self.force && config_path.exists() {
+            anyhow::bail!(
+                "{} holds a run; --resume goes on with it, --force starts anew",
+                self.out.display()
+            );
+        }
+        obelisk::model::find(&settings.arch).map_err(|e| Usage(e.to_string()))?;
+        let data = load(&settings)?;
+        eprintln!("{}", data.preprocessing);
+        eprintln!(
+            "{}: {} cases to train, {} to validate",
+            data.dataset,
+            data.training.len(),
+            data.validation.len()
+        );
+        let device = open_device(options)?;
+
+        std::fs::create_dir_all(&self.out).with_context(|| format!("{}", self.out.display()))?;
+        if !self.resume {
+            let text = toml::to_string(&settings)?;
+            obelisk::file::write_beside(&config_path, text.as_bytes(), true)
+                .with_context(|| format!("{}", config_path.display()))?;
+        }
+        let names: Vec<String> = data
+            .preprocessing
+            .labels
+            .iter()
+            .skip(1)
+            .map(|l| l.name.clone())
+            .collect();
+        let mut progress = Progress::new(settings.epochs, settings.batch, names.clone());
+        let log = pollster::block_on(train(
+            &device,
+            &settings,
+            &data,
+            &self.out,
+            self.resume,
+            |event| progress.show(&event),
+        ))?;
+        progress.finish();
+        let points: Vec<CurvePoint> = log
+            .iter()
+            .map(|l| CurvePoint {
+                epoch: l.epoch,
+                loss: l.loss,
+                dice: l.dice.clone(),
+            })
+            .collect();
+        let title = format!("{} on {}", settings.arch, data.dataset);
+        picture::training_curve(&self.out.join("curve.png"), &title, &points, &names, true)?;
+        if let Some(best) = log
+            .iter()
+            .filter_map(|l| l.mean_dice.map(|d| (d, l.epoch)))
+            .max_by(|a, b| a.0.total_cmp(&b.0))
+        {
+            println!("best validation Dice {:.4} in epoch {}", best.0, best.1);
+        }
+        println!("{}", self.out.join("best.safetensors").display());
+        Ok(())
+    }
+
+    fn settings(&self) -> anyhow::Result<Settings> {
+        let config = match (&self.config, self.resume) {
+            (Some(_), true) => {
+                return Err(Usage("--resume takes the run's own settings, not --config".into()).into());
+            }
+            (Some(path), false) => Some(path.clone()),
+            (None, true) => Some(self.out.join("config.toml")),
+            (None, false) => None,
+        };
+        let mut settings = match config {
+            Some(path) => {
+                let text = std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+                toml::from_str(&text).with_context(|| format!("{}", path.display()))?
+            }
+            None => {
+                let Some(dataset) = &self.dataset else {
+                    return Err(Usage("name the DATASET folder, or --config".into()).into());
+                };
+                Settings::new(dataset.clone(), self.arch.as_deref().unwrap_or("obelisk-hybrid"))
+            }
+        };
+        macro_rules! set {
+            ($($field:ident),*) => { $(if let Some(value) = self.$field.clone() { settings.$field = value; })* };
+        }
+        set!(
+            dataset,
+            arch,
+            epochs,
+            batch,
+            seed,
+            learning_rate,
+            weight_decay,
+            affine,
+            validate_every
+        );
+        settings.fold = self.fold.or(settings.fold);
+        settings.spacing = self.spacing.or(settings.spacing);
+        settings.size = self.size.or(settings.size);
+        settings.orientation = self.orient.clone().or(settings.orientation);
+        settings.loss = match self.loss {
+            Some(LossName::CrossEntropy) => Loss::CrossEntropy,
+            Some(LossName::CrossEntropyDice) => Loss::CrossEntropyDice,
+            Some(LossName::HardMining) => Loss::HardMining,
+            None => settings.loss,
+        };
+        settings.schedule = match self.schedule {
+            Some(ScheduleName::Cosine) => Schedule::Cosine,
+            Some(ScheduleName::Exponential) => Schedule::Exponential,
+            None => settings.schedule,
+        };
+        if settings.epochs == 0 || settings.batch == 0 || settings.validate_every == 0 {
+            return Err(Usage("--epochs, --batch and --validate-every are at least 1".into()).into());
+        }
+        Ok(settings)
+    }
+}
+
+/// Reads and preprocesses every case.
+fn load(settings: &Settings) -> anyhow::Result<TrainingData> {
+    let dataset = Dataset::open(&settings.dataset)?;
+    dataset.check()?;
+    let orientation = settings.orientation.as_ref().map(|code| code.parse()).transpose();
+    let overrides = Overrides {
+        orientation: orientation.map_err(|e| Usage(format!("--orient: {e}")))?,
+        spacing: settings.spacing,
+        grid: settings.size,
+    };
+    let preprocessing = Preprocessing::derive(&dataset, overrides)?;
+    Ok(TrainingData::load(&dataset, preprocessing, settings.fold)?)
+}
+
+/// A bar on a terminal, plain lines otherwise.
+struct Progress {
+    bar: Option<ProgressBar>,
+    epochs: usize,
+    batch: usize,
+    names: Vec<String>,
+    start: std::time::Instant,
+    epochs_before: Option<usize>,
+}
+
+impl Progress {
+    fn new(epochs: usize, batch: usize, names: Vec<String>) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let style = "{prefix} {bar:30} {pos}/{len} {msg}";
+            ProgressBar::new(0).with_style(ProgressStyle::with_template(style).expect("a valid template"))
+        });
+        Progress {
+            bar,
+            epochs,
+            batch,
+            names,
+            start: std::time::Instant::now(),
+            epochs_before: None,
+        }
+    }
+
+    fn show(&mut self, event: &Event) {
+        match event {
+            Event::Step {
+                epoch,
+                done,
+                steps,
+                loss,
+                learning_rate,
+            } => {
+                let before = *self.epochs_before.get_or_insert(epoch - 1);
+                let Some(bar) = &self.bar else { return };
+                let fraction = (epoch - 1 - before) as f64 + *done as f64 / *steps as f64;
+                let elapsed = self.start.elapsed().as_secs_f64();
+                let left = elapsed / fraction * ((self.epochs - before) as f64 - fraction);
+                let rate = fraction * (*steps * self.batch) as f64 / elapsed;
+                bar.set_length(*steps as u64);
+                bar.set_position(*done as u64);
+                bar.set_prefix(format!("epoch {epoch}/{}", self.epochs));
+                bar.set_message(format!(
+                    "loss {loss:.4}, rate {learning_rate:.5}, {rate:.1} samples/s, {} left",
+                    duration(left)
+                ));
+            }
+            Event::Validation { done, cases } => {
+                if let Some(bar) = &self.bar {
+                    bar.set_length(*cases as u64);
+                    bar.set_position(*done as u64);
+                    bar.set_message("validating");
+                }
+            }
+            Event::Epoch(line) => {
+                let before = self.epochs_before.unwrap_or(0);
+                let elapsed = self.start.elapsed().as_secs_f64();
+                let left = elapsed / (line.epoch - before) as f64 * (self.epochs - line.epoch) as f64;
+                let mut text = format!(
+                    "epoch {}/{}: loss {:.4}, rate {:.5}, {:.1} s",
+                    line.epoch, self.epochs, line.loss, line.learning_rate, line.train_seconds
+                );
+                if let Some(mean) = line.mean_dice {
+                    text.push_str(&format!(", Dice {mean:.4} ("));
+                    let parts: Vec<String> = self
+                        .names
+                        .iter()
+                        .zip(&line.dice)
+                        .map(|(name, dice)| {
+                            format!("{name} {}", dice.map_or("–".into(), |d| format!("{d:.4}")))
+                        })
+                        .collect();
+                    text.push_str(&format!("{})", parts.join(", ")));
+                }
+                text.push_str(&format!(", {} left", duration(left)));
+                match &self.bar {
+                    Some(bar) => bar.println(text),
+                    None => eprintln!("{text}"),
+                }
+            }
+        }
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn duration(seconds: f64) -> String {
+    let s = seconds.max(0.0) as u64;
+    if s >= 3600 {
+        format!("{} h {:02} min", s / 3600, s / 60 % 60)
+    } else {
+        format!("{} min {:02} s", s / 60, s % 60)
+    }
+}

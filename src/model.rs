@@ -1,0 +1,206 @@
+//! Networks: functions that add nodes. A network is added in one file and one line of [`NETWORKS`].
+
+mod hybrid;
+mod unet;
+
+use crate::graph::{Graph, GraphError, Init, Value};
+use crate::op::batch_norm::batch_norm;
+use crate::op::conv3d::{Conv3dConfig, conv3d};
+use crate::op::leaky_relu::leaky_relu;
+use crate::op::upsample::Upsample;
+
+/// A network by name.
+#[derive(Clone, Copy)]
+pub struct Network {
+    /// Name in `--arch` and in weight files.
+    pub name: &'static str,
+    /// One line for `obelisk info`.
+    pub about: &'static str,
+    /// Adds the network to a graph: image `[N, C, D, H, W]` (flat) to logits `[N, labels, D, H, W]` (map).
+    pub build: fn(&mut Builder, image: Value, labels: usize) -> Result<Value, GraphError>,
+}
+
+impl std::fmt::Debug for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// Every network that `--arch` names.
+pub const NETWORKS: &[Network] = &[
+    Network {
+        name: "obelisk-hybrid",
+        about: "shallow U-Net with two OBELISK layers, for any size (paper: Hybrid OBELISK-CNN, 230 k parameters)",
+        build: hybrid::obelisk_hybrid,
+    },
+    Network {
+        name: "obeliskhybrid_tcia",
+        about: "the hybrid exactly as published for the TCIA scans: 144³, 9 labels, its own 18×36×18 grid",
+        build: hybrid::obeliskhybrid_tcia,
+    },
+    Network {
+        name: "unet",
+        about: "all-convolutional U-Net of the paper's table 1 (880 k parameters)",
+        build: unet::unet,
+    },
+];
+
+/// The network of that name, or the names there are.
+pub fn find(name: &str) -> Result<&'static Network, GraphError> {
+    NETWORKS.iter().find(|n| n.name == name).ok_or_else(|| {
+        let names: Vec<&str> = NETWORKS.iter().map(|n| n.name).collect();
+        GraphError::Name(format!(
+            "there is no network `{name}`; choose one of {}",
+            names.join(", ")
+        ))
+    })
+}
+
+/// What the network functions build with: a graph, and whether it is for training. Training and inference are two
+/// graphs of one function, with the same parameters and states in the same order.
+#[derive(Debug)]
+pub struct Builder<'g> {
+    /// Where nodes go.
+    pub graph: &'g mut Graph,
+    /// Batch statistics and their running averages, or the running averages only.
+    pub training: bool,
+}
+
+/// A convolution's numbers, and how its blocks differ.
+#[derive(Clone, Copy, Debug)]
+pub struct Conv {
+    /// Output channels.
+    pub out: usize,
+    /// Kernel width on every axis; the padding keeps the size at stride 1.
+    pub kernel: usize,
+    /// Step on every axis.
+    pub stride: usize,
+    /// Channel groups.
+    pub groups: usize,
+    /// Whether it has a bias.
+    pub bias: bool,
+}
+
+impl Conv {
+    /// 3×3×3, with bias.
+    pub fn k3(out: usize) -> Self {
+        Conv {
+            out,
+            kernel: 3,
+            stride: 1,
+            groups: 1,
+            bias: true,
+        }
+    }
+
+    /// 1×1×1, without bias.
+    pub fn k1(out: usize) -> Self {
+        Conv {
+            out,
+            kernel: 1,
+            stride: 1,
+            groups: 1,
+            bias: false,
+        }
+    }
+
+    /// With this step.
+    pub fn stride(self, stride: usize) -> Self {
+        Conv { stride, ..self }
+    }
+
+    /// In so many groups.
+    pub fn groups(self, groups: usize) -> Self {
+        Conv { groups, ..self }
+    }
+
+    /// With a bias.
+    pub fn with_bias(self) -> Self {
+        Conv { bias: true, ..self }
+    }
+}
+
+impl Builder<'_> {
+    /// Convolution of the channel-wise concatenation of `sources`; parameters `NAME.weight` and `NAME.bias`.
+    pub fn conv(&mut self, name: &str, sources: &[Value], conv: Conv) -> Result<Value, GraphError> {
+        let inputs: usize = sources.iter().map(|v| self.graph.shape(*v)[1]).sum();
+        let Conv {
+            out,
+            kernel: k,
+            stride,
+            groups,
+            bias,
+        } = conv;
+        if inputs % groups != 0 || out % groups != 0 {
+            let specs: Vec<_> = sources.iter().map(|v| self.graph.spec(*v).clone()).collect();
+            let reason =
+                format!("`{name}` can't split {inputs} input and {out} output channels into {groups} groups");
+            return Err(GraphError::shape("conv3d", &specs, reason));
+        }
+        let volume = k * k * k;
+        let init = Init::XavierNormal {
+            fan_in: inputs / groups * volume,
+            fan_out: out * volume,
+        };
+        let weight =
+            self.graph
+                .parameter(&format!("{name}.weight"), &[out, inputs / groups, k, k, k], init)?;
+        let bias = match bias {
+            true => Some(
+                self.graph
+                    .parameter(&format!("{name}.bias"), &[out], Init::Constant(0.0))?,
+            ),
+            false => None,
+        };
+        conv3d(
+            self.graph,
+            sources,
+            weight,
+            bias,
+            Conv3dConfig {
+                groups,
+                ..Conv3dConfig::same(k, stride)
+            },
+        )
+    }
+
+    /// Batch norm, then leaky ReLU of that slope; `None` for no activation. Parameters `NAME.weight`, `NAME.bias`,
+    /// states `NAME.running_mean`, `NAME.running_var`.
+    pub fn norm(&mut self, name: &str, x: Value, slope: Option<f32>) -> Result<Value, GraphError> {
+        let channels = [self.graph.shape(x)[1]];
+        let gamma = self
+            .graph
+            .parameter(&format!("{name}.weight"), &channels, Init::Constant(1.0))?;
+        let beta = self
+            .graph
+            .parameter(&format!("{name}.bias"), &channels, Init::Constant(0.0))?;
+        let mean = self
+            .graph
+            .state(&format!("{name}.running_mean"), &channels, Init::Constant(0.0))?;
+        let variance = self
+            .graph
+            .state(&format!("{name}.running_var"), &channels, Init::Constant(1.0))?;
+        batch_norm(self.graph, x, gamma, beta, mean, variance, slope, self.training)
+    }
+
+    /// Leaky ReLU.
+    pub fn leaky(&mut self, x: Value, slope: f32) -> Result<Value, GraphError> {
+        leaky_relu(self.graph, x, slope)
+    }
+
+    /// Trilinear upsampling to a size, align_corners false.
+    pub fn upsample(&mut self, x: Value, size: [usize; 3]) -> Result<Value, GraphError> {
+        self.graph.push1(Upsample { size }, &[x])
+    }
+
+    /// `[D, H, W]` of a value.
+    pub fn size(&self, x: Value) -> [usize; 3] {
+        let s = self.graph.shape(x);
+        [s[2], s[3], s[4]]
+    }
+}
+
+/// `ceil(n / by)` on every axis.
+fn shrink(size: [usize; 3], by: usize) -> [usize; 3] {
+    size.map(|n| n.div_ceil(by))
+}

@@ -1,0 +1,529 @@
+//! Training: settings, the graph of one step, the loop over epochs, validation, checkpoints and resuming.
+
+mod data;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use serde::{Deserialize, Serialize};
+
+pub use data::{TrainingCase, TrainingData, ValidationCase};
+use data::{augmentation, epoch_order, label_counts};
+
+use crate::evaluate::{Report, overlaps};
+use crate::file::write_beside;
+use crate::gpu::{Device, Executable, GpuError, Weights};
+use crate::graph::{Graph, GraphError, Value};
+use crate::model::{self, Builder, Network};
+use crate::op::StepScalars;
+use crate::op::adam::adam;
+use crate::op::add::Add;
+use crate::op::affine_grid::AffineGrid;
+use crate::op::cross_entropy::{class_weights, cross_entropy, hard_mining};
+use crate::op::grid_sample::{GridSample, Mode, Padding};
+use crate::op::soft_dice::soft_dice;
+use crate::plan::Plan;
+use crate::predict::{PredictError, Predictor};
+use crate::preprocess::Preprocessing;
+use crate::tensor::{Spec, Tensor};
+use crate::weights::{self, Model, ModelInfo, TrainingRecord, WeightsError};
+
+/// What can go wrong while training.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The settings or the dataset don't allow it.
+    #[error("{0}")]
+    Settings(String),
+    /// The loss is not a number any more.
+    #[error(
+        "the loss became {loss} in epoch {epoch}; lower --learning-rate, and check the scans' intensities"
+    )]
+    Diverged {
+        /// Epoch, from 1.
+        epoch: usize,
+        /// What the loss was.
+        loss: f32,
+    },
+    /// A file of the run can't be read or written.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// A file of the run can't be written.
+    #[error("{}: {source}", .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The network can't be built or planned.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// Validation failed.
+    #[error(transparent)]
+    Predict(#[from] PredictError),
+    /// The device failed.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+}
+
+/// What is minimised.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Loss {
+    /// Softmax cross-entropy over all voxels.
+    CrossEntropy,
+    /// Cross-entropy plus soft Dice over foreground labels.
+    CrossEntropyDice,
+    /// Class-weighted cross-entropy of the hardest quarter of the voxels (the paper's, for OBELISK networks).
+    HardMining,
+}
+
+/// How the learning rate falls.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Schedule {
+    /// Half a cosine from the first epoch's rate to zero, step by step.
+    Cosine,
+    /// × 0.99 after each epoch (the paper's).
+    Exponential,
+}
+
+/// Settings of a training run; written as `config.toml` into the run and read back by `--config`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Folder with dataset.json.
+    pub dataset: PathBuf,
+    /// Network.
+    pub arch: String,
+    /// Validation fold; absent to train on every case.
+    pub fold: Option<usize>,
+    /// Passes over the training cases.
+    pub epochs: usize,
+    /// Scans in a step.
+    pub batch: usize,
+    /// Seed of all random streams.
+    pub seed: u64,
+    /// Adam's learning rate at the start.
+    pub learning_rate: f32,
+    /// How it falls.
+    pub schedule: Schedule,
+    /// L2 penalty added to the gradient.
+    pub weight_decay: f32,
+    /// What is minimised.
+    pub loss: Loss,
+    /// Standard deviation of the affine augmentation's twelve entries, in normalised coordinates.
+    pub affine: f32,
+    /// Epochs between validations; the last epoch is always validated.
+    pub validate_every: usize,
+    /// Target orientation, such as `RAS`; absent to take the dataset's most common.
+    pub orientation: Option<String>,
+    /// Target spacing in mm (D, H, W); absent to take the dataset's median.
+    pub spacing: Option<[f64; 3]>,
+    /// Target grid in voxels (D, H, W); absent to cover the dataset's scans.
+    pub size: Option<[usize; 3]>,
+}
+
+impl Settings {
+    /// The defaults for a dataset and network.
+    pub fn new(dataset: PathBuf, arch: &str) -> Self {
+        Settings {
+            dataset,
+            arch: arch.to_owned(),
+            fold: None,
+            epochs: 60,
+            batch: 4,
+            seed: 1,
+            learning_rate: 0.002,
+            schedule: Schedule::Cosine,
+            weight_decay: 1e-5,
+            loss: Loss::CrossEntropyDice,
+            affine: 0.075,
+            validate_every: 1,
+            orientation: None,
+            spacing: None,
+            size: None,
+        }
+    }
+
+    /// Learning rate at step `step` of `steps` an epoch.
+    fn rate(&self, step: usize, steps: usize) -> f32 {
+        let epoch = step / steps;
+        match self.schedule {
+            Schedule::Exponential => self.learning_rate * 0.99f32.powi(epoch as i32),
+            Schedule::Cosine => {
+                let done = step as f64 / (steps * self.epochs) as f64;
+                (self.learning_rate as f64 * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())) as f32
+            }
+        }
+    }
+}
+
+/// One training step as a graph: augmentation, network, loss, gradients, Adam. Inputs `image` `[N, C, D, H, W]`,
+/// `labels` `[N, 1, D, H, W]` (class index, −1 ignored) and, with `augment`, `theta` `[N, 3, 4]`; with hard mining
+/// also `class_weights` `[L]`. Keeps `loss` `[1]`.
+pub fn training_graph(
+    network: &Network,
+    shape: [usize; 5],
+    classes: usize,
+    loss: Loss,
+    augment: bool,
+) -> Result<Graph, GraphError> {
+    let mut graph = Graph::new();
+    let [n, _, d, h, w] = shape;
+    let mut image = graph.input("image", Spec::flat(&shape))?;
+    let mut labels = graph.input("labels", Spec::flat(&[n, 1, d, h, w]))?;
+    if augment {
+        let theta = graph.input("theta", Spec::flat(&[n, 3, 4]))?;
+        let grid = graph.push1(
+            AffineGrid {
+                size: [d, h, w],
+                align_corners: true,
+            },
+            &[theta],
+        )?;
+        let sample = |mode, padding| GridSample {
+            mode,
+            padding,
+            align_corners: true,
+        };
+        image = graph.push1(sample(Mode::Trilinear, Padding::Border), &[image, grid])?;
+        labels = graph.push1(sample(Mode::Nearest, Padding::Zeros), &[labels, grid])?;
+    }
+    let mut builder = Builder {
+        graph: &mut graph,
+        training: true,
+    };
+    let logits = (network.build)(&mut builder, image, classes)?;
+    let loss = add_loss(&mut graph, logits, labels, classes, loss)?;
+    graph.keep("loss", loss);
+    graph.parameter_gradient_nodes(loss)?;
+    adam(&mut graph)?;
+    Ok(graph)
+}
+
+fn add_loss(
+    graph: &mut Graph,
+    logits: Value,
+    labels: Value,
+    classes: usize,
+    loss: Loss,
+) -> Result<Value, GraphError> {
+    match loss {
+        Loss::CrossEntropy => cross_entropy(graph, logits, labels, None),
+        Loss::CrossEntropyDice => {
+            let entropy = cross_entropy(graph, logits, labels, None)?;
+            let dice = soft_dice(graph, logits, labels, false)?;
+            graph.push1(Add, &[entropy, dice])
+        }
+        Loss::HardMining => {
+            let weights = graph.input("class_weights", Spec::flat(&[classes]))?;
+            hard_mining(graph, logits, labels, Some(weights), 0.25)
+        }
+    }
+}
+
+/// What training tells its caller as it goes.
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    /// A step is done.
+    Step {
+        /// Epoch, from 1.
+        epoch: usize,
+        /// Steps of this epoch done.
+        done: usize,
+        /// Steps of an epoch.
+        steps: usize,
+        /// This step's loss.
+        loss: f32,
+        /// This step's learning rate.
+        learning_rate: f32,
+    },
+    /// Cases of the validation done.
+    Validation {
+        /// Done so far.
+        done: usize,
+        /// In all.
+        cases: usize,
+    },
+    /// An epoch is done and its files are written.
+    Epoch(&'a EpochRecord),
+}
+
+/// A line of the run's log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EpochRecord {
+    /// From 1.
+    pub epoch: usize,
+    /// Learning rate at its start.
+    pub learning_rate: f32,
+    /// Mean loss of its steps.
+    pub loss: f64,
+    /// Validation Dice by foreground label; empty when not validated.
+    pub dice: Vec<Option<f64>>,
+    /// Mean over labels.
+    pub mean_dice: Option<f64>,
+    /// Seconds of its steps.
+    pub train_seconds: f64,
+    /// Seconds of its validation.
+    pub validation_seconds: f64,
+}
+
+/// What a checkpoint says beside its tensors.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct CheckpointRecord {
+    settings: Settings,
+    epochs_done: usize,
+    best: Option<f64>,
+    log: Vec<EpochRecord>,
+}
+
+/// Trains a network and fills the run's folder: `config.toml`, `log.csv`, `last.safetensors`, `best.safetensors`
+/// and `checkpoint.safetensors`, from which `resume` goes on. Returns the log.
+pub async fn train(
+    device: &Device,
+    settings: &Settings,
+    data: &TrainingData,
+    run: &Path,
+    resume: bool,
+    mut report: impl FnMut(Event),
+) -> Result<Vec<EpochRecord>, TrainError> {
+    let network = model::find(&settings.arch)?;
+    let preprocessing = &data.preprocessing;
+    let Some(grid @ [d, h, w]) = preprocessing.grid else {
+        return Err(TrainError::Settings("training needs a grid; give --size".into()));
+    };
+    let classes = preprocessing.labels.len();
+    let batch = settings.batch;
+    let steps = data.training.len() / batch;
+    if steps == 0 {
+        let message = format!(
+            "{} training cases don't fill a batch of {batch}; lower --batch or add cases",
+            data.training.len()
+        );
+        return Err(TrainError::Settings(message));
+    }
+    let shape = [batch, preprocessing.channels.len(), d, h, w];
+    let augment = settings.affine > 0.0;
+    let graph = training_graph(network, shape, classes, settings.loss, augment)?;
+    let plan = Plan::new(&graph, device.caps())?;
+    tracing::debug!("training plan:\n{plan}");
+    let weights = Weights::new(device, &plan, true).await?;
+
+    let checkpoint_path = run.join("checkpoint.safetensors");
+    let mut record = CheckpointRecord {
+        settings: settings.clone(),
+        epochs_done: 0,
+        best: None,
+        log: Vec::new(),
+    };
+    if resume {
+        let (found, tensors) = weights::load::<CheckpointRecord>(&checkpoint_path)?;
+        if found.settings != *settings {
+            let message = format!(
+                "{} was made with other settings; resume with its own",
+                checkpoint_path.display()
+            );
+            return Err(TrainError::Settings(message));
+        }
+        record = found;
+        weights.upload(device, &tensors)?;
+        weights.upload_moments(device, &tensors)?;
+    } else {
+        weights.upload(device, &weights::initialise(&graph, settings.seed))?;
+    }
+
+    let executable = Executable::new(device, plan, &weights).await?;
+    let predictor = Predictor::new(device, network, preprocessing, grid, &weights).await?;
+    if settings.loss == Loss::HardMining {
+        let weights = class_weights(&label_counts(&data.training, classes));
+        executable.upload(device, "class_weights", &Tensor::new(&[classes], weights))?;
+    }
+
+    for epoch in record.epochs_done..settings.epochs {
+        let start = std::time::Instant::now();
+        let order = epoch_order(settings.seed, epoch, data.training.len());
+        let mut sum = 0.0;
+        for position in 0..steps {
+            let step = epoch * steps + position;
+            let cases = &order[position * batch..(position + 1) * batch];
+            let mut image = Vec::with_capacity(shape.iter().product());
+            let mut labels = Vec::with_capacity(batch * d * h * w);
+            let mut theta = Vec::with_capacity(batch * 12);
+            for (slot, case) in cases.iter().enumerate() {
+                let mut rng = stream(settings.seed, step, slot);
+                let (cropped, classes) = data.training[*case].crop(grid, &mut rng);
+                image.extend(cropped.data);
+                labels.extend(classes.data);
+                theta.extend(augmentation(&mut rng, settings.affine));
+            }
+            executable.upload(device, "image", &Tensor::new(&shape, image))?;
+            executable.upload(device, "labels", &Tensor::new(&[batch, 1, d, h, w], labels))?;
+            if augment {
+                executable.upload(device, "theta", &Tensor::new(&[batch, 3, 4], theta))?;
+            }
+            let learning_rate = settings.rate(step, steps);
+            let scalars = StepScalars {
+                step: step as u32,
+                seed: settings.seed as u32,
+                learning_rate,
+                weight_decay: settings.weight_decay,
+            };
+            executable.submit(device, &scalars)?;
+            let loss = executable.read(device, "loss").await?.data[0];
+            if !loss.is_finite() {
+                return Err(TrainError::Diverged {
+                    epoch: epoch + 1,
+                    loss,
+                });
+            }
+            sum += loss as f64;
+            report(Event::Step {
+                epoch: epoch + 1,
+                done: position + 1,
+                steps,
+                loss,
+                learning_rate,
+            });
+        }
+        let train_seconds = start.elapsed().as_secs_f64();
+
+        let start = std::time::Instant::now();
+        let last = epoch + 1 == settings.epochs;
+        let mut dice = Vec::new();
+        if !data.validation.is_empty() && (last || (epoch + 1) % settings.validate_every == 0) {
+            dice = validate(device, &predictor, &data.validation, &mut report).await?;
+        }
+        let known: Vec<f64> = dice.iter().flatten().copied().collect();
+        let mean_dice = (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64);
+        let line = EpochRecord {
+            epoch: epoch + 1,
+            learning_rate: settings.rate(epoch * steps, steps),
+            loss: sum / steps as f64,
+            dice,
+            mean_dice,
+            train_seconds,
+            validation_seconds: start.elapsed().as_secs_f64(),
+        };
+        record.log.push(line.clone());
+        record.epochs_done = epoch + 1;
+
+        let better = match (mean_dice, record.best) {
+            (Some(new), Some(old)) => new > old,
+            (Some(_), None) => true,
+            (None, _) => data.validation.is_empty(),
+        };
+        record.best = if better { mean_dice } else { record.best };
+        let mut tensors: HashMap<String, Tensor> = weights.download(device).await?.into_iter().collect();
+        let info = model_info(settings, data, epoch + 1, mean_dice);
+        let model = Model {
+            info,
+            tensors: tensors.clone(),
+        };
+        if better {
+            model.save(&run.join("best.safetensors"), true)?;
+        }
+        model.save(&run.join("last.safetensors"), true)?;
+        write(
+            &run.join("log.csv"),
+            log_csv(&record.log, preprocessing).as_bytes(),
+        )?;
+        // Last: whatever is interrupted before it is done again by the resumed run.
+        tensors.extend(weights.download_moments(device).await?);
+        weights::save(&checkpoint_path, &record, &tensors, true)?;
+        report(Event::Epoch(&line));
+    }
+    Ok(record.log)
+}
+
+async fn validate(
+    device: &Device,
+    predictor: &Predictor,
+    cases: &[ValidationCase],
+    report: &mut impl FnMut(Event),
+) -> Result<Vec<Option<f64>>, TrainError> {
+    let preprocessing = predictor.preprocessing();
+    let mut scores = Vec::new();
+    for (i, case) in cases.iter().enumerate() {
+        let logits = predictor.logits(device, &case.prepared).await?;
+        let labels = preprocessing.restore_labels(&logits, &case.prepared.placement);
+        scores.push((
+            case.id.clone(),
+            overlaps(&labels, &case.labels, preprocessing.ignore),
+        ));
+        report(Event::Validation {
+            done: i + 1,
+            cases: cases.len(),
+        });
+    }
+    Ok(Report::new(&preprocessing.labels, &scores).label_means)
+}
+
+fn model_info(settings: &Settings, data: &TrainingData, epochs: usize, dice: Option<f64>) -> ModelInfo {
+    ModelInfo {
+        format: 1,
+        arch: settings.arch.clone(),
+        preprocessing: data.preprocessing.clone(),
+        training: TrainingRecord {
+            dataset: data.dataset.clone(),
+            epochs,
+            seed: settings.seed,
+            fold: settings.fold,
+            trained_on: data.training.iter().map(|c| c.id.clone()).collect(),
+            held_out: data.validation.iter().map(|c| c.id.clone()).collect(),
+            dice,
+        },
+    }
+}
+
+fn log_csv(log: &[EpochRecord], preprocessing: &Preprocessing) -> String {
+    let number = |v: Option<f64>| v.map(|v| format!("{v:.5}")).unwrap_or_default();
+    let names = preprocessing
+        .labels
+        .iter()
+        .skip(1)
+        .map(|l| format!("dice_{}", l.name.replace([',', '"', '\n'], "_")));
+    let columns: Vec<String> = [
+        "epoch",
+        "learning_rate",
+        "loss",
+        "train_seconds",
+        "validation_seconds",
+        "dice_mean",
+    ]
+    .map(String::from)
+    .into_iter()
+    .chain(names)
+    .collect();
+    let mut text = columns.join(",") + "\n";
+    for line in log {
+        let dice = (0..preprocessing.labels.len() - 1).map(|i| number(line.dice.get(i).copied().flatten()));
+        let dice: Vec<String> = std::iter::once(number(line.mean_dice)).chain(dice).collect();
+        text += &format!(
+            "{},{:.7},{:.6},{:.2},{:.2},{}\n",
+            line.epoch,
+            line.learning_rate,
+            line.loss,
+            line.train_seconds,
+            line.validation_seconds,
+            dice.join(",")
+        );
+    }
+    text
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
+    write_beside(path, bytes, true).map_err(|source| TrainError::Io {
+        path: path.into(),
+        source,
+    })
+}
+
+/// The random stream of one case in one step: the same whatever ran before, so that a resumed run draws the same.
+fn stream(seed: u64, step: usize, slot: usize) -> ChaCha8Rng {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream((step as u64) << 16 | slot as u64);
+    rng
+}

@@ -1,0 +1,162 @@
+//! What training draws: the order of the cases and the augmentation of each.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use rand_distr::{Distribution, StandardNormal};
+
+use crate::dataset::{Dataset, DatasetError};
+use crate::preprocess::{Prepared, Preprocessing, centre, crop_or_pad};
+use crate::tensor::Tensor;
+
+/// A preprocessed case to train on, whole.
+#[derive(Clone, Debug)]
+pub struct TrainingCase {
+    /// Its id.
+    pub id: String,
+    /// `[C, D, H, W]`, scaled.
+    pub image: Tensor,
+    /// `[1, D, H, W]`: class index, −1 where ignored.
+    pub labels: Tensor,
+}
+
+impl TrainingCase {
+    /// Image and labels on the training grid: centred along an axis that fits, at a random place along one that is longer.
+    pub fn crop(&self, grid: [usize; 3], rng: &mut ChaCha8Rng) -> (Tensor, Tensor) {
+        let shape: [usize; 3] = std::array::from_fn(|a| self.image.shape[a + 1]);
+        let mut origin = centre(shape, grid);
+        for a in 0..3 {
+            if shape[a] > grid[a] {
+                origin[a] = (rng.next_u64() % (shape[a] - grid[a] + 1) as u64) as isize;
+            }
+        }
+        (
+            crop_or_pad(&self.image, origin, grid, 0.0),
+            crop_or_pad(&self.labels, origin, grid, 0.0),
+        )
+    }
+}
+
+/// A case to validate on, whole.
+#[derive(Clone, Debug)]
+pub struct ValidationCase {
+    /// Its id.
+    pub id: String,
+    /// The preprocessed scan.
+    pub prepared: Prepared,
+    /// File values on the scan's own grid.
+    pub labels: Vec<i32>,
+}
+
+/// Everything that training needs beside the settings.
+#[derive(Debug)]
+pub struct TrainingData {
+    /// Name of the dataset's folder.
+    pub dataset: String,
+    /// How scans become tensors.
+    pub preprocessing: Preprocessing,
+    /// Cases trained on.
+    pub training: Vec<TrainingCase>,
+    /// Cases validated on.
+    pub validation: Vec<ValidationCase>,
+}
+
+impl TrainingData {
+    /// Reads and preprocesses a dataset; with `fold`, its validation cases are held out.
+    pub fn load(
+        dataset: &Dataset,
+        preprocessing: Preprocessing,
+        fold: Option<usize>,
+    ) -> Result<TrainingData, DatasetError> {
+        let (train, validation) = match fold {
+            Some(k) => {
+                let fold = dataset.fold(k)?;
+                (fold.train, fold.validation)
+            }
+            None => ((0..dataset.cases.len()).collect(), Vec::new()),
+        };
+        let training = train
+            .into_iter()
+            .map(|i| {
+                let case = &dataset.cases[i];
+                let image = preprocessing.prepare_image(&dataset.image(case)?)?.image;
+                let labels = preprocessing.prepare_labels(&dataset.label(case)?)?;
+                Ok(TrainingCase {
+                    id: case.id.clone(),
+                    image,
+                    labels,
+                })
+            })
+            .collect::<Result<_, DatasetError>>()?;
+        let validation = validation
+            .into_iter()
+            .map(|i| {
+                let case = &dataset.cases[i];
+                let prepared = preprocessing.prepare_image(&dataset.image(case)?)?;
+                Ok(ValidationCase {
+                    id: case.id.clone(),
+                    prepared,
+                    labels: dataset.label(case)?.labels()?,
+                })
+            })
+            .collect::<Result<_, DatasetError>>()?;
+        let folder = dataset
+            .folder
+            .canonicalize()
+            .unwrap_or_else(|_| dataset.folder.clone());
+        let name = folder
+            .file_name()
+            .map(|n| n.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        Ok(TrainingData {
+            dataset: name,
+            preprocessing,
+            training,
+            validation,
+        })
+    }
+}
+
+/// The order in which epoch `epoch` takes the cases: a Fisher–Yates shuffle with a stream of its own.
+pub fn epoch_order(seed: u64, epoch: usize, cases: usize) -> Vec<usize> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(u64::MAX - epoch as u64);
+    let mut order: Vec<usize> = (0..cases).collect();
+    for i in (1..cases).rev() {
+        // The bias of a 64-bit remainder is below 1e-15 for any dataset.
+        order.swap(i, (rng.next_u64() % (i as u64 + 1)) as usize);
+    }
+    order
+}
+
+/// An affine matrix: identity + N(0, σ²) on all 12 entries, in normalised coordinates (method section 3).
+pub fn augmentation(rng: &mut ChaCha8Rng, sigma: f32) -> [f32; 12] {
+    std::array::from_fn(|i| {
+        let z: f64 = StandardNormal.sample(rng);
+        let identity = if i % 5 == 0 { 1.0 } else { 0.0 };
+        identity + (z * sigma as f64) as f32
+    })
+}
+
+/// Voxels of each class over all training cases.
+pub fn label_counts(cases: &[TrainingCase], classes: usize) -> Vec<u64> {
+    let mut counts = vec![0; classes];
+    for label in cases.iter().flat_map(|c| &c.labels.data).filter(|l| **l >= 0.0) {
+        counts[*label as usize] += 1;
+    }
+    counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn epochs_shuffle_differently_but_the_same_again() {
+        let first = epoch_order(7, 0, 50);
+        assert_eq!(first, epoch_order(7, 0, 50));
+        assert_ne!(first, epoch_order(7, 1, 50));
+        let mut sorted = first;
+        sorted.sort();
+        assert_eq!(sorted, (0..50).collect::<Vec<_>>());
+    }
+}

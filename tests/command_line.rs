@@ -1,0 +1,335 @@
+//! The program as its users meet it: train, predict, evaluate, their files and their exit codes. On small settings of
+//! the sample scans, since training here is to show that everything holds together.
+#![cfg(feature = "cli")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use obelisk::volume::{self, Geometry, SpatialHeader};
+
+fn obelisk(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_obelisk"))
+        .args(arguments)
+        .output()
+        .expect("the program starts")
+}
+
+/// Whether there is an adapter; without one these tests fail in CI and are skipped elsewhere.
+fn adapter() -> bool {
+    let found = obelisk(&["info"]).status.success();
+    assert!(found || std::env::var_os("CI").is_none(), "no adapter in CI");
+    if !found {
+        eprintln!("SKIPPED: there is no adapter");
+    }
+    found
+}
+
+fn done(output: &Output) -> String {
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn refused(output: &Output, code: i32, part: &str) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    assert!(text.contains(part), "`{part}` is not in: {text}");
+}
+
+fn data() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data")
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are UTF-8")
+}
+
+/// A training of two epochs on a small grid.
+fn train(run: &Path, more: &[&str]) -> Output {
+    let data = data();
+    let mut arguments = vec![
+        "train",
+        text(&data),
+        "--out",
+        text(run),
+        "--epochs",
+        "2",
+        "--size",
+        "24,32,24",
+        "--seed",
+        "5",
+    ];
+    arguments.extend(more);
+    obelisk(&arguments)
+}
+
+#[test]
+fn training_twice_gives_the_same_bytes_and_so_does_resuming() {
+    if !adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    done(&train(&path("a"), &["--fold", "0"]));
+    done(&train(&path("b"), &["--fold", "0"]));
+    let weights = |run: &str| std::fs::read(path(run).join("last.safetensors")).unwrap();
+    assert_eq!(weights("a"), weights("b"));
+    let config = std::fs::read_to_string(path("a").join("config.toml")).unwrap();
+    assert!(
+        config.contains("obelisk-hybrid") && config.contains("seed = 5"),
+        "{config}"
+    );
+    let log = std::fs::read_to_string(path("a").join("log.csv")).unwrap();
+    assert_eq!(log.lines().count(), 3, "{log}");
+    assert!(
+        log.starts_with("epoch,learning_rate,loss") && log.contains("dice_Anterior"),
+        "{log}"
+    );
+    for file in ["best.safetensors", "checkpoint.safetensors", "curve.png"] {
+        assert!(path("a").join(file).exists(), "{file}");
+    }
+
+    // Killed after the first epoch's checkpoint, and resumed.
+    let mut child = Command::new(env!("CARGO_BIN_EXE_obelisk"))
+        .args([
+            "train",
+            "--config",
+            text(&path("a").join("config.toml")),
+            "--out",
+            text(&path("c")),
+        ])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    while !path("c").join("checkpoint.safetensors").exists() {
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "training ended without a checkpoint"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    done(&obelisk(&["train", "--resume", "--out", text(&path("c"))]));
+    assert_eq!(weights("a"), weights("c"));
+
+    refused(&train(&path("a"), &[]), 1, "holds a run");
+    // Held-out cases are named in the file.
+    let (info, _) =
+        obelisk::weights::load::<obelisk::weights::ModelInfo>(&path("a").join("best.safetensors")).unwrap();
+    assert_eq!(info.training.held_out.len(), 4);
+    assert_eq!(info.training.trained_on.len(), 14);
+}
+
+#[test]
+fn predictions_have_the_scans_geometry_and_turned_scans_the_same_anatomy() {
+    if !adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    done(&train(&path("run"), &[]));
+    let model = path("run").join("last.safetensors");
+
+    // Turned twins of three scans: the same voxels, stored along other axes.
+    std::fs::create_dir(path("scans")).unwrap();
+    let scans = obelisk::dataset::scans(&data().join("imagesTs"), 1).unwrap();
+    for (id, files) in scans.iter().take(3) {
+        let scan = volume::read(&files[0]).unwrap();
+        std::fs::copy(&files[0], path("scans").join(format!("{id}.nii.gz"))).unwrap();
+        for code in ["LPI", "ASR"] {
+            let turn = scan.geometry.orientation.to(code.parse().unwrap());
+            let voxels: Vec<i32> = turn
+                .apply(&scan.data, 1, scan.geometry.shape)
+                .iter()
+                .map(|v| *v as i32)
+                .collect();
+            let geometry = turned(&scan.geometry, code);
+            volume::write_labels(
+                &path("scans").join(format!("{id}_{code}.nii.gz")),
+                &voxels,
+                &geometry,
+                false,
+            )
+            .unwrap();
+        }
+    }
+    let predict = |more: &[&str]| {
+        let (scans, labels) = (path("scans"), path("labels"));
+        let mut arguments = vec![
+            "predict",
+            "--model",
+            text(&model),
+            "--input",
+            text(&scans),
+            "--output",
+            text(&labels),
+        ];
+        arguments.extend(more);
+        obelisk(&arguments)
+    };
+    let overlays = path("overlays");
+    assert_eq!(done(&predict(&["--overlay", text(&overlays)])).lines().count(), 9);
+    assert_eq!(std::fs::read_dir(&overlays).unwrap().count(), 9);
+    let modified = |id: &str| {
+        std::fs::metadata(path("labels").join(id))
+            .unwrap()
+            .modified()
+            .unwrap()
+    };
+    for id in scans.keys().take(3) {
+        let name = format!("{id}.nii.gz");
+        let plain = volume::read(&path("labels").join(&name)).unwrap();
+        assert!(plain.data.iter().any(|v| *v != 0.0), "{id} has labels");
+        for file in [
+            name.clone(),
+            format!("{id}_LPI.nii.gz"),
+            format!("{id}_ASR.nii.gz"),
+        ] {
+            let scan = volume::read(&path("scans").join(&file)).unwrap();
+            let labels = volume::read(&path("labels").join(&file)).unwrap();
+            assert_eq!(labels.geometry.difference(&scan.geometry, 1e-6), None, "{file}");
+            assert_eq!(labels.geometry.orientation, scan.geometry.orientation, "{file}");
+            let back = labels.geometry.orientation.to(plain.geometry.orientation);
+            assert!(
+                back.apply(&labels.data, 1, labels.geometry.shape) == plain.data,
+                "{file}: another anatomy"
+            );
+        }
+    }
+
+    // Run again: nothing is done twice, and nothing is replaced.
+    let before = modified(&format!("{}.nii.gz", scans.keys().next().unwrap()));
+    assert_eq!(done(&predict(&[])), "");
+    assert_eq!(
+        before,
+        modified(&format!("{}.nii.gz", scans.keys().next().unwrap()))
+    );
+
+    // One scan with its logits; an output that exists is refused.
+    let scan = path("scans").join(format!("{}.nii.gz", scans.keys().next().unwrap()));
+    let (out, logits) = (path("one.nii.gz"), path("logits.safetensors"));
+    let one = [
+        "predict",
+        "--model",
+        text(&model),
+        "--input",
+        text(&scan),
+        "--output",
+        text(&out),
+        "--logits",
+        text(&logits),
+    ];
+    done(&obelisk(&one));
+    let bytes = std::fs::read(&logits).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let shape = volume::read(&scan).unwrap().geometry.shape;
+    assert_eq!(
+        file.tensor("logits").unwrap().shape(),
+        [3, shape[0], shape[1], shape[2]]
+    );
+    refused(&obelisk(&one), 1, "--force");
+
+    // The six unseen scans against their labels.
+    let (predictions, report) = (path("unseen"), path("report.json"));
+    let (images, labels) = (data().join("imagesTs"), data().join("labelsTs"));
+    done(&obelisk(&[
+        "predict",
+        "--model",
+        text(&model),
+        "--input",
+        text(&images),
+        "--output",
+        text(&predictions),
+    ]));
+    let evaluate = [
+        "evaluate",
+        "--predictions",
+        text(&predictions),
+        "--labels",
+        text(&labels),
+        "--json",
+        text(&report),
+    ];
+    assert!(done(&obelisk(&evaluate)).contains("mean"));
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
+    assert_eq!(report["cases"].as_array().unwrap().len(), 6);
+    // Labels against themselves score 1.
+    let itself = done(&obelisk(&[
+        "evaluate",
+        "--predictions",
+        text(&labels),
+        "--labels",
+        text(&labels),
+    ]));
+    assert!(itself.contains("1.000"), "{itself}");
+}
+
+/// The geometry of a scan's voxels stored along other axes.
+fn turned(geometry: &Geometry, code: &str) -> Geometry {
+    let turn = geometry.orientation.to(code.parse().unwrap());
+    let shape = turn.permute(geometry.shape);
+    // The corners of the voxel grid tell the new affine: origin and steps, through the turn of an index volume.
+    let index: Vec<i32> = (0..geometry.voxels() as i32).collect();
+    let moved = turn.apply(&index, 1, geometry.shape);
+    let world = |at: [usize; 3]| {
+        let old = moved[(at[0] * shape[1] + at[1]) * shape[2] + at[2]] as usize;
+        let [_, h, w] = geometry.shape;
+        let voxel = glam::DVec3::new((old / w / h) as f64, (old / w % h) as f64, (old % w) as f64);
+        geometry.affine.transform_point3(voxel)
+    };
+    let origin = world([0, 0, 0]);
+    let step = |at| (world(at) - origin).extend(0.0);
+    let affine = glam::DMat4::from_cols(
+        step([1, 0, 0]),
+        step([0, 1, 0]),
+        step([0, 0, 1]),
+        origin.extend(1.0),
+    );
+    SpatialHeader::from_affine(affine).geometry(shape).unwrap()
+}
+
+#[test]
+fn mistakes_are_told_from_failures_by_exit_codes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    refused(&obelisk(&["predict"]), 2, "--model");
+    refused(&obelisk(&["train", "--out", text(&path("run"))]), 2, "DATASET");
+    let data = data();
+    refused(
+        &obelisk(&[
+            "train",
+            text(&data),
+            "--out",
+            text(&path("run")),
+            "--arch",
+            "nonesuch",
+        ]),
+        2,
+        "obelisk-hybrid",
+    );
+    refused(
+        &obelisk(&["train", text(&path("missing")), "--out", text(&path("run"))]),
+        1,
+        "dataset.json",
+    );
+    assert!(!path("run").exists(), "a refused training leaves no folder");
+    std::fs::write(path("weights.safetensors"), b"not weights").unwrap();
+    let (weights, scan) = (path("weights.safetensors"), path("scan.nii.gz"));
+    let predict = |output: &str| {
+        obelisk(&[
+            "predict",
+            "--model",
+            text(&weights),
+            "--input",
+            text(&scan),
+            "--output",
+            text(&path(output)),
+        ])
+    };
+    refused(&predict("labels.nii.gz"), 1, "no safetensors file");
+}
