@@ -12,6 +12,7 @@ pub mod cross_entropy;
 pub mod fill;
 pub mod grid_sample;
 pub mod hard_mining;
+pub mod layout;
 pub mod leaky_relu;
 pub mod obelisk_sample;
 mod separable;
