@@ -308,7 +308,7 @@ fn losses_name_what_does_not_fit() {
     );
 }
 
-/// Prints seconds by launch; run with `--ignored --nocapture`.
+/// Prints the least of seven times by launch; run with `--ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]
 fn time_at_144() {
@@ -329,7 +329,11 @@ fn time_at_144() {
         }
         let step = StepScalars::default();
         executable.submit_timed(device, &step).unwrap();
-        let seconds = executable.submit_timed(device, &step).unwrap();
+        let mut seconds = executable.submit_timed(device, &step).unwrap();
+        for _ in 0..6 {
+            let again = executable.submit_timed(device, &step).unwrap();
+            seconds.iter_mut().zip(again).for_each(|(s, a)| *s = s.min(a));
+        }
         for (launch, seconds) in executable.plan().launches.iter().zip(seconds) {
             let name = format!("{}:{}", launch.dispatch.shader.name, launch.dispatch.entry);
             println!("{name:32} {:7.2} ms", seconds * 1e3);

@@ -1,0 +1,86 @@
+// y = x / (1 - p) where a counter-based random number says keep, else 0. The number depends on seed, step, the node's id
+// and the element's place in [N, C, D, H, W] (or in [N, C], for whole channels), so the gradient draws the same again.
+struct Params {
+    count: u32,       // flat: vec4s bound;  map: vec4s of a plane
+    first: u32,       // flat: the first vec4's position;  map: the first slice's
+    blocks: u32,      // ceil(C / 4)
+    planes: u32,      // slices bound · blocks
+    channels: u32,
+    depth: u32,
+    by_channel: u32,  // 1: one number a channel
+    id: u32,
+    threshold: u32,   // p · 2³²
+    scale: f32,       // 1 / (1 - p)
+}
+struct Step { step: u32, seed: u32, learning_rate: f32, weight_decay: f32 }
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<uniform> step: Step;
+@group(0) @binding(2) var<storage, read> x: array<vec4f>;
+@group(0) @binding(3) var<storage, read_write> y: array<vec4f>;
+const VECTORS: u32 = 8u;
+
+// A bijection of 32-bit integers that flips each output bit with probability 1/2 (C. Wellons' lowbias32).
+fn mix(value: u32) -> u32 {
+    var v = value;
+    v = (v ^ (v >> 16u)) * 0x7feb352du;
+    v = (v ^ (v >> 15u)) * 0x846ca68bu;
+    return v ^ (v >> 16u);
+}
+
+fn stream() -> u32 {
+    return mix(step.seed ^ mix(step.step ^ mix(params.id + 0x9e3779b9u)));
+}
+
+fn kept(index: u32, key: u32, value: f32) -> f32 {
+    return select(0.0, value * params.scale, mix(mix(index + key) ^ key) >= params.threshold);
+}
+
+// One invocation a vec4.
+@compute @workgroup_size(64)
+fn flat_elements(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = (group.y * groups.x + group.x) * 64u + local;
+    if (i >= params.count) {
+        return;
+    }
+    let v = x[i];
+    let at = (params.first + i) * 4u;
+    let key = stream();
+    y[i] = vec4f(kept(at, key, v.x), kept(at + 1u, key, v.y), kept(at + 2u, key, v.z), kept(at + 3u, key, v.w));
+}
+
+// One invocation: VECTORS vec4s of a plane.
+@compute @workgroup_size(64)
+fn map_elements(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let plane = group.z * groups.y + group.y;
+    if (plane >= params.planes) {
+        return;
+    }
+    let slice = params.first + plane / params.blocks;
+    let channel = slice / params.depth * params.channels + 4u * (plane % params.blocks);
+    let key = stream();
+    let inside = params.by_channel == 0u;
+    let volume = params.depth * params.count;
+    let stride = select(1u, volume, inside);
+    let base = channel * stride + select(0u, slice % params.depth * params.count, inside);
+    for (var k = 0u; k < VECTORS; k++) {
+        let i = (group.x * VECTORS + k) * 64u + local;
+        if (i < params.count) {
+            let v = x[plane * params.count + i];
+            let at = base + select(0u, i, inside);
+            y[plane * params.count + i] = vec4f(
+                kept(at, key, v.x),
+                kept(at + stride, key, v.y),
+                kept(at + 2u * stride, key, v.z),
+                kept(at + 3u * stride, key, v.w),
+            );
+        }
+    }
+}

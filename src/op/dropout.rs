@@ -1,0 +1,159 @@
+//! Dropout of elements (Srivastava et al. 2014) and of whole 3-D channels (Tompson et al. 2015).
+
+use super::*;
+
+/// Vec4s of a plane that one invocation covers.
+const VECTORS: usize = 8;
+
+/// Sets each element to 0 with probability `rate` and divides the others by 1 − `rate`; flat values and maps. For training:
+/// inference graphs leave it out.
+pub fn dropout(graph: &mut Graph, x: Value, rate: f32) -> Result<Value, GraphError> {
+    add(graph, x, rate, false)
+}
+
+/// Sets each channel of each sample of a map to 0 with probability `rate` and divides the others by 1 − `rate`. For
+/// training: inference graphs leave it out.
+pub fn channel_dropout(graph: &mut Graph, x: Value, rate: f32) -> Result<Value, GraphError> {
+    add(graph, x, rate, true)
+}
+
+fn add(graph: &mut Graph, x: Value, rate: f32, by_channel: bool) -> Result<Value, GraphError> {
+    if !(0.0..1.0).contains(&rate) {
+        let message = format!("dropout takes a rate from 0 up to but not 1, not {rate}");
+        return Err(GraphError::Name(message));
+    }
+    let id = graph.nodes().len() as u32;
+    graph.push1(Dropout { rate, id, by_channel }, &[x])
+}
+
+/// The mask depends on the submission's seed and step, on `id` and on the element's logical index, nothing else: the
+/// gradient is this operation again, and layouts and splits don't change it.
+#[derive(Clone, Copy, Debug)]
+struct Dropout {
+    rate: f32,
+    /// Tells the dropouts of one graph apart.
+    id: u32,
+    by_channel: bool,
+}
+
+/// C. Wellons' lowbias32, as the shader has it.
+fn mix(value: u32) -> u32 {
+    let v = (value ^ (value >> 16)).wrapping_mul(0x7feb_352d);
+    let v = (v ^ (v >> 15)).wrapping_mul(0x846c_a68b);
+    v ^ (v >> 16)
+}
+
+impl Dropout {
+    fn threshold(&self) -> u32 {
+        (self.rate as f64 * 2f64.powi(32)) as u32
+    }
+
+    fn scale(&self) -> f32 {
+        1.0 / (1.0 - self.rate)
+    }
+}
+
+impl Op for Dropout {
+    fn name(&self) -> &'static str {
+        if self.by_channel {
+            "channel_dropout"
+        } else {
+            "dropout"
+        }
+    }
+
+    fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
+        match inputs {
+            [x] if x.layout == Layout::Map || !self.by_channel => Ok(vec![x.clone()]),
+            _ if self.by_channel => Err(GraphError::shape(
+                self.name(),
+                inputs,
+                "takes one map [N, C, D, H, W]",
+            )),
+            _ => Err(GraphError::shape(self.name(), inputs, "takes one value")),
+        }
+    }
+
+    fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        use BufferRef::*;
+        let x = &io.inputs[0];
+        let launch = |count: usize, first: usize, [blocks, planes, channels, depth]: [usize; 4]| Dispatch {
+            constants: vec![("VECTORS", VECTORS as u32)],
+            params: vec![
+                ("count", count.into()),
+                ("first", first.into()),
+                ("blocks", blocks.into()),
+                ("planes", planes.into()),
+                ("channels", channels.into()),
+                ("depth", depth.into()),
+                ("by_channel", (self.by_channel as u32).into()),
+                ("id", self.id.into()),
+                ("threshold", self.threshold().into()),
+                ("scale", self.scale().into()),
+            ],
+            flops: (count * planes * 4) as u64,
+            ..Dispatch::new(shader!("dropout"), "flat_elements")
+        };
+        Ok(match x.layout {
+            Layout::Flat => ranges(x.bytes(), caps)
+                .map(|(from, to)| {
+                    let count = (to - from) as usize / 16;
+                    Dispatch {
+                        bindings: vec![
+                            step(),
+                            read(Input(0)).range(from, to),
+                            write(Output(0)).range(from, to),
+                        ],
+                        workgroups: linear_groups(count, 64),
+                        ..launch(count, from as usize / 16, [1, 1, 1, 1])
+                    }
+                })
+                .collect(),
+            Layout::Map => {
+                let [_, channels, depth, h, w] = x.ncdhw().expect("a map");
+                slices(&[x], caps)
+                    .iter()
+                    .map(|run| {
+                        let planes = run.count * x.blocks();
+                        Dispatch {
+                            entry: "map_elements",
+                            bindings: vec![step(), run.of(x, read(Input(0))), run.of(x, write(Output(0)))],
+                            workgroups: plane_groups(h * w, VECTORS, planes),
+                            iterations: VECTORS as u64,
+                            ..launch(h * w, run.first, [x.blocks(), planes, channels, depth])
+                        }
+                    })
+                    .collect()
+            }
+        })
+    }
+
+    fn gradient(
+        &self,
+        graph: &mut Graph,
+        _: &NodeView,
+        upstream: &[Option<Value>],
+        _: &[bool],
+    ) -> Result<Vec<Gradient>, GraphError> {
+        let dy = upstream[0].expect("the one output has a gradient");
+        Ok(vec![Gradient::Flows(graph.push1(*self, &[dy])?)])
+    }
+
+    fn reference(&self, inputs: &[&Tensor], step: &StepScalars) -> Vec<Tensor> {
+        let x = inputs[0];
+        let key = mix(step.seed ^ mix(step.step ^ mix(self.id.wrapping_add(0x9e37_79b9))));
+        let volume: usize = if self.by_channel {
+            x.shape[2..].iter().product()
+        } else {
+            1
+        };
+        vec![Tensor::from_fn(&x.shape, |i| {
+            let number = mix(mix(((i / volume) as u32).wrapping_add(key)) ^ key);
+            if number >= self.threshold() {
+                x.data[i] * self.scale()
+            } else {
+                0.0
+            }
+        })]
+    }
+}
