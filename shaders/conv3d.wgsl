@@ -14,7 +14,9 @@ const BLOCKS: u32 = 4u;
 const TAPS: u32 = 3u;
 // Loaded rows between two lattice points: the stride where TAPS share rows, else 1.
 const STEP: u32 = 1u;
-// Channels a load brings: 4 from a map, 1 from an image.
+// 1 where taps along y are looped over, 0 where there is one or all are unrolled.
+const LOOP_Y: u32 = 0u;
+// Channels a load brings: 4 from a map (fewer where it has fewer), 1 from an image.
 const CHANNELS: u32 = 4u;
 const SPAN: u32 = (ROWS - 1u) * STEP + TAPS;
 const CHUNK: u32 = BLOCKS * TAPS * CHANNELS;
@@ -64,61 +66,108 @@ struct Params {
     bias_base: u32,
     // 0: y = sum; 1: y = bias + sum; 2: y += sum.
     mode: u32,
+    // Channels between blocks: 4 in a map, whatever CHANNELS it has; 1 in an image.
+    block_channels: u32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read_write> y: array<vec4f>;
 
 var<private> sums: array<vec4f, ROWS * BLOCKS>;
 var<private> rows: array<vec4f, SPAN>;
+var<private> row_at: array<i32, SPAN>;
+var<private> row_inside: array<bool, SPAN>;
 
-// at: index of row 0 in x; iy: its y.
-fn load_row(k: u32, at: i32, iy: i32, inside: bool) {
+// Where row k lies after y = 0 and whether it lies inside; a row outside is read at y = 0 and dropped. Once for all
+// channels and taps along z and x: in the innermost loop this costs a quarter of the time.
+fn place_row(k: u32, iy: i32) {
     if (k < SPAN) {
-        let row = i32(k) * params.row_step;
-        let valid = inside && iy + row >= 0 && iy + row < params.in_height;
-        rows[k] = select(vec4f(), load(select(0, at + row * params.in_width, valid)), valid);
+        let row = iy + i32(k) * params.row_step;
+        row_inside[k] = row >= 0 && row < params.in_height;
+        row_at[k] = select(0, row * params.in_width, row_inside[k]);
     }
 }
 
-fn load_rows(at: i32, iy: i32, inside: bool) {
-    load_row(0u, at, iy, inside);
-    load_row(1u, at, iy, inside);
-    load_row(2u, at, iy, inside);
-    load_row(3u, at, iy, inside);
-    load_row(4u, at, iy, inside);
-    load_row(5u, at, iy, inside);
-    load_row(6u, at, iy, inside);
-    load_row(7u, at, iy, inside);
-    load_row(8u, at, iy, inside);
-    load_row(9u, at, iy, inside);
-    load_row(10u, at, iy, inside);
-    load_row(11u, at, iy, inside);
-    load_row(12u, at, iy, inside);
-    load_row(13u, at, iy, inside);
-    load_row(14u, at, iy, inside);
-    load_row(15u, at, iy, inside);
-    load_row(16u, at, iy, inside);
+fn place_rows(iy: i32) {
+    place_row(0u, iy);
+    place_row(1u, iy);
+    place_row(2u, iy);
+    place_row(3u, iy);
+    place_row(4u, iy);
+    place_row(5u, iy);
+    place_row(6u, iy);
+    place_row(7u, iy);
+    place_row(8u, iy);
+    place_row(9u, iy);
+    place_row(10u, iy);
+    place_row(11u, iy);
+    place_row(12u, iy);
+    place_row(13u, iy);
+    place_row(14u, iy);
+    place_row(15u, iy);
+    place_row(16u, iy);
+}
+
+// at: index at y = 0 in x.
+fn load_row(k: u32, at: i32, inside: bool) {
+    if (k < SPAN) {
+        rows[k] = select(vec4f(), load(at + row_at[k]), inside && row_inside[k]);
+    }
+}
+
+fn load_rows(at: i32, inside: bool) {
+    load_row(0u, at, inside);
+    load_row(1u, at, inside);
+    load_row(2u, at, inside);
+    load_row(3u, at, inside);
+    load_row(4u, at, inside);
+    load_row(5u, at, inside);
+    load_row(6u, at, inside);
+    load_row(7u, at, inside);
+    load_row(8u, at, inside);
+    load_row(9u, at, inside);
+    load_row(10u, at, inside);
+    load_row(11u, at, inside);
+    load_row(12u, at, inside);
+    load_row(13u, at, inside);
+    load_row(14u, at, inside);
+    load_row(15u, at, inside);
+    load_row(16u, at, inside);
 }
 
 fn add_row(r: u32, block: u32, tap: u32, m: mat4x4f) {
     if (r < ROWS) {
+        let s = r * BLOCKS + block;
+        let row = rows[r * STEP + tap];
         if (CHANNELS == 4u) {
-            sums[r * BLOCKS + block] += m * rows[r * STEP + tap];
+            sums[s] += m * row;
+        } else if (CHANNELS == 3u) {
+            sums[s] += mat3x4f(m[0], m[1], m[2]) * row.xyz;
+        } else if (CHANNELS == 2u) {
+            sums[s] += mat2x4f(m[0], m[1]) * row.xy;
         } else {
-            sums[r * BLOCKS + block] += m[0] * rows[r * STEP + tap].x;
+            sums[s] += m[0] * row.x;
         }
     }
 }
 
+fn matrix(at: u32) -> mat4x4f {
+    var m: mat4x4f;
+    m[0] = weight(at);
+    if (CHANNELS > 1u) {
+        m[1] = weight(at + 1u);
+    }
+    if (CHANNELS > 2u) {
+        m[2] = weight(at + 2u);
+    }
+    if (CHANNELS > 3u) {
+        m[3] = weight(at + 3u);
+    }
+    return m;
+}
+
 fn add_tap(block: u32, tap: u32) {
     if (block < BLOCKS && tap < TAPS) {
-        let at = (block * TAPS + tap) * CHANNELS;
-        var m: mat4x4f;
-        if (CHANNELS == 4u) {
-            m = mat4x4f(weight(at), weight(at + 1u), weight(at + 2u), weight(at + 3u));
-        } else {
-            m = mat4x4f(weight(at), vec4f(), vec4f(), vec4f());
-        }
+        let m = matrix((block * TAPS + tap) * CHANNELS);
         add_row(0u, block, tap, m);
         add_row(1u, block, tap, m);
         add_row(2u, block, tap, m);
@@ -156,6 +205,10 @@ fn store_row(r: u32, py: u32, y_at: u32, block: u32) {
         store(r, 1u, at, block);
         store(r, 2u, at, block);
         store(r, 3u, at, block);
+        store(r, 4u, at, block);
+        store(r, 5u, at, block);
+        store(r, 6u, at, block);
+        store(r, 7u, at, block);
     }
 }
 
@@ -168,33 +221,52 @@ fn convolve(index: u32, block_group: u32, lane: u32) {
     let pz = plane % params.depth;
     let n = plane / params.depth;
 
-    let first_output = block_group * BLOCKS * 4u;
-    let first_block = first_output / params.group_outputs * params.group_inputs / CHANNELS;
-    let blocks = min(params.blocks, params.in_blocks - first_block);
-    let skipped = (params.blocks - blocks) * CHUNK;
-    var w_at = block_group * u32(params.taps_z * params.taps_y * params.taps_x) * params.blocks * CHUNK;
+    let group_block = block_group * BLOCKS * 4u / params.group_outputs * params.group_inputs / params.block_channels;
+    let first_block = min(group_block, params.in_blocks - params.blocks);
+    let steps = u32(params.taps_z * params.taps_y * params.taps_x) * params.blocks;
+    var w_at = block_group * steps * CHUNK;
+    let first_at = i32(n) * params.x_stride_n + i32(first_block) * params.x_stride_c - params.x_base;
+    let first_z = i32(pz) * params.stride_z + params.start_z;
+    let first_y = i32(py) * params.stride_y + params.start_y;
+    let first_x = i32(px) * params.stride_x + params.start_x;
 
-    for (var kz = 0; kz < params.taps_z; kz++) {
-        let iz = i32(pz) * params.stride_z + params.start_z + kz * params.step_z;
-        for (var ky = 0; ky < params.taps_y; ky++) {
-            let iy = i32(py) * params.stride_y + params.start_y + ky * params.step_y;
-            for (var kx = 0; kx < params.taps_x; kx++) {
-                let ix = i32(px) * params.stride_x + params.start_x + kx * params.step_x;
-                let inside = iz >= 0 && iz < params.in_depth && ix >= 0 && ix < params.in_width;
-                var at = i32(n) * params.x_stride_n + i32(first_block) * params.x_stride_c + iz * params.x_stride_z
-                    + iy * params.in_width + ix - params.x_base;
-                for (var c = 0u; c < blocks; c++) {
-                    load_rows(at, iy, inside);
-                    load_weights(w_at, lane);
-                    add_block(0u);
-                    add_block(1u);
-                    add_block(2u);
-                    add_block(3u);
-                    w_at += CHUNK;
-                    at += params.x_stride_c;
-                }
-                w_at += skipped;
-            }
+    // One loop over kz, ky, kx and c, the last fastest: every level of nesting copies all sums in and out (10 % each).
+    place_rows(first_y);
+    var c = 0;
+    var kx = 0;
+    var ky = 0;
+    var kz = 0;
+    for (var t = 0u; t < steps; t++) {
+        let iz = first_z + kz * params.step_z;
+        let ix = first_x + kx * params.step_x;
+        let inside = iz >= 0 && iz < params.in_depth && ix >= 0 && ix < params.in_width;
+        if (LOOP_Y == 1u) {
+            place_rows(first_y + ky * params.step_y);
+        }
+        load_rows(select(0, first_at + c * params.x_stride_c + iz * params.x_stride_z + ix, inside), inside);
+        load_weights(w_at, lane);
+        add_block(0u);
+        add_block(1u);
+        add_block(2u);
+        add_block(3u);
+        add_block(4u);
+        add_block(5u);
+        add_block(6u);
+        add_block(7u);
+        w_at += CHUNK;
+        c += 1;
+        let next_x = c == i32(params.blocks);
+        c = select(c, 0, next_x);
+        kx = select(kx, kx + 1, next_x);
+        let next_y = kx == params.taps_x;
+        kx = select(kx, 0, next_y);
+        if (LOOP_Y == 1u) {
+            ky = select(ky, ky + 1, next_y);
+            let next_z = ky == params.taps_y;
+            ky = select(ky, 0, next_z);
+            kz = select(kz, kz + 1, next_z);
+        } else {
+            kz = select(kz, kz + 1, next_y);
         }
     }
 

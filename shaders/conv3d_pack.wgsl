@@ -1,10 +1,13 @@
 // Weights of a convolution in the order in which conv3d.wgsl reads them:
-//   packed[output group][kz][ky / TAPS][kx][input block][output block][ky % TAPS][input channel] = vec4 over outputs,
+//   packed[output group][kz][ky / TAPS][kx / TAPS_X][input block][output block][kx % TAPS_X][ky % TAPS][input channel]
+// = vec4 over outputs,
 // zero beyond the channels and between groups. `transposed` packs for the input gradient: outputs of the packed
 // convolution are the inputs of the weight. Tap k of the packed kernel is tap first + k·step of the weight.
 // One invocation a vec4.
 const BLOCKS: u32 = 4u;
 const TAPS: u32 = 3u;
+// Taps along x that conv3d_slide.wgsl unrolls.
+const TAPS_X: u32 = 1u;
 const CHANNELS: u32 = 4u;
 
 struct Params {
@@ -34,6 +37,9 @@ struct Params {
     group_outputs: u32,
     group_inputs: u32,
     bias_base: u32,
+    // Channels between blocks: 4 in a map, whatever CHANNELS it has; 1 in an image.
+    block_channels: u32,
+    in_blocks: u32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> weights: array<f32>;
@@ -69,11 +75,13 @@ fn main(
     i /= CHANNELS;
     let tap = i % TAPS;
     i /= TAPS;
+    let tap_x = i % TAPS_X;
+    i /= TAPS_X;
     let block = i % BLOCKS;
     i /= BLOCKS;
     let input_block = i % params.blocks;
     i /= params.blocks;
-    let kx = i % params.taps_x;
+    let kx = i % params.taps_x * TAPS_X + tap_x;
     i /= params.taps_x;
     let ky = i % params.taps_y * TAPS + tap;
     i /= params.taps_y;
@@ -84,8 +92,9 @@ fn main(
     let y = u32(params.first_y + i32(ky) * params.step_y);
     let x = u32(params.first_x + i32(kx) * params.step_x);
     let output = (output_group * BLOCKS + block) * 4u;
-    let first_block = output_group * BLOCKS * 4u / params.group_outputs * params.group_inputs / CHANNELS;
-    let input = select(first_block + input_block, (first_block + input_block) * 4u + channel, CHANNELS == 4u);
+    let group_block = output_group * BLOCKS * 4u / params.group_outputs * params.group_inputs / params.block_channels;
+    let first_block = min(group_block, params.in_blocks - params.blocks);
+    let input = (first_block + input_block) * params.block_channels + channel;
     packed[at] = vec4f(
         element(output, input, z, y, x),
         element(output + 1u, input, z, y, x),

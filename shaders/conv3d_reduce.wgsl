@@ -20,6 +20,9 @@ struct Params {
     source_channels: u32,
     group_outputs: u32,
     group_inputs: u32,
+    block_channels: u32,
+    in_blocks: u32,
+    blocks: u32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> partial: array<vec4f>;
@@ -48,8 +51,9 @@ fn main(
     let ky = lane % params.taps_y * TAPS + entry / (BLOCKS * CHANNELS);
     lane /= params.taps_y;
     let kz = lane % params.taps_z;
-    let first_block = block_group * BLOCKS * 4u / params.group_outputs * params.group_inputs / CHANNELS;
-    let source_channel = (first_block + lane / params.taps_z) * CHANNELS + entry % CHANNELS;
+    let group_block = block_group * BLOCKS * 4u / params.group_outputs * params.group_inputs / params.block_channels;
+    let first_block = min(group_block, params.in_blocks - params.blocks);
+    let source_channel = (first_block + lane / params.taps_z) * params.block_channels + entry % CHANNELS;
     let c = params.source_first + source_channel;
     let first = (block_group * BLOCKS + entry / CHANNELS % BLOCKS) * 4u;
     for (var i = 0u; i < 4u; i++) {

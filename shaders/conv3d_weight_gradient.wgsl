@@ -28,8 +28,10 @@ struct Params {
     first_plane: u32,
     block_groups: u32,
     in_blocks: u32,
+    blocks: u32,
     group_outputs: u32,
     group_inputs: u32,
+    block_channels: u32,
     depth: i32,
     height: i32,
     width: i32,
@@ -92,6 +94,16 @@ fn load_rows(at: i32, iy: i32, inside: bool) {
     load_row(CARRIED + 16u, at, iy, inside);
 }
 
+// The rows that later steps carry over.
+fn load_first(at: i32, iy: i32, inside: bool) {
+    if (CARRIED > 0u) {
+        load_row(0u, at, iy, inside);
+    }
+    if (CARRIED > 1u) {
+        load_row(1u, at, iy, inside);
+    }
+}
+
 fn carry_row(k: u32) {
     if (k < CARRIED) {
         rows[k] = rows[k + ROWS * STEP];
@@ -104,9 +116,13 @@ fn multiply(r: u32, block: u32, tap: u32) {
         let u = upstream[r];
         let v = rows[r * STEP + tap];
         sums[at] += u * v.x;
-        if (CHANNELS == 4u) {
+        if (CHANNELS > 1u) {
             sums[at + 1u] += u * v.y;
+        }
+        if (CHANNELS > 2u) {
             sums[at + 2u] += u * v.z;
+        }
+        if (CHANNELS > 3u) {
             sums[at + 3u] += u * v.w;
         }
     }
@@ -151,9 +167,13 @@ fn store(tap: u32, block: u32, at: u32) {
     if (tap < TAPS && block < BLOCKS) {
         let s = (tap * BLOCKS + block) * CHANNELS;
         partial[at + s * params.lanes] = sums[s];
-        if (CHANNELS == 4u) {
+        if (CHANNELS > 1u) {
             partial[at + (s + 1u) * params.lanes] = sums[s + 1u];
+        }
+        if (CHANNELS > 2u) {
             partial[at + (s + 2u) * params.lanes] = sums[s + 2u];
+        }
+        if (CHANNELS > 3u) {
             partial[at + (s + 3u) * params.lanes] = sums[s + 3u];
         }
     }
@@ -167,28 +187,28 @@ fn accumulate(index: u32, block_group: u32, subgroup_lane: i32) {
     let kx = i32(lane % params.taps_x) * params.step_x + params.start_x;
     let ky = i32(lane / params.taps_x % params.taps_y) * params.step_y + params.start_y;
     let kz = i32(lane / (params.taps_x * params.taps_y) % params.taps_z) * params.step_z + params.start_z;
-    let first_block = block_group * BLOCKS * 4u / params.group_outputs * params.group_inputs / CHANNELS;
-    let c = i32(min(first_block + lane / (params.taps_x * params.taps_y * params.taps_z), params.in_blocks - 1u));
+    let group_block = block_group * BLOCKS * 4u / params.group_outputs * params.group_inputs / params.block_channels;
+    let first_block = min(group_block, params.in_blocks - params.blocks);
+    let c = i32(first_block + lane / (params.taps_x * params.taps_y * params.taps_z));
 
-    let last = min((chunk + 1u) * params.columns_a_chunk, params.columns);
-    for (var column = chunk * params.columns_a_chunk; column < last; column++) {
-        let ox = i32(column) % params.width;
-        let plane = i32(params.first_plane) + i32(column) / params.width;
-        let oz = plane % params.depth;
-        let n = plane / params.depth;
+    let first_column = chunk * params.columns_a_chunk;
+    let last_column = min(first_column + params.columns_a_chunk, params.columns);
+    let area = params.height * params.width;
+    let c_at = c * params.x_stride_c - params.x_base;
+    let step_at = i32(ROWS) * params.stride_y * params.in_width;
+
+    // Counted up, not divided: a division is eight scalar ones here.
+    var ox = i32(first_column) % params.width;
+    var plane = i32(params.first_plane) + i32(first_column) / params.width;
+    var oz = plane % params.depth;
+    var n = plane / params.depth;
+    for (var column = first_column; column < last_column; column++) {
         let iz = oz * params.stride_z + kz;
         let ix = ox * params.stride_x + kx;
         let inside = iz >= 0 && iz < params.in_depth && ix >= 0 && ix < params.in_width;
-        let base = n * params.x_stride_n + c * params.x_stride_c + iz * params.x_stride_z + ix - params.x_base;
-        var at = base + ky * params.in_width;
-        if (CARRIED > 0u) {
-            load_row(0u, at, ky, inside);
-        }
-        if (CARRIED > 1u) {
-            load_row(1u, at, ky, inside);
-        }
-        let g_at = (plane * params.out_blocks + i32(block_group * BLOCKS)) * params.height * params.width + ox
-            - params.g_base;
+        var at = n * params.x_stride_n + c_at + iz * params.x_stride_z + ky * params.in_width + ix;
+        load_first(at, ky, inside);
+        let g_at = (plane * params.out_blocks + i32(block_group * BLOCKS)) * area + ox - params.g_base;
         for (var oy = 0; oy < params.height; oy += i32(ROWS)) {
             load_rows(at, oy * params.stride_y + ky, inside);
             load_upstream(g_at, oy, i32(block_group * BLOCKS), subgroup_lane);
@@ -196,10 +216,22 @@ fn accumulate(index: u32, block_group: u32, subgroup_lane: i32) {
             add_block(1u);
             add_block(2u);
             add_block(3u);
+            add_block(4u);
+            add_block(5u);
+            add_block(6u);
+            add_block(7u);
             carry_row(0u);
             carry_row(1u);
-            at += i32(ROWS) * params.stride_y * params.in_width;
+            at += step_at;
         }
+        ox += 1;
+        let next_plane = ox == params.width;
+        ox = select(ox, 0, next_plane);
+        plane = select(plane, plane + 1, next_plane);
+        oz = select(oz, oz + 1, next_plane);
+        let next_n = oz == params.depth;
+        oz = select(oz, 0, next_n);
+        n = select(n, n + 1, next_n);
     }
 
     if (own < params.lanes && index / params.lane_stride < params.chunks) {
@@ -217,5 +249,10 @@ fn accumulate(index: u32, block_group: u32, subgroup_lane: i32) {
         store(2u, 1u, at);
         store(2u, 2u, at);
         store(2u, 3u, at);
+        // More than four blocks come with one tap only.
+        store(0u, 4u, at);
+        store(0u, 5u, at);
+        store(0u, 6u, at);
+        store(0u, 7u, at);
     }
 }

@@ -92,15 +92,37 @@ impl Axis {
         }
     }
 
+    /// Whether conv3d_slide.wgsl covers it.
+    fn slides(&self) -> bool {
+        (self.taps, self.stride, self.step, self.offset, self.scale) == (3, 1, 1, 0, 1)
+    }
+
     /// Input rows between two rows that the kernel loads.
     fn row_step(&self) -> usize {
         if self.unrolled().0 > 1 { 1 } else { self.stride }
     }
 }
 
-/// Blocks of four outputs that an invocation owns (4 at most), and how many such groups there are.
-fn block_groups(out_blocks: usize) -> (usize, usize) {
-    let groups = out_blocks.div_ceil(4);
+/// The axes y and x as one where neither has more than one tap, padding or stride, else as they are; and the sizes on
+/// them of the tensors that the sums read and write. One long axis leaves few rows over when it is cut into ROWS.
+fn flatten(
+    ay: Axis,
+    ax: Axis,
+    read: [usize; 2],
+    written: [usize; 2],
+) -> (Axis, Axis, [usize; 2], [usize; 2]) {
+    let trivial = |a: &Axis| (a.taps, a.start, a.stride, a.offset, a.scale) == (1, 0, 1, 0, 1);
+    if !(trivial(&ay) && trivial(&ax) && read == written) {
+        return (ay, ax, read, written);
+    }
+    let size = [read[0] * read[1], 1];
+    let (y, x) = (Axis { count: size[0], ..ay }, Axis { count: 1, ..ax });
+    (y, x, size, size)
+}
+
+/// Blocks of four outputs that an invocation owns (`most` at most), and how many such groups there are.
+fn block_groups(out_blocks: usize, most: usize) -> (usize, usize) {
+    let groups = out_blocks.div_ceil(most);
     let blocks = out_blocks.div_ceil(groups);
     (blocks, out_blocks.div_ceil(blocks))
 }
@@ -113,8 +135,10 @@ fn shuffles(caps: &Caps) -> bool {
 
 /// How a source of the kernels lies in memory.
 struct Source {
-    /// Channels of one load.
+    /// Channels that a load brings and the kernels multiply.
     channels: usize,
+    /// Channels between blocks.
+    block_channels: usize,
     /// Loads over all channels.
     blocks: usize,
     /// Elements between batch entries, channel blocks and planes.
@@ -133,7 +157,9 @@ impl Source {
             Layout::Map => {
                 let blocks = spec.blocks();
                 Source {
-                    channels: 4,
+                    // Never 1: that is what tells an image's pipeline from a map's.
+                    channels: c.clamp(2, 4),
+                    block_channels: 4,
                     blocks,
                     strides: [d * blocks * area, area, blocks * area],
                     plane_bytes: Some((blocks * area * 16) as u64),
@@ -142,6 +168,7 @@ impl Source {
             }
             Layout::Flat => Source {
                 channels: 1,
+                block_channels: 1,
                 blocks: c,
                 strides: [c * d * area, d * area, area],
                 plane_bytes: (c == 1).then_some(area as u64 * 4),
@@ -232,8 +259,8 @@ impl Grouping {
         let seen = (0..outputs.div_ceil(4 * blocks)).map(|g| {
             let first = g * 4 * blocks;
             let last = outputs.min(first + 4 * blocks) - 1;
-            let end = ((last / out_each + 1) * in_each).div_ceil(source.channels);
-            end - first / out_each * in_each / source.channels
+            let end = ((last / out_each + 1) * in_each).div_ceil(source.block_channels);
+            end - first / out_each * in_each / source.block_channels
         });
         Grouping {
             outputs: out_each as u32,
@@ -267,15 +294,22 @@ pub(super) struct Lattice {
 
 impl Lattice {
     pub(super) fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
-        let [az, ay, ax] = self.axes;
+        let az = self.axes[0];
         let (x_spec, y_spec) = (&self.x.1, &self.y.1);
-        let [batch, _, in_depth, in_height, in_width] = x_spec.ncdhw().expect("checked on insertion");
-        let [_, _, out_depth, out_height, out_width] = y_spec.ncdhw().expect("checked on insertion");
+        let [batch, _, in_depth, h, w] = x_spec.ncdhw().expect("checked on insertion");
+        let [_, _, out_depth, oh, ow] = y_spec.ncdhw().expect("checked on insertion");
+        let (ay, ax, [in_height, in_width], [out_height, out_width]) =
+            flatten(self.axes[1], self.axes[2], [h, w], [oh, ow]);
         let source = Source::of(x_spec);
         let target = Source::of(y_spec);
         let out_blocks = target.blocks;
-        let (blocks, block_groups) = block_groups(out_blocks);
         let (taps, step) = ay.unrolled();
+        let shuffle = shuffles(caps);
+        // At most 64 sums an invocation: with more the loop outgrows the processor's instruction cache (59 and 47
+        // GFLOP/s with 96 and 128, against 64). One tap makes a loop small enough for 128.
+        let (blocks, block_groups) = block_groups(out_blocks, if shuffle && taps == 1 { 8 } else { 4 });
+        let slide = shuffle && out_blocks == 1 && [ay, ax].iter().all(Axis::slides);
+        let taps_x = if slide { 3 } else { 1 };
         let taps_y = ay.taps / taps;
         let [w_out, w_in, kd, kh, kw] = self.weight.1;
         let all_inputs = w_in * self.groups;
@@ -285,8 +319,8 @@ impl Lattice {
             Grouping::new(self.groups, self.whole, w_out, all_inputs, blocks, &source)
         };
 
-        let products = az.taps * taps_y * ax.taps * grouping.blocks;
-        let packed_len = block_groups * products * blocks * taps * source.channels;
+        let products = az.taps * taps_y * (ax.taps / taps_x) * grouping.blocks;
+        let packed_len = block_groups * products * blocks * taps * taps_x * source.channels;
         // Eight more: lanes read past the last weights.
         let packed = io.scratch(((packed_len + block_groups * blocks + 8) * 16) as u64);
         let mut dispatches = Vec::new();
@@ -294,6 +328,7 @@ impl Lattice {
             constants: vec![
                 ("BLOCKS", blocks as u32),
                 ("TAPS", taps as u32),
+                ("TAPS_X", taps_x as u32),
                 ("CHANNELS", source.channels as u32),
             ],
             params: vec![
@@ -315,11 +350,13 @@ impl Lattice {
                 ("step_x", ax.tap_step.into()),
                 ("taps_z", az.taps.into()),
                 ("taps_y", taps_y.into()),
-                ("taps_x", ax.taps.into()),
+                ("taps_x", (ax.taps / taps_x).into()),
                 ("blocks", grouping.blocks.into()),
                 ("group_outputs", grouping.outputs.into()),
                 ("group_inputs", grouping.inputs.into()),
                 ("bias_base", packed_len.into()),
+                ("block_channels", source.block_channels.into()),
+                ("in_blocks", source.blocks.into()),
             ],
             bindings: vec![read(buffer), write(packed)],
             workgroups: linear_groups(total, GROUP),
@@ -332,8 +369,11 @@ impl Lattice {
             dispatches.push(pack("bias", bias, out_blocks));
         }
 
-        // At most 64 sums an invocation: more spill (59 and 47 GFLOP/s with 96 and 128, against 64).
-        let rows = if blocks <= 2 && ay.count > 4 { 8 } else { 4 };
+        let rows = if slide || (blocks <= 2 && ay.count > 4) {
+            8
+        } else {
+            4
+        };
         let row_groups = ay.count.div_ceil(rows);
         let plane_y = |p: usize| p / az.count * out_depth + az.offset + az.scale * (p % az.count);
         let touched = |from: usize, to: usize| {
@@ -345,10 +385,7 @@ impl Lattice {
                 target.range(y_spec, plane_y(from), plane_y(to)),
             ]
         };
-        let (module, entry) = forward_module(x_spec.layout, shuffles(caps));
         for piece in pieces(self.op, batch * az.count, caps, touched)? {
-            let total = piece.planes * row_groups * ax.count;
-            let [x, y, _] = linear_groups(total, GROUP);
             let macs = self.source.1 * w_out / self.groups * az.taps * ay.taps * ax.taps;
             let strides = source.strides;
             let mode = match (self.add, self.bias) {
@@ -356,15 +393,69 @@ impl Lattice {
                 (false, Some(_)) => 1,
                 (false, None) => 0,
             };
+            let bindings = vec![
+                read(self.x.0).range(piece.x.0, piece.x.1),
+                read(packed),
+                write(self.y.0).range(piece.y.0, piece.y.1),
+            ];
+            let flops = 2 * (macs * piece.planes * ay.count * ax.count) as u64;
+            if slide {
+                // Runs long enough that two columns more don't matter, and invocations enough for the cores.
+                let runs = (2048 / (piece.planes * row_groups)).clamp(1, ax.count.div_ceil(16));
+                let length = ax.count.div_ceil(runs);
+                let runs = ax.count.div_ceil(length);
+                let total = piece.planes * row_groups * runs;
+                dispatches.push(Dispatch {
+                    constants: vec![("CHANNELS", source.channels as u32)],
+                    subgroups: true,
+                    params: vec![
+                        ("total", total.into()),
+                        ("first_plane", piece.first.into()),
+                        ("depth", az.count.into()),
+                        ("height", ay.count.into()),
+                        ("width", ax.count.into()),
+                        ("row_groups", row_groups.into()),
+                        ("length", length.into()),
+                        ("runs", runs.into()),
+                        ("in_depth", int(in_depth)),
+                        ("in_height", int(in_height)),
+                        ("in_width", int(in_width)),
+                        ("x_base", int((piece.x.0 / source.element) as usize)),
+                        ("x_stride_n", int(strides[0])),
+                        ("x_stride_c", int(strides[1])),
+                        ("x_stride_z", int(strides[2])),
+                        ("start_z", az.start.into()),
+                        ("start_y", ay.start.into()),
+                        ("start_x", ax.start.into()),
+                        ("stride_z", int(az.stride)),
+                        ("step_z", int(az.step)),
+                        ("taps_z", int(az.taps)),
+                        ("blocks", source.blocks.into()),
+                        ("y_base", ((piece.y.0 / 16) as usize).into()),
+                        ("bias_base", packed_len.into()),
+                        ("mode", mode.into()),
+                    ],
+                    bindings,
+                    workgroups: linear_groups(total, GROUP),
+                    iterations: ((length + 2) * products) as u64,
+                    flops,
+                    ..Dispatch::new(slide_module(x_spec.layout), "lanes")
+                });
+                continue;
+            }
+            let (module, entry) = forward_module(x_spec.layout, shuffle);
+            let total = piece.planes * row_groups * ax.count;
+            let [x, y, _] = linear_groups(total, GROUP);
             dispatches.push(Dispatch {
                 constants: vec![
                     ("ROWS", rows as u32),
                     ("BLOCKS", blocks as u32),
                     ("TAPS", taps as u32),
                     ("STEP", step as u32),
+                    ("LOOP_Y", (taps_y > 1) as u32),
                     ("CHANNELS", source.channels as u32),
                 ],
-                subgroups: shuffles(caps),
+                subgroups: shuffle,
                 params: vec![
                     ("total", total.into()),
                     ("first_plane", piece.first.into()),
@@ -409,15 +500,12 @@ impl Lattice {
                     ("y_base", ((piece.y.0 / 16) as usize).into()),
                     ("bias_base", packed_len.into()),
                     ("mode", mode.into()),
+                    ("block_channels", source.block_channels.into()),
                 ],
-                bindings: vec![
-                    read(self.x.0).range(piece.x.0, piece.x.1),
-                    read(packed),
-                    write(self.y.0).range(piece.y.0, piece.y.1),
-                ],
+                bindings,
                 workgroups: [x, y, block_groups as u32],
                 iterations: (products + 2 * rows * blocks) as u64,
-                flops: 2 * (macs * piece.planes * ay.count * ax.count) as u64,
+                flops,
                 ..Dispatch::new(module, entry)
             });
         }
@@ -444,15 +532,18 @@ pub(super) struct WeightGradient {
 
 impl WeightGradient {
     pub(super) fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
-        let [az, ay, ax] = self.axes;
+        let az = self.axes[0];
         let (x_spec, g_spec) = (&self.x.1, &self.g.1);
-        let [batch, _, in_depth, in_height, in_width] = x_spec.ncdhw().expect("checked on insertion");
-        let [_, outputs, depth, height, width] = g_spec.ncdhw().expect("checked on insertion");
+        let [batch, _, in_depth, h, w] = x_spec.ncdhw().expect("checked on insertion");
+        let [_, outputs, depth, gh, gw] = g_spec.ncdhw().expect("checked on insertion");
+        let (ay, ax, [in_height, in_width], [height, width]) =
+            flatten(self.axes[1], self.axes[2], [h, w], [gh, gw]);
         let source = Source::of(x_spec);
         let upstream = Source::of(g_spec);
         let out_blocks = upstream.blocks;
-        let (blocks, block_groups) = block_groups(out_blocks);
         let (taps, step) = ay.unrolled();
+        let (blocks, block_groups) =
+            block_groups(out_blocks, if shuffles(caps) && taps == 1 { 8 } else { 4 });
         let taps_y = ay.taps / taps;
         let w_in = self.weight[1];
         let grouping = Grouping::new(
@@ -525,8 +616,10 @@ impl WeightGradient {
                     ("first_plane", piece.first.into()),
                     ("block_groups", block_groups.into()),
                     ("in_blocks", source.blocks.into()),
+                    ("blocks", grouping.blocks.into()),
                     ("group_outputs", grouping.outputs.into()),
                     ("group_inputs", grouping.inputs.into()),
+                    ("block_channels", source.block_channels.into()),
                     ("depth", int(depth)),
                     ("height", int(height)),
                     ("width", int(width)),
@@ -589,6 +682,9 @@ impl WeightGradient {
                 ("source_channels", self.source.1.into()),
                 ("group_outputs", grouping.outputs.into()),
                 ("group_inputs", grouping.inputs.into()),
+                ("block_channels", source.block_channels.into()),
+                ("in_blocks", source.blocks.into()),
+                ("blocks", grouping.blocks.into()),
             ],
             bindings: vec![read(partial), write(BufferRef::Output(0))],
             workgroups: linear_groups(total, GROUP),
@@ -671,6 +767,13 @@ fn forward_module(x: Layout, shuffle: bool) -> (Shader, &'static str) {
             shader!("conv3d", "common/conv3d_image", "common/conv3d_plain"),
             "plain",
         ),
+    }
+}
+
+fn slide_module(x: Layout) -> Shader {
+    match x {
+        Layout::Map => shader!("conv3d_slide", "common/conv3d_map", "common/conv3d_lanes"),
+        Layout::Flat => shader!("conv3d_slide", "common/conv3d_image", "common/conv3d_lanes"),
     }
 }
 
