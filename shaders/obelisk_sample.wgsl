@@ -1,106 +1,6 @@
 // OBELISK sampling: X[n, c K + k, s] = I(n, c, p_s + o_k), or I(n, c, p_s + o_k0) - I(n, c, p_s + o_k1) with BINARY,
-// trilinear, zero outside, and its gradients. Image [N, C, size] of any layout given by its strides; locations p_s on a
-// regular grid, or with POINTS at points [N, S, 3] on a grid of 1 x 1 x S; offsets [K, 1 or 2, 3]; X a map [N, C K, grid].
-const BINARY: u32 = 0u;
-const POINTS: u32 = 0u;
-struct Params {
-    count: u32,        // invocations of this dispatch
-    first: u32,        // first slice (n, depth) of X's binding
-    partials: u32,     // partial sums of each number, all dispatches together
-    partial_base: u32, // those of earlier dispatches
-    threads: u32,      // invocations that share the locations of a dispatch
-    channels: u32,     // C
-    offsets: u32,      // K
-    size_x: u32,
-    size_y: u32,
-    size_z: u32,
-    grid_x: u32,
-    grid_y: u32,
-    grid_z: u32,
-    stride_x: u32,
-    stride_y: u32,
-    stride_z: u32,
-    stride_lane: u32,  // of one channel inside four
-    stride_block: u32, // of four channels
-    stride_n: u32,
-}
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> image: array<f32>;
-@group(0) @binding(2) var<storage, read> offsets: array<f32>;
-@group(0) @binding(3) var<storage, read> points: array<f32>;
-@group(0) @binding(4) var<storage, read_write> samples: array<vec4f>;
-
-fn size() -> vec3u {
-    return vec3u(params.size_x, params.size_y, params.size_z);
-}
-
-fn grid() -> vec3u {
-    return vec3u(params.grid_x, params.grid_y, params.grid_z);
-}
-
-fn half_extent() -> vec3f {
-    return 0.5 * vec3f(size() - 1u);
-}
-
-fn offset(k: u32, j: u32) -> Position {
-    let at = (k * (1u + BINARY) + j) * 3u;
-    return split(vec3f(offsets[at], offsets[at + 1u], offsets[at + 2u]) * half_extent());
-}
-
-fn location(n: u32, i: vec3u) -> Position {
-    if (POINTS == 1u) {
-        let at = (n * params.grid_x + i.x) * 3u;
-        return split((vec3f(points[at], points[at + 1u], points[at + 2u]) + 1.0) * half_extent());
-    }
-    return grid_position(i, grid(), size());
-}
-
-fn image_start(n: u32, c: u32) -> u32 {
-    return n * params.stride_n + c / 4u * params.stride_block + c % 4u * params.stride_lane;
-}
-
-fn image_cell(p: Position) -> Cell {
-    return cell(p, size(), vec3u(params.stride_x, params.stride_y, params.stride_z));
-}
-
-fn value(start: u32, c: Cell) -> f32 {
-    let low = c.low_inside * (1.0 - c.fraction);
-    let high = c.high_inside * c.fraction;
-    let l = start + c.low.x;
-    let h = start + c.high.x;
-    let ll = low.x * image[l + c.low.y + c.low.z] + high.x * image[h + c.low.y + c.low.z];
-    let hl = low.x * image[l + c.high.y + c.low.z] + high.x * image[h + c.high.y + c.low.z];
-    let lh = low.x * image[l + c.low.y + c.high.z] + high.x * image[h + c.low.y + c.high.z];
-    let hh = low.x * image[l + c.high.y + c.high.z] + high.x * image[h + c.high.y + c.high.z];
-    return low.z * (low.y * ll + high.y * hl) + high.z * (low.y * lh + high.y * hh);
-}
-
-// Gradient of value() by the position, per voxel.
-fn slope(start: u32, c: Cell) -> vec3f {
-    let low = c.low_inside * (1.0 - c.fraction);
-    let high = c.high_inside * c.fraction;
-    let l = start + c.low.x;
-    let h = start + c.high.x;
-    let a = vec4f(
-        image[l + c.low.y + c.low.z],
-        image[l + c.high.y + c.low.z],
-        image[l + c.low.y + c.high.z],
-        image[l + c.high.y + c.high.z],
-    );
-    let b = vec4f(
-        image[h + c.low.y + c.low.z],
-        image[h + c.high.y + c.low.z],
-        image[h + c.low.y + c.high.z],
-        image[h + c.high.y + c.high.z],
-    );
-    let v = low.x * a + high.x * b;
-    let dx = c.high_inside.x * b - c.low_inside.x * a;
-    let along_y = low.z * (c.high_inside.y * v.y - c.low_inside.y * v.x)
-        + high.z * (c.high_inside.y * v.w - c.low_inside.y * v.z);
-    let along_z = c.high_inside.z * (low.y * v.z + high.y * v.w) - c.low_inside.z * (low.y * v.x + high.y * v.y);
-    let along_x = low.z * (low.y * dx.x + high.y * dx.y) + high.z * (low.y * dx.z + high.y * dx.w);
-    return vec3f(along_x, along_y, along_z);
-}
+// trilinear, zero outside, and its gradients. X is a map [N, C K, grid]; common/obelisk.wgsl has the rest.
+@group(0) @binding(2) var<storage, read_write> samples: array<vec4f>;
 
 // One invocation four channels of X at one location.
 @compute @workgroup_size(64)
@@ -136,14 +36,13 @@ fn sample(
     samples[index] = result;
 }
 
-@group(0) @binding(4) var<storage, read> upstream: array<f32>;
+@group(0) @binding(2) var<storage, read> upstream: array<f32>;
 @group(0) @binding(5) var<storage, read_write> partial_sums: array<f32>;
 
-// dX of one channel at a location of the bound slices.
-fn upstream_at(slice: u32, y: u32, x: u32, channel: u32) -> f32 {
+// dX of one channel at a location.
+fn upstream_at(s: u32, channel: u32) -> f32 {
     let blocks = (params.channels * params.offsets + 3u) / 4u;
-    let row = ((slice - params.first) * blocks + channel / 4u) * params.grid_y + y;
-    return upstream[(row * params.grid_x + x) * 4u + channel % 4u];
+    return upstream[map_index(s, blocks, channel / 4u) * 4u + channel % 4u];
 }
 
 // dL/do_k = Σ dX[n, c K + k, s] ∇I(n, c, p_s + o_k), first stage: one invocation an offset and every `threads`-th
@@ -165,16 +64,13 @@ fn offset_gradient(
     var sum0 = vec3f();
     var sum1 = vec3f();
     for (var s = thread; s < params.count; s += params.threads) {
-        let x = s % params.grid_x;
-        let y = s / params.grid_x % params.grid_y;
-        let slice = s / (params.grid_x * params.grid_y) + params.first;
-        let n = slice / params.grid_z;
-        let p = location(n, vec3u(x, y, slice % params.grid_z));
+        let here = located(s);
+        let p = location(here.n, here.at);
         let cell0 = image_cell(moved(p, o0));
         let cell1 = image_cell(moved(p, o1));
         for (var c = 0u; c < params.channels; c++) {
-            let start = image_start(n, c);
-            let g = upstream_at(slice, y, x, c * params.offsets + k);
+            let start = image_start(here.n, c);
+            let g = upstream_at(s, c * params.offsets + k);
             sum0 += g * slope(start, cell0);
             if (BINARY == 1u) {
                 sum1 -= g * slope(start, cell1);
@@ -260,10 +156,10 @@ fn gather_image_gradient(
                         let distance = vec3f(p.whole + o.whole - vec3i(v)) + (p.fraction + o.fraction);
                         let near = max(1.0 - abs(distance), vec3f(0.0));
                         let weight = near.x * near.y * near.z * select(1.0, -1.0, j == 1u);
-                        let slice = n * params.grid_z + u32(z);
+                        let s = ((n * params.grid_z + u32(z)) * params.grid_y + u32(y)) * params.grid_x + u32(x);
                         for (var lane = 0u; lane < lanes; lane++) {
                             let channel = (block * 4u + lane) * params.offsets + k;
-                            sum[lane] += weight * upstream_at(slice, u32(y), u32(x), channel);
+                            sum[lane] += weight * upstream_at(s, channel);
                         }
                     }
                 }
@@ -275,5 +171,35 @@ fn gather_image_gradient(
     let written = select(lanes, 4u, params.stride_lane == 1u && params.stride_x == 4u);
     for (var lane = 0u; lane < written; lane++) {
         image_gradient[start + lane * params.stride_lane] = sum[lane];
+    }
+}
+
+@group(0) @binding(1) var<storage, read> largest: array<u32>;
+@group(0) @binding(5) var<storage, read_write> words: array<atomic<u32>>;
+
+// dL/dI at scattered points, where too many of them may lie near a voxel to gather: each sample adds to the eight voxels
+// that it read, in fixed point. One invocation a location and an offset, adjacent ones at adjacent locations.
+@compute @workgroup_size(64)
+fn scatter_image_gradient(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let index = (group.y * groups.x + group.x) * 64u + local;
+    let locations = params.grid_x * params.grid_y * params.grid_z;
+    let k = index / locations % params.offsets;
+    let n = index / locations / params.offsets;
+    if (index >= params.count) {
+        return;
+    }
+    let s = n * locations + index % locations;
+    let p = location(n, located(s).at);
+    let scale = scale_of(largest[0], params.headroom);
+    for (var j = 0u; j <= BINARY; j++) {
+        let at = image_cell(moved(p, offset(k, j)));
+        for (var c = 0u; c < params.channels; c++) {
+            let g = upstream_at(s, c * params.offsets + k);
+            scatter(image_start(n, c), at, select(g, -g, j == 1u), scale);
+        }
     }
 }

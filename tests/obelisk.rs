@@ -3,6 +3,7 @@ mod common;
 
 use common::*;
 use obelisk::graph::{Graph, Value};
+use obelisk::op::obelisk_layer::obelisk_layer;
 use obelisk::op::obelisk_sample::{Locations, ObeliskSample};
 use obelisk::op::{Caps, StepScalars};
 use obelisk::plan::Plan;
@@ -60,10 +61,8 @@ fn sampling_and_its_gradients_equal_pytorch() {
                 let mut graph = Graph::new();
                 let x = sample(&mut graph, &data, layout, locations);
                 let upstream = graph.input("upstream", graph.spec(x).clone()).unwrap();
-                let mut wrt = vec![("grad_offsets", graph.find("offsets").unwrap())];
-                if locations != Locations::Points {
-                    wrt.push(("grad_input", graph.find("input").unwrap()));
-                }
+                let wrt = [("grad_offsets", "offsets"), ("grad_input", "input")]
+                    .map(|(name, of)| (name, graph.find(of).unwrap()));
                 let values: Vec<Value> = wrt.iter().map(|(_, v)| *v).collect();
                 let gradients = graph.gradients_from(&[(x, upstream)], &values).unwrap();
                 graph.keep("output", x);
@@ -152,6 +151,58 @@ fn odd_sizes_agree_with_the_reference_and_central_differences() {
     }
 }
 
+/// The image's gradient of `upstream` [1, K, 1, 1, S] at random points of a 2 × 3 × 2 image.
+fn scattered(upstream: Tensor) -> (Graph, Data) {
+    let [_, k, _, _, s] = upstream.ncdhw();
+    let data = Data::from([
+        ("input".into(), noise(&[1, 1, 2, 3, 2], 1)),
+        ("offsets".into(), noise(&[1, k, 1, 1, 3], 2)),
+        ("points".into(), noise(&[1, s, 3], 3)),
+        ("upstream".into(), upstream),
+    ]);
+    let mut graph = Graph::new();
+    let x = sample(&mut graph, &data, Layout::Flat, Locations::Points);
+    let upstream = graph.input("upstream", graph.spec(x).clone()).unwrap();
+    let image = graph.find("input").unwrap();
+    let gradient = graph.gradients_from(&[(x, upstream)], &[image]).unwrap()[0];
+    graph.keep("gradient", gradient.unwrap());
+    (graph, data)
+}
+
+#[test]
+fn crowded_scatters_are_exact_to_a_float_at_any_scale_and_repeat_to_the_bit() {
+    // 20,000 samples into 12 voxels, nearly cancelling, of magnitudes from 1e-30 to 1e30.
+    for magnitude in [1e-30, 1e-10, 1.0, 1e30f32] {
+        let mut upstream = noise(&[1, 5, 1, 1, 4000], 4);
+        upstream.data.iter_mut().for_each(|v| *v *= magnitude);
+        let (graph, data) = scattered(upstream);
+        let expected = evaluate(&graph, &data, &StepScalars::default());
+        let expected = expected[graph.kept()[0].1.index()].as_ref().unwrap();
+        let unit = |t: &Tensor| {
+            let scaled = t.data.iter().map(|v| v / magnitude).collect();
+            Tensor::new(&t.shape, scaled)
+        };
+        for device in devices() {
+            let first = run_on(device, &graph, &data, &StepScalars::default());
+            let again = run_on(device, &graph, &data, &StepScalars::default());
+            assert_eq!(first["gradient"], again["gradient"]);
+            // Each weight is rounded as a float before it is added.
+            assert_close("crowded", &unit(&first["gradient"]), &unit(expected), 3e-6);
+        }
+    }
+}
+
+#[test]
+fn undefined_gradients_stay_undefined() {
+    let mut upstream = noise(&[1, 2, 1, 1, 7], 4);
+    upstream.data[3] = f32::NAN;
+    let (graph, data) = scattered(upstream);
+    for device in devices() {
+        let out = run_on(device, &graph, &data, &StepScalars::default());
+        assert!(out["gradient"].data.iter().all(|v| v.is_nan()));
+    }
+}
+
 #[test]
 fn samples_on_cell_borders_take_the_upper_cell_on_every_device() {
     // 5 voxels, 9 and 3 points: offsets of whole and half voxels put every sample of a plane on a border.
@@ -227,5 +278,135 @@ fn wrong_inputs_are_refused_with_the_reason() {
             error.contains("obelisk_sample") && error.contains(says),
             "{error}"
         );
+    }
+}
+
+/// Declares the layer's inputs as far as `data` has them and adds it.
+fn layer(g: &mut Graph, data: &Data, layout: Layout, locations: Locations, groups: usize) -> Value {
+    let spec = |name: &str| Spec::flat(&data[name].shape);
+    let image = Spec {
+        layout,
+        ..spec("input")
+    };
+    let image = g.input("input", image).unwrap();
+    let offsets = g.input("offsets", spec("offsets")).unwrap();
+    let weight = g.input("weight", spec("weight")).unwrap();
+    let points = (locations == Locations::Points).then(|| g.input("points", spec("points")).unwrap());
+    obelisk_layer(g, image, offsets, weight, points, locations, groups).unwrap()
+}
+
+#[test]
+fn fused_layers_and_their_gradients_equal_pytorch() {
+    let goldens = Goldens::load("obelisk_layer");
+    for (case, attributes) in &goldens.cases {
+        let locations = match attributes.get("grid") {
+            Some(grid) => Locations::Grid(serde_json::from_value(grid.clone()).unwrap()),
+            None => Locations::Points,
+        };
+        let groups = attributes["groups"].as_u64().unwrap() as usize;
+        let as_weight = |t: &Tensor| Tensor::new(&[t.shape[0], t.shape[1], 1, 1, 1], t.data.clone());
+        for layout in [Layout::Flat, Layout::Map] {
+            let mut data = Data::from([
+                ("input".into(), goldens.get(case, "input").clone()),
+                ("offsets".into(), as_parameter(goldens.get(case, "offsets"))),
+                ("weight".into(), as_weight(goldens.get(case, "weight"))),
+                ("upstream".into(), as_map(goldens.get(case, "upstream"))),
+            ]);
+            if let Some(points) = goldens.try_get(case, "points") {
+                data.insert("points".into(), points.clone());
+            }
+            let mut graph = Graph::new();
+            let f = layer(&mut graph, &data, layout, locations, groups);
+            let upstream = graph.input("upstream", graph.spec(f).clone()).unwrap();
+            let names = ["input", "offsets", "weight"];
+            let wrt = names.map(|name| graph.find(name).unwrap());
+            let gradients = graph.gradients_from(&[(f, upstream)], &wrt).unwrap();
+            graph.keep("output", f);
+            for (name, gradient) in names.iter().zip(gradients) {
+                graph.keep(&format!("grad_{name}"), gradient.unwrap());
+            }
+            let expected = |name: &str| {
+                let golden = goldens.get(case, name);
+                match name {
+                    "grad_offsets" => as_parameter(golden),
+                    "grad_weight" => as_weight(golden),
+                    _ => as_map(golden),
+                }
+            };
+            let values = evaluate(&graph, &data, &StepScalars::default());
+            for (name, value) in graph.kept() {
+                let what = format!("{case} {layout:?}: reference's {name}");
+                assert_close(
+                    &what,
+                    values[value.index()].as_ref().unwrap(),
+                    &expected(name),
+                    2e-6,
+                );
+            }
+            for device in devices() {
+                let actual = run_on(device, &graph, &data, &StepScalars::default());
+                for (name, _) in graph.kept() {
+                    let what = format!("{case} {layout:?}: {name}");
+                    assert_close(&what, &actual[name], &expected(name), 1e-5);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn fused_layers_of_odd_sizes_agree_with_the_reference_and_central_differences() {
+    for (n, c, size, k, grid, groups, outputs) in [
+        (1, 1, [7, 9, 6], 6, [4, 3, 3], 2, 8),
+        (2, 4, [5, 4, 7], 3, [2, 1, 4], 1, 7),
+        (1, 5, [4, 1, 6], 2, [3, 2, 2], 1, 70),
+        (1, 1, [4, 4, 4], 12, [7, 2, 4], 4, 16),
+        (1, 1, [6, 5, 7], 9, [9, 8, 5], 1, 36),
+        (1, 3, [3, 6, 5], 2, [1, 1, 1], 2, 6),
+    ] {
+        for terms in [1, 2] {
+            let shape = [n, c, size[0], size[1], size[2]];
+            let data = Data::from([
+                ("input".into(), noise(&shape, 1)),
+                ("offsets".into(), offsets_off_borders(k, terms, size, grid, 0.02)),
+                ("weight".into(), noise(&[outputs, c * k / groups, 1, 1, 1], 3)),
+            ]);
+            let build = |g: &mut Graph| vec![layer(g, &data, Layout::Flat, Locations::Grid(grid), groups)];
+            check_op(build, &data, &["input", "offsets", "weight"], 1e-5, 2e-3, 2e-3);
+        }
+    }
+}
+
+#[test]
+fn fused_layers_beyond_a_binding_are_cut_into_depth_ranges() {
+    let (size, grid) = ([6, 5, 7], [16, 8, 8]);
+    let data = Data::from([
+        ("input".into(), noise(&[2, 1, 6, 5, 7], 1)),
+        ("offsets".into(), offsets_off_borders(2, 1, size, grid, 0.01)),
+        ("weight".into(), noise(&[3, 2, 1, 1, 1], 5)),
+        ("upstream".into(), noise(&[2, 3, 16, 8, 8], 4)),
+    ]);
+    let mut graph = Graph::new();
+    let f = layer(&mut graph, &data, Layout::Flat, Locations::Grid(grid), 1);
+    let upstream = graph.input("upstream", graph.spec(f).clone()).unwrap();
+    let wrt = ["offsets", "weight"].map(|name| graph.find(name).unwrap());
+    let gradients = graph.gradients_from(&[(f, upstream)], &wrt).unwrap();
+    graph.keep("output", f);
+    for (name, gradient) in ["offsets", "weight"].iter().zip(gradients) {
+        graph.keep(name, gradient.unwrap());
+    }
+    let caps = Caps {
+        max_binding: 16384,
+        ..Caps::PORTABLE
+    };
+    let plan = Plan::new(&graph, &caps).unwrap();
+    assert_eq!(plan.launches.len(), (1 + 2) + (2 + 1) + (1 + 2 + 1));
+    let expected = evaluate(&graph, &data, &StepScalars::default());
+    for device in devices() {
+        let actual = run_plan_on(device, plan.clone(), &data, &StepScalars::default());
+        for (name, value) in graph.kept() {
+            let want = expected[value.index()].as_ref().unwrap();
+            assert_close(name, &actual[name], want, 1e-5);
+        }
     }
 }

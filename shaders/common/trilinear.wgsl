@@ -40,3 +40,43 @@ fn cell(p: Position, size: vec3u, stride: vec3u) -> Cell {
         p.fraction,
     );
 }
+
+// Trilinear value in the module's `image`, whose channel starts at element `start`.
+fn value(start: u32, c: Cell) -> f32 {
+    let low = c.low_inside * (1.0 - c.fraction);
+    let high = c.high_inside * c.fraction;
+    let l = start + c.low.x;
+    let h = start + c.high.x;
+    let ll = low.x * image[l + c.low.y + c.low.z] + high.x * image[h + c.low.y + c.low.z];
+    let hl = low.x * image[l + c.high.y + c.low.z] + high.x * image[h + c.high.y + c.low.z];
+    let lh = low.x * image[l + c.low.y + c.high.z] + high.x * image[h + c.low.y + c.high.z];
+    let hh = low.x * image[l + c.high.y + c.high.z] + high.x * image[h + c.high.y + c.high.z];
+    return low.z * (low.y * ll + high.y * hl) + high.z * (low.y * lh + high.y * hh);
+}
+
+// Gradient of value() by the position, per voxel.
+fn slope(start: u32, c: Cell) -> vec3f {
+    let low = c.low_inside * (1.0 - c.fraction);
+    let high = c.high_inside * c.fraction;
+    let l = start + c.low.x;
+    let h = start + c.high.x;
+    let a = vec4f(
+        image[l + c.low.y + c.low.z],
+        image[l + c.high.y + c.low.z],
+        image[l + c.low.y + c.high.z],
+        image[l + c.high.y + c.high.z],
+    );
+    let b = vec4f(
+        image[h + c.low.y + c.low.z],
+        image[h + c.high.y + c.low.z],
+        image[h + c.low.y + c.high.z],
+        image[h + c.high.y + c.high.z],
+    );
+    let v = low.x * a + high.x * b;
+    let dx = c.high_inside.x * b - c.low_inside.x * a;
+    let along_y = low.z * (c.high_inside.y * v.y - c.low_inside.y * v.x)
+        + high.z * (c.high_inside.y * v.w - c.low_inside.y * v.z);
+    let along_z = c.high_inside.z * (low.y * v.z + high.y * v.w) - c.low_inside.z * (low.y * v.x + high.y * v.y);
+    let along_x = low.z * (low.y * dx.x + high.y * dx.y) + high.z * (low.y * dx.z + high.y * dx.w);
+    return vec3f(along_x, along_y, along_z);
+}

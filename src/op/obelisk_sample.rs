@@ -1,6 +1,15 @@
 //! Sampling of an OBELISK layer (method section 1): trilinear values of an image at locations moved by trained offsets.
 
+use super::fixed_point::Scatter;
 use super::*;
+
+const SHADER: Shader = shader!(
+    "obelisk_sample",
+    "common/obelisk",
+    "common/trilinear",
+    "common/fixed_point",
+    "common/fixed_point_add"
+);
 
 /// Where an OBELISK layer samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +41,9 @@ pub struct ObeliskOffsetGradient {
     pub locations: Locations,
 }
 
-/// dL/dI of [`ObeliskSample`]. Inputs: its inputs but the image, then dL/dX.
+/// dL/dI of [`ObeliskSample`]. Inputs: its inputs but the image, then dL/dX. On a regular grid each voxel gathers the
+/// samples that read it; at points the samples scatter in 64-bit fixed point, the same in every run: with s samples of
+/// one n, sums resolve s · 2⁻⁵⁹ of the largest |dL/dX|.
 #[derive(Clone, Debug)]
 pub struct ObeliskImageGradient {
     /// The sampling locations p.
@@ -43,7 +54,7 @@ pub struct ObeliskImageGradient {
 
 /// The numbers of a sampling: image `[n, c, size]`, K offsets, `terms` samples each, on `grid`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Geometry {
+pub(super) struct Geometry {
     pub n: usize,
     pub c: usize,
     pub size: [usize; 3],
@@ -54,7 +65,7 @@ pub(crate) struct Geometry {
 }
 
 impl Geometry {
-    pub(crate) fn new(
+    pub(super) fn new(
         op: &'static str,
         inputs: &[Spec],
         locations: Locations,
@@ -92,26 +103,27 @@ impl Geometry {
         })
     }
 
-    pub(crate) fn samples(&self) -> Spec {
+    pub(super) fn samples(&self) -> Spec {
         let [d, h, w] = self.grid;
         Spec::map([self.n, self.c * self.k, d, h, w])
     }
 
-    pub(crate) fn locations(&self) -> usize {
+    pub(super) fn locations(&self) -> usize {
         self.n * self.grid.iter().product::<usize>()
     }
 
-    pub(crate) fn constants(&self) -> Vec<(&'static str, u32)> {
+    pub(super) fn constants(&self) -> Vec<(&'static str, u32)> {
         vec![("BINARY", self.terms as u32 - 1), ("POINTS", self.points as u32)]
     }
 
-    /// The uniform that every kernel of `shaders/obelisk_sample.wgsl` reads.
-    fn params(&self, image: &Spec, own: OwnParams) -> Vec<(&'static str, Word)> {
+    /// The uniform that every kernel of `shaders/common/obelisk.wgsl` reads.
+    pub(super) fn params(&self, image: &Spec, own: OwnParams) -> Vec<(&'static str, Word)> {
         let [d, h, w] = self.size;
         let strides = strides(image);
         vec![
             ("count", own.count.into()),
             ("first", own.first.into()),
+            ("headroom", own.headroom.into()),
             ("partials", own.partials.into()),
             ("partial_base", own.partial_base.into()),
             ("threads", own.threads.into()),
@@ -129,12 +141,16 @@ impl Geometry {
             ("stride_lane", strides[3].into()),
             ("stride_block", strides[4].into()),
             ("stride_n", strides[5].into()),
+            ("columns", own.columns.into()),
+            ("blocks", own.blocks.into()),
+            ("outputs", own.outputs.into()),
+            ("pieces", own.pieces.into()),
         ]
     }
 
     /// Calls `visit(n, k, sign, location, position)` for every sample; `location` counts over `grid`, positions are
     /// (z, y, x) in voxels.
-    pub(crate) fn visit(
+    pub(super) fn visit(
         &self,
         offsets: &Tensor,
         points: Option<&Tensor>,
@@ -167,7 +183,7 @@ impl Geometry {
 
     /// Calls `visit([z, y, x], weight, derivative of the weight by z, y, x)` for the corners of a position's cell that
     /// lie inside the image.
-    pub(crate) fn corners(&self, position: [f64; 3], mut visit: impl FnMut([usize; 3], f64, [f64; 3])) {
+    pub(super) fn corners(&self, position: [f64; 3], mut visit: impl FnMut([usize; 3], f64, [f64; 3])) {
         for corner in 0..8 {
             let (mut index, mut weights, mut signs) = ([0; 3], [0.0; 3], [0.0; 3]);
             let mut inside = true;
@@ -190,12 +206,19 @@ impl Geometry {
     }
 }
 
-struct OwnParams {
-    count: usize,
-    first: usize,
-    partials: usize,
-    partial_base: usize,
-    threads: usize,
+/// What of the uniform differs between dispatches; `shaders/common/obelisk.wgsl` says what each is.
+#[derive(Clone, Copy, Default)]
+pub(super) struct OwnParams {
+    pub count: usize,
+    pub first: usize,
+    pub headroom: usize,
+    pub partials: usize,
+    pub partial_base: usize,
+    pub threads: usize,
+    pub columns: usize,
+    pub blocks: usize,
+    pub outputs: usize,
+    pub pieces: usize,
 }
 
 /// Elements between neighbours along x, y, z, channels inside four, blocks of four channels, and n.
@@ -219,7 +242,11 @@ fn split(inputs: &[Spec], locations: Locations) -> Option<(&Spec, &Spec, Option<
     }
 }
 
-fn geometry(op: &'static str, inputs: &[Spec], locations: Locations) -> Result<Geometry, GraphError> {
+pub(super) fn geometry(
+    op: &'static str,
+    inputs: &[Spec],
+    locations: Locations,
+) -> Result<Geometry, GraphError> {
     let (image, offsets, points) = split(inputs, locations).ok_or_else(|| {
         GraphError::shape(
             op,
@@ -250,23 +277,21 @@ impl Op for ObeliskSample {
                 let own = OwnParams {
                     count,
                     first: run.first,
-                    partials: 0,
-                    partial_base: 0,
-                    threads: 0,
+                    ..Default::default()
                 };
                 Dispatch {
                     constants: g.constants(),
                     params: g.params(&io.inputs[0], own),
                     bindings: vec![
                         read(BufferRef::Input(0)),
+                        run.of(&samples, write(BufferRef::Output(0))),
                         read(BufferRef::Input(1)),
                         read(BufferRef::Input(points)),
-                        run.of(&samples, write(BufferRef::Output(0))),
                     ],
                     workgroups: linear_groups(count, 64),
                     iterations: 4,
                     flops: (count * 4 * g.terms * 32) as u64,
-                    ..Dispatch::new(shader!("obelisk_sample", "common/trilinear"), "sample")
+                    ..Dispatch::new(SHADER, "sample")
                 }
             })
             .collect())
@@ -352,7 +377,6 @@ impl Op for ObeliskOffsetGradient {
         let partials: usize = threads.iter().sum();
         let numbers = g.k * g.terms * 3;
         let scratch = io.scratch((numbers * partials * 4) as u64);
-        let shader = shader!("obelisk_sample", "common/trilinear");
         let mut partial_base = 0;
         let mut dispatches = Vec::new();
         for (run, threads) in runs.into_iter().zip(threads) {
@@ -363,30 +387,29 @@ impl Op for ObeliskOffsetGradient {
                 partials,
                 partial_base,
                 threads,
+                ..Default::default()
             };
             dispatches.push(Dispatch {
                 constants: g.constants(),
                 params: g.params(&image, own),
                 bindings: vec![
                     read(BufferRef::Input(0)),
+                    run.of(&samples, read(BufferRef::Input(upstream))),
                     read(BufferRef::Input(1)),
                     read(BufferRef::Input(upstream - 1)), // the offsets stand in for points where there are none
-                    run.of(&samples, read(BufferRef::Input(upstream))),
                     write(scratch),
                 ],
                 workgroups: linear_groups(threads * g.k, 64),
                 iterations: (count.div_ceil(threads) * (g.c + 1)) as u64,
                 flops: (count * g.k * g.terms * g.c * 50) as u64,
-                ..Dispatch::new(shader, "offset_gradient")
+                ..Dispatch::new(SHADER, "offset_gradient")
             });
             partial_base += threads;
         }
         let own = OwnParams {
             count: numbers,
-            first: 0,
             partials,
-            partial_base: 0,
-            threads: 0,
+            ..Default::default()
         };
         dispatches.push(Dispatch {
             constants: g.constants(),
@@ -395,7 +418,7 @@ impl Op for ObeliskOffsetGradient {
             workgroups: linear_groups(numbers, 64),
             iterations: partials as u64,
             flops: (numbers * partials) as u64,
-            ..Dispatch::new(shader, "offset_gradient_total")
+            ..Dispatch::new(SHADER, "offset_gradient_total")
         });
         Ok(dispatches)
     }
@@ -443,6 +466,37 @@ impl ObeliskImageGradient {
         all.extend_from_slice(&inputs[..inputs.len().saturating_sub(1)]);
         geometry(self.name(), &all, self.locations)
     }
+
+    fn scatter(&self, io: &mut Io, g: &Geometry) -> Vec<Dispatch> {
+        let upstream = io.inputs.len() - 1;
+        let points = upstream - 1;
+        // Each sample adds at most once to a voxel.
+        let samples = g.locations() / g.n * g.k * g.terms;
+        let scatter = Scatter::new(io, self.image.device_len(), samples);
+        let count = g.locations() * g.k;
+        let own = OwnParams {
+            count,
+            headroom: scatter.headroom,
+            ..Default::default()
+        };
+        let adds = Dispatch {
+            constants: g.constants(),
+            params: g.params(&self.image, own),
+            bindings: vec![
+                read(scatter.largest),
+                read(BufferRef::Input(upstream)),
+                read(BufferRef::Input(0)),
+                read(BufferRef::Input(points)),
+                write(scatter.words),
+            ],
+            workgroups: linear_groups(count, 64),
+            iterations: (g.terms * (1 + g.c * 9)) as u64,
+            flops: (count * g.terms * g.c * 16) as u64,
+            ..Dispatch::new(SHADER, "scatter_image_gradient")
+        };
+        let [clear, maximum] = scatter.before(BufferRef::Input(upstream), io.inputs[upstream].device_len());
+        vec![clear, maximum, adds, scatter.after(BufferRef::Output(0))]
+    }
 }
 
 impl Op for ObeliskImageGradient {
@@ -462,21 +516,14 @@ impl Op for ObeliskImageGradient {
     fn dispatches(&self, io: &mut Io, _: &Caps) -> Result<Vec<Dispatch>, GraphError> {
         let g = self.geometry(io.inputs)?;
         if g.points {
-            return Err(GraphError::shape(
-                self.name(),
-                io.inputs,
-                "samples at scattered points give the image no gradient",
-            ));
+            return Ok(self.scatter(io, &g));
         }
         let upstream = io.inputs.len() - 1;
         let [d, h, w] = g.size;
         let count = g.n * self.image.blocks() * d * h * w;
         let own = OwnParams {
             count,
-            first: 0,
-            partials: 0,
-            partial_base: 0,
-            threads: 0,
+            ..Default::default()
         };
         // Grid points within a voxel of a place on an axis, with the shader's margin.
         let near = |axis: usize| match (g.size[axis], g.grid[axis]) {
@@ -492,18 +539,15 @@ impl Op for ObeliskImageGradient {
             params: g.params(&self.image, own),
             bindings: vec![
                 read(BufferRef::Input(0)), // stands in for the image, which this kernel does not read
+                read(BufferRef::Input(upstream)),
                 read(BufferRef::Input(0)),
                 read(BufferRef::Input(0)), // and for the points
-                read(BufferRef::Input(upstream)),
                 write(BufferRef::Output(0)),
             ],
             workgroups: linear_groups(count, 64),
             iterations: (g.k * (1 + g.terms * (1 + loops))) as u64,
             flops: (g.locations() * g.k * g.terms * g.c * 16) as u64,
-            ..Dispatch::new(
-                shader!("obelisk_sample", "common/trilinear"),
-                "gather_image_gradient",
-            )
+            ..Dispatch::new(SHADER, "gather_image_gradient")
         }])
     }
 

@@ -1,0 +1,599 @@
+//! A fused OBELISK layer (method section 1): sampling and the grouped 1×1×1 convolution in one kernel. The sampled tensor
+//! X, K·C numbers a location, exists neither in the forward pass nor for the gradients of weights and offsets.
+
+use super::conv3d::{Conv3dConfig, Conv3dInputGradient, conv3d};
+use super::obelisk_sample::{Geometry, Locations, ObeliskImageGradient, ObeliskSample, OwnParams, geometry};
+use super::*;
+
+/// Adds an OBELISK layer, F[n, o, s] = Σ W[o, c·K + k] · X[n, c·K + k, s] with X of [`ObeliskSample`], to the graph.
+///
+/// `image` flat `[N, C, D, H, W]` or a map, `offsets` `[1, K, 1, 1, 3]` or `[1, K, 1, 2, 3]`, `weight`
+/// `[O, C·K / groups, 1, 1, 1]`, `points` `[N, S, 3]` with [`Locations::Points`]. The result is a map
+/// `[N, O, d, h, w]`. Groups of outputs that are not a multiple of four are sampled and convolved in two steps.
+pub fn obelisk_layer(
+    graph: &mut Graph,
+    image: Value,
+    offsets: Value,
+    weight: Value,
+    points: Option<Value>,
+    locations: Locations,
+    groups: usize,
+) -> Result<Value, GraphError> {
+    let outputs = graph.shape(weight).first().copied().unwrap_or(0);
+    if groups > 1 && outputs % (4 * groups) != 0 {
+        let inputs: Vec<Value> = [image, offsets].into_iter().chain(points).collect();
+        let x = graph.push1(ObeliskSample { locations }, &inputs)?;
+        let config = Conv3dConfig {
+            groups,
+            ..Default::default()
+        };
+        return conv3d(graph, &[x], weight, None, config);
+    }
+    let inputs: Vec<Value> = [image, offsets]
+        .into_iter()
+        .chain(points)
+        .chain([weight])
+        .collect();
+    graph.push1(ObeliskLayer { locations, groups }, &inputs)
+}
+
+/// The fused layer; see [`obelisk_layer`]. Inputs: image, offsets, the points if any, weight. With more than one group
+/// each has a multiple of four outputs. The image's gradient, where it is wanted, goes through dL/dX in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct ObeliskLayer {
+    /// The sampling locations p.
+    pub locations: Locations,
+    /// Groups of the convolution.
+    pub groups: usize,
+}
+
+/// dL/do of [`ObeliskLayer`]. Inputs: its inputs, then dL/dF.
+#[derive(Clone, Copy, Debug)]
+pub struct ObeliskLayerOffsetGradient(pub ObeliskLayer);
+
+/// dL/dW of [`ObeliskLayer`]. Inputs: its inputs, then dL/dF.
+#[derive(Clone, Copy, Debug)]
+pub struct ObeliskLayerWeightGradient(pub ObeliskLayer);
+
+/// The numbers of a layer.
+struct Layer {
+    g: Geometry,
+    image: Spec,
+    weight: Spec,
+    groups: usize,
+    outputs: usize,
+    /// Channels of X in a group.
+    columns: usize,
+    /// Vec4s of outputs in a group.
+    blocks: usize,
+}
+
+impl Layer {
+    fn new(op: &'static str, inputs: &[Spec], layer: &ObeliskLayer) -> Result<Self, GraphError> {
+        let Some((weight, rest)) = inputs.split_last() else {
+            return Err(GraphError::shape(
+                op,
+                inputs,
+                "takes image, offsets, points if any, and weight",
+            ));
+        };
+        let g = geometry(op, rest, layer.locations)?;
+        let (groups, channels) = (layer.groups, g.c * g.k);
+        match weight.shape[..] {
+            [outputs, columns, 1, 1, 1]
+                if weight.layout == Layout::Flat
+                    && columns > 0
+                    && columns * groups == channels
+                    && outputs > 0
+                    && (groups == 1 || outputs % (4 * groups) == 0) =>
+            {
+                Ok(Layer {
+                    image: rest[0].clone(),
+                    weight: weight.clone(),
+                    groups,
+                    outputs,
+                    columns,
+                    blocks: (outputs / groups).div_ceil(4),
+                    g,
+                })
+            }
+            _ => {
+                let reason = format!(
+                    "{channels} samples in {groups} groups want a weight [O, {channels} / {groups}, 1, 1, 1], O a multiple \
+                     of {} with several groups",
+                    4 * groups
+                );
+                Err(GraphError::shape(op, inputs, reason))
+            }
+        }
+    }
+
+    fn features(&self) -> Spec {
+        let [d, h, w] = self.g.grid;
+        Spec::map([self.g.n, self.outputs, d, h, w])
+    }
+
+    fn params(&self, own: OwnParams) -> Vec<(&'static str, Word)> {
+        let own = OwnParams {
+            columns: self.columns,
+            blocks: self.blocks,
+            outputs: self.outputs,
+            ..own
+        };
+        self.g.params(&self.image, own)
+    }
+
+    /// Locations in a run of slices of the features.
+    fn locations(&self, run: &Slices) -> usize {
+        run.count * self.g.grid[1] * self.g.grid[2]
+    }
+
+    fn constants(&self, run: usize) -> Vec<(&'static str, u32)> {
+        let mut constants = self.g.constants();
+        constants.push(("RUN", run as u32));
+        constants
+    }
+
+    /// The pieces of a group's outputs, and the vec4s of each, at most `most`.
+    fn pieces(&self, most: usize) -> (usize, usize) {
+        let pieces = self.blocks.div_ceil(most);
+        (pieces, self.blocks.div_ceil(pieces))
+    }
+
+    fn pack(
+        &self,
+        entry: &'static str,
+        run: usize,
+        pieces: usize,
+        vectors: usize,
+        weight: usize,
+        to: BufferRef,
+    ) -> Dispatch {
+        Dispatch {
+            constants: vec![("RUN", run as u32)],
+            params: vec![
+                ("count", vectors.into()),
+                ("outputs", self.outputs.into()),
+                ("group_outputs", (self.outputs / self.groups).into()),
+                ("columns", self.columns.into()),
+                ("pieces", pieces.into()),
+                ("column_blocks", self.columns.div_ceil(4).into()),
+            ],
+            bindings: vec![read(BufferRef::Input(weight)), write(to)],
+            workgroups: linear_groups(vectors, 64),
+            ..Dispatch::new(shader!("obelisk_layer_pack"), entry)
+        }
+    }
+
+    fn check_upstream(&self, op: &'static str, inputs: &[Spec]) -> Result<(), GraphError> {
+        if inputs.last() == Some(&self.features()) {
+            return Ok(());
+        }
+        let reason = format!("the last input must be {:?}", self.features());
+        Err(GraphError::shape(op, inputs, reason))
+    }
+
+    /// Invocations that share each run of locations: at least 16 locations for each, enough invocations to fill a GPU
+    /// with `columns` of them side by side, partial sums of at most 16 MiB for `numbers`.
+    fn threads(&self, runs: &[Slices], columns: usize, numbers: usize) -> Vec<usize> {
+        let most = (65_536 / columns).min((4 << 20) / numbers / runs.len());
+        runs.iter()
+            .map(|run| {
+                self.locations(run)
+                    .div_ceil(16)
+                    .min(most)
+                    .max(1)
+                    .next_multiple_of(64)
+            })
+            .collect()
+    }
+}
+
+/// Whether shuffles hand the weights round (`shaders/common/conv3d_lanes.wgsl`).
+fn shuffles(caps: &Caps) -> bool {
+    caps.cpu && caps.subgroups.is_some_and(|(least, _)| least >= 8)
+}
+
+impl Op for ObeliskLayer {
+    fn name(&self) -> &'static str {
+        "obelisk_layer"
+    }
+
+    fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
+        Ok(vec![Layer::new(self.name(), inputs, self)?.features()])
+    }
+
+    fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        let layer = Layer::new(self.name(), io.inputs, self)?;
+        let weight = io.inputs.len() - 1;
+        let (pieces, run) = layer.pieces(16);
+        let z = layer.groups * pieces;
+        let vectors = z * layer.columns * run;
+        // Lanes read up to eight vec4s at once, past the last weights.
+        let packed = io.scratch((vectors + 8) as u64 * 16);
+        let mut dispatches = vec![layer.pack("by_outputs", run, pieces, vectors, weight, packed)];
+        let features = layer.features();
+        for part in slices(&[&features], caps) {
+            let count = layer.locations(&part);
+            let [x, y, _] = linear_groups(count, 64);
+            let (shader, entry) = if shuffles(caps) {
+                (
+                    shader!(
+                        "obelisk_layer",
+                        "common/obelisk",
+                        "common/trilinear",
+                        "common/conv3d_lanes"
+                    ),
+                    "lanes",
+                )
+            } else {
+                (
+                    shader!(
+                        "obelisk_layer",
+                        "common/obelisk",
+                        "common/trilinear",
+                        "common/conv3d_plain"
+                    ),
+                    "plain",
+                )
+            };
+            dispatches.push(Dispatch {
+                constants: layer.constants(run),
+                subgroups: shuffles(caps),
+                params: layer.params(OwnParams {
+                    count,
+                    first: part.first,
+                    pieces,
+                    ..Default::default()
+                }),
+                bindings: vec![
+                    read(BufferRef::Input(0)),
+                    read(packed),
+                    read(BufferRef::Input(1)),
+                    read(BufferRef::Input(weight - 1)), // the offsets stand in for points where there are none
+                    part.of(&features, write(BufferRef::Output(0))),
+                ],
+                workgroups: [x, y, z as u32],
+                iterations: layer.columns as u64,
+                flops: (count * layer.columns * (layer.outputs * 2 + z * layer.g.terms * 32)) as u64,
+                ..Dispatch::new(shader, entry)
+            });
+        }
+        Ok(dispatches)
+    }
+
+    fn gradient(
+        &self,
+        graph: &mut Graph,
+        node: &NodeView,
+        upstream: &[Option<Value>],
+        wanted: &[bool],
+    ) -> Result<Vec<Gradient>, GraphError> {
+        let upstream = upstream[0].expect("the one output has a gradient");
+        let weight = node.inputs.len() - 1;
+        let inputs = [&node.inputs[..], &[upstream]].concat();
+        let mut flows = vec![Gradient::Stops; node.inputs.len()];
+        if wanted[weight] {
+            let gradient = graph.push1(ObeliskLayerWeightGradient(*self), &inputs)?;
+            flows[weight] = Gradient::Flows(gradient);
+        }
+        if wanted[1] {
+            flows[1] = Gradient::Flows(graph.push1(ObeliskLayerOffsetGradient(*self), &inputs)?);
+        }
+        if wanted[0] {
+            let specs: Vec<Spec> = node.inputs.iter().map(|v| graph.spec(*v).clone()).collect();
+            let samples = Conv3dInputGradient {
+                config: Conv3dConfig {
+                    groups: self.groups,
+                    ..Default::default()
+                },
+                first: 0,
+                whole: true,
+                source: Layer::new(self.name(), &specs, self)?.g.samples(),
+            };
+            let samples = graph.push1(samples, &[upstream, node.inputs[weight]])?;
+            let op = ObeliskImageGradient {
+                locations: self.locations,
+                image: specs[0].clone(),
+            };
+            let inputs = [&node.inputs[1..weight], &[samples]].concat();
+            flows[0] = Gradient::Flows(graph.push1(op, &inputs)?);
+        }
+        Ok(flows)
+    }
+
+    fn reference(&self, inputs: &[&Tensor], step: &StepScalars) -> Vec<Tensor> {
+        let layer = self.host_layer(inputs);
+        let (weight, rest) = inputs.split_last().expect("checked on insertion");
+        let x = self.samples(rest, step);
+        let mut features = Tensor::zeros(&layer.features().shape);
+        let locations: usize = layer.g.grid.iter().product();
+        let group_outputs = layer.outputs / layer.groups;
+        for (i, f) in features.data.iter_mut().enumerate() {
+            let (n, o, s) = (
+                i / locations / layer.outputs,
+                i / locations % layer.outputs,
+                i % locations,
+            );
+            let first = o / group_outputs * layer.columns;
+            *f = (0..layer.columns)
+                .map(|column| {
+                    let channel = n * layer.g.c * layer.g.k + first + column;
+                    weight.data[o * layer.columns + column] as f64 * x.data[channel * locations + s] as f64
+                })
+                .sum::<f64>() as f32;
+        }
+        vec![features]
+    }
+}
+
+impl ObeliskLayer {
+    fn host_layer(&self, inputs: &[&Tensor]) -> Layer {
+        let specs: Vec<Spec> = inputs.iter().map(|t| Spec::flat(&t.shape)).collect();
+        Layer::new("obelisk_layer", &specs, self).expect("checked on insertion")
+    }
+
+    fn samples(&self, inputs: &[&Tensor], step: &StepScalars) -> Tensor {
+        let sample = ObeliskSample {
+            locations: self.locations,
+        };
+        sample.reference(inputs, step).remove(0)
+    }
+}
+
+impl Op for ObeliskLayerOffsetGradient {
+    fn name(&self) -> &'static str {
+        "obelisk_layer_offset_gradient"
+    }
+
+    fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
+        let layer = Layer::new(self.name(), &inputs[..inputs.len().saturating_sub(1)], &self.0)?;
+        layer.check_upstream(self.name(), inputs)?;
+        Ok(vec![inputs[1].clone()])
+    }
+
+    fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        let upstream = io.inputs.len() - 1;
+        let weight = upstream - 1;
+        let layer = Layer::new(self.name(), &io.inputs[..upstream], &self.0)?;
+        let (pieces, run) = layer.pieces(8);
+        let z = layer.groups * layer.columns.div_ceil(4);
+        let vectors = z * pieces * run * 4;
+        let packed = io.scratch((vectors + 8) as u64 * 16);
+        let features = layer.features();
+        let runs = slices(&[&features], caps);
+        let numbers = z * 4 * layer.g.terms * 3;
+        let threads = layer.threads(&runs, z, numbers);
+        let partials: usize = threads.iter().sum();
+        let sums = io.scratch((numbers * partials * 4) as u64);
+        let mut dispatches = vec![layer.pack("by_columns", run, pieces, vectors, weight, packed)];
+        let mut partial_base = 0;
+        let (shader, entry) = if shuffles(caps) {
+            (
+                shader!(
+                    "obelisk_layer_offset_gradient",
+                    "common/obelisk",
+                    "common/trilinear",
+                    "common/conv3d_lanes"
+                ),
+                "lanes",
+            )
+        } else {
+            (
+                shader!(
+                    "obelisk_layer_offset_gradient",
+                    "common/obelisk",
+                    "common/trilinear",
+                    "common/conv3d_plain"
+                ),
+                "plain",
+            )
+        };
+        for (part, threads) in runs.iter().zip(threads) {
+            let count = layer.locations(part);
+            let own = OwnParams {
+                count,
+                first: part.first,
+                partials,
+                partial_base,
+                threads,
+                pieces,
+                ..Default::default()
+            };
+            let [x, y, _] = linear_groups(threads, 64);
+            dispatches.push(Dispatch {
+                constants: layer.constants(run),
+                subgroups: shuffles(caps),
+                params: layer.params(own),
+                bindings: vec![
+                    read(BufferRef::Input(0)),
+                    read(packed),
+                    read(BufferRef::Input(1)),
+                    read(BufferRef::Input(weight - 1)), // the offsets stand in for points where there are none
+                    part.of(&features, read(BufferRef::Input(upstream))),
+                    write(sums),
+                ],
+                workgroups: [x, y, z as u32],
+                iterations: (count.div_ceil(threads) * (5 + pieces) + 8) as u64,
+                flops: (count * layer.columns * (layer.outputs * 2 + layer.groups * layer.g.terms * 50))
+                    as u64,
+                ..Dispatch::new(shader, entry)
+            });
+            partial_base += threads;
+        }
+        let count = layer.g.k * layer.g.terms * 3;
+        let own = OwnParams {
+            count,
+            partials,
+            ..Default::default()
+        };
+        dispatches.push(Dispatch {
+            constants: layer.constants(run),
+            params: layer.params(own),
+            bindings: vec![read(sums), write(BufferRef::Output(0))],
+            workgroups: linear_groups(count, 64),
+            iterations: (layer.g.c * (partials + 1)) as u64,
+            flops: (numbers * partials) as u64,
+            ..Dispatch::new(TOTAL, "offsets_total")
+        });
+        Ok(dispatches)
+    }
+
+    fn gradient(
+        &self,
+        _: &mut Graph,
+        _: &NodeView,
+        _: &[Option<Value>],
+        _: &[bool],
+    ) -> Result<Vec<Gradient>, GraphError> {
+        no_second_derivative(self.name())
+    }
+
+    fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
+        let (upstream, rest) = inputs.split_last().expect("checked on insertion");
+        let layer = self.0.host_layer(rest);
+        let g = &layer.g;
+        let (weight, rest) = rest.split_last().expect("checked on insertion");
+        let image = rest[0];
+        let locations: usize = g.grid.iter().product();
+        let group_outputs = layer.outputs / layer.groups;
+        let mut sums = vec![0f64; g.k * g.terms * 3];
+        g.visit(rest[1], rest.get(2).copied(), |n, k, j, s, position| {
+            let sign = if j == 0 { 1.0 } else { -1.0 };
+            for c in 0..g.c {
+                let channel = c * g.k + k;
+                let group = channel / layer.columns;
+                let dx: f64 = (group * group_outputs..(group + 1) * group_outputs)
+                    .map(|o| {
+                        weight.data[o * layer.columns + channel % layer.columns] as f64
+                            * upstream.data[(n * layer.outputs + o) * locations + s] as f64
+                    })
+                    .sum();
+                g.corners(position, |[z, y, x], _, slopes| {
+                    let value = sign * dx * image.at(n, c, z, y, x) as f64;
+                    for axis in 0..3 {
+                        let extent = (g.size[axis] - 1) as f64;
+                        sums[(k * g.terms + j) * 3 + 2 - axis] += value * slopes[axis] * extent / 2.0;
+                    }
+                });
+            }
+        });
+        let sums = sums.into_iter().map(|v| v as f32).collect();
+        vec![Tensor::new(&rest[1].shape, sums)]
+    }
+}
+
+const TOTAL: Shader = shader!("obelisk_layer_total", "common/obelisk", "common/trilinear");
+
+impl Op for ObeliskLayerWeightGradient {
+    fn name(&self) -> &'static str {
+        "obelisk_layer_weight_gradient"
+    }
+
+    fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
+        let layer = Layer::new(self.name(), &inputs[..inputs.len().saturating_sub(1)], &self.0)?;
+        layer.check_upstream(self.name(), inputs)?;
+        Ok(vec![layer.weight])
+    }
+
+    fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        let upstream = io.inputs.len() - 1;
+        let layer = Layer::new(self.name(), &io.inputs[..upstream], &self.0)?;
+        let (pieces, run) = layer.pieces(8);
+        let z = layer.groups * pieces * layer.columns.div_ceil(2);
+        let features = layer.features();
+        let runs = slices(&[&features], caps);
+        let numbers = z * 2 * run * 4;
+        let threads = layer.threads(&runs, z, numbers);
+        let partials: usize = threads.iter().sum();
+        let sums = io.scratch((numbers * partials * 4) as u64);
+        let mut dispatches = Vec::new();
+        let mut partial_base = 0;
+        for (part, threads) in runs.iter().zip(threads) {
+            let count = layer.locations(part);
+            let own = OwnParams {
+                count,
+                first: part.first,
+                partials,
+                partial_base,
+                threads,
+                pieces,
+                ..Default::default()
+            };
+            dispatches.push(Dispatch {
+                constants: layer.constants(run),
+                params: layer.params(own),
+                bindings: vec![
+                    read(BufferRef::Input(0)),
+                    part.of(&features, read(BufferRef::Input(upstream))),
+                    read(BufferRef::Input(1)),
+                    read(BufferRef::Input(upstream - 2)), // the offsets stand in for points where there are none
+                    write(sums),
+                ],
+                workgroups: [(threads / 64) as u32, 1, z as u32],
+                iterations: count.div_ceil(threads) as u64,
+                flops: (count
+                    * layer.columns
+                    * (layer.outputs * 2 + layer.groups * pieces * layer.g.terms * 32))
+                    as u64,
+                ..Dispatch::new(
+                    shader!(
+                        "obelisk_layer_weight_gradient",
+                        "common/obelisk",
+                        "common/trilinear"
+                    ),
+                    "main",
+                )
+            });
+            partial_base += threads;
+        }
+        let count = layer.weight.count();
+        let own = OwnParams {
+            count,
+            partials,
+            pieces,
+            ..Default::default()
+        };
+        dispatches.push(Dispatch {
+            constants: layer.constants(run),
+            params: layer.params(own),
+            bindings: vec![read(sums), write(BufferRef::Output(0))],
+            workgroups: linear_groups(count, 64),
+            iterations: partials as u64,
+            flops: (count * partials) as u64,
+            ..Dispatch::new(TOTAL, "weights_total")
+        });
+        Ok(dispatches)
+    }
+
+    fn gradient(
+        &self,
+        _: &mut Graph,
+        _: &NodeView,
+        _: &[Option<Value>],
+        _: &[bool],
+    ) -> Result<Vec<Gradient>, GraphError> {
+        no_second_derivative(self.name())
+    }
+
+    fn reference(&self, inputs: &[&Tensor], step: &StepScalars) -> Vec<Tensor> {
+        let (upstream, rest) = inputs.split_last().expect("checked on insertion");
+        let layer = self.0.host_layer(rest);
+        let x = self.0.samples(&rest[..rest.len() - 1], step);
+        let locations: usize = layer.g.grid.iter().product();
+        let channels = layer.g.c * layer.g.k;
+        let group_outputs = layer.outputs / layer.groups;
+        let gradient = Tensor::from_fn(&layer.weight.shape, |i| {
+            let (o, column) = (i / layer.columns, i % layer.columns);
+            let channel = o / group_outputs * layer.columns + column;
+            (0..layer.g.n * locations)
+                .map(|j| {
+                    let (n, s) = (j / locations, j % locations);
+                    upstream.data[(n * layer.outputs + o) * locations + s] as f64
+                        * x.data[(n * channels + channel) * locations + s] as f64
+                })
+                .sum::<f64>() as f32
+        });
+        vec![gradient]
+    }
+}
