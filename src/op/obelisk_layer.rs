@@ -1,9 +1,15 @@
 //! A fused OBELISK layer (method section 1): sampling and the grouped 1×1×1 convolution in one kernel. The sampled tensor
-//! X, K·C numbers a location, exists neither in the forward pass nor for the gradients of weights and offsets.
+//! X, K·C numbers a location, is never kept from the forward pass to the gradients: they sample again.
 
-use super::conv3d::{Conv3dConfig, Conv3dInputGradient, conv3d};
-use super::obelisk_sample::{Geometry, Locations, ObeliskImageGradient, ObeliskSample, OwnParams, geometry};
+use super::conv3d::{Conv3dConfig, Conv3dInputGradient, Conv3dWeightGradient, conv3d};
+use super::obelisk_sample::{
+    Geometry, Locations, ObeliskImageGradient, ObeliskOffsetGradient, ObeliskSample, OwnParams, geometry,
+};
 use super::*;
+
+/// X of at most so many bytes is sampled into memory for the gradients, for as long as they take: 2 to 7 times as fast
+/// on software Vulkan as sampling inside the gradients' kernels, which is what larger ones do.
+const SAMPLED_AGAIN: u64 = 64 << 20;
 
 /// Adds an OBELISK layer, F[n, o, s] = Σ W[o, c·K + k] · X[n, c·K + k, s] with X of [`ObeliskSample`], to the graph.
 ///
@@ -38,7 +44,8 @@ pub fn obelisk_layer(
 }
 
 /// The fused layer; see [`obelisk_layer`]. Inputs: image, offsets, the points if any, weight. With more than one group
-/// each has a multiple of four outputs. The image's gradient, where it is wanted, goes through dL/dX in memory.
+/// each has a multiple of four outputs. X and dL/dX are in memory in no pass where they take more than 64 MiB, but for
+/// the image's gradient, which goes through dL/dX.
 #[derive(Clone, Copy, Debug)]
 pub struct ObeliskLayer {
     /// The sampling locations p.
@@ -272,31 +279,52 @@ impl Op for ObeliskLayer {
         let upstream = upstream[0].expect("the one output has a gradient");
         let weight = node.inputs.len() - 1;
         let inputs = [&node.inputs[..], &[upstream]].concat();
+        let specs: Vec<Spec> = node.inputs.iter().map(|v| graph.spec(*v).clone()).collect();
+        let samples = Layer::new(self.name(), &specs, self)?.g.samples();
+        let locations = self.locations;
+        let fused = samples.bytes() > SAMPLED_AGAIN;
+        let config = Conv3dConfig {
+            groups: self.groups,
+            ..Default::default()
+        };
         let mut flows = vec![Gradient::Stops; node.inputs.len()];
         if wanted[weight] {
-            let gradient = graph.push1(ObeliskLayerWeightGradient(*self), &inputs)?;
+            let gradient = if fused {
+                graph.push1(ObeliskLayerWeightGradient(*self), &inputs)?
+            } else {
+                let x = graph.push1(ObeliskSample { locations }, &node.inputs[..weight])?;
+                let weight = specs[weight].shape.clone();
+                graph.push1(Conv3dWeightGradient { config, weight }, &[x, upstream])?
+            };
             flows[weight] = Gradient::Flows(gradient);
         }
-        if wanted[1] {
-            flows[1] = Gradient::Flows(graph.push1(ObeliskLayerOffsetGradient(*self), &inputs)?);
-        }
-        if wanted[0] {
-            let specs: Vec<Spec> = node.inputs.iter().map(|v| graph.spec(*v).clone()).collect();
-            let samples = Conv3dInputGradient {
-                config: Conv3dConfig {
-                    groups: self.groups,
-                    ..Default::default()
-                },
+        let dx = if wanted[0] || wanted[1] && !fused {
+            let op = Conv3dInputGradient {
+                config,
                 first: 0,
                 whole: true,
-                source: Layer::new(self.name(), &specs, self)?.g.samples(),
+                source: samples,
             };
-            let samples = graph.push1(samples, &[upstream, node.inputs[weight]])?;
+            Some(graph.push1(op, &[upstream, node.inputs[weight]])?)
+        } else {
+            None
+        };
+        if wanted[1] {
+            let gradient = match dx {
+                Some(dx) => {
+                    let inputs = [&node.inputs[..weight], &[dx]].concat();
+                    graph.push1(ObeliskOffsetGradient { locations }, &inputs)?
+                }
+                None => graph.push1(ObeliskLayerOffsetGradient(*self), &inputs)?,
+            };
+            flows[1] = Gradient::Flows(gradient);
+        }
+        if let Some(dx) = dx.filter(|_| wanted[0]) {
             let op = ObeliskImageGradient {
-                locations: self.locations,
+                locations,
                 image: specs[0].clone(),
             };
-            let inputs = [&node.inputs[1..weight], &[samples]].concat();
+            let inputs = [&node.inputs[1..weight], &[dx]].concat();
             flows[0] = Gradient::Flows(graph.push1(op, &inputs)?);
         }
         Ok(flows)
