@@ -62,7 +62,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let executable = Executable::new(&device, plan, &weights).await?;
         executable.upload(&device, "image", &noise(&[n, 1, d, h, w], 1.0))?;
         let random = noise(&[n, 1, d, h, w], 1.0);
-        let label = |i: usize| ((random.data[i] + 1.0) / 2.0 * labels as f32).floor().min(labels as f32 - 1.0);
+        let label = |i: usize| {
+            ((random.data[i] + 1.0) / 2.0 * labels as f32)
+                .floor()
+                .min(labels as f32 - 1.0)
+        };
         executable.upload(&device, "labels", &Tensor::from_fn(&[n, 1, d, h, w], label))?;
         let step = StepScalars {
             learning_rate: 0.002,
@@ -116,7 +120,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 /// Seconds that this process's threads have computed: what a shared machine takes away does not count. Linux only.
 fn processor_time() -> f64 {
-    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let tasks = std::fs::read_dir("/proc/self/task")
+        .into_iter()
+        .flatten()
+        .flatten();
     let nanoseconds = |task: std::fs::DirEntry| -> Option<f64> {
         let stat = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
         stat.split_whitespace().next()?.parse().ok()

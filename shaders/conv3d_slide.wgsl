@@ -5,6 +5,8 @@
 // The piece before this file (conv3d_map or conv3d_image, and conv3d_lanes) reads x and w.
 const ROWS: u32 = 8u;
 const CHANNELS: u32 = 4u;
+// Outputs, up to four.
+const OUTPUTS: u32 = 4u;
 const SPAN: u32 = ROWS + 2u;
 const CHUNK: u32 = 9u * CHANNELS;
 
@@ -85,17 +87,23 @@ fn add_row(r: u32, tap_x: u32, tap_y: u32, m: mat4x4f) {
     }
 }
 
+// Zeros beyond the outputs are known to the compiler, which leaves their products out.
+fn weight_of_outputs(i: u32) -> vec4f {
+    let v = weight(i);
+    return vec4f(v.x, select(v.y, 0.0, OUTPUTS < 2u), select(v.z, 0.0, OUTPUTS < 3u), select(v.w, 0.0, OUTPUTS < 4u));
+}
+
 fn matrix(at: u32) -> mat4x4f {
     var m: mat4x4f;
-    m[0] = weight(at);
+    m[0] = weight_of_outputs(at);
     if (CHANNELS > 1u) {
-        m[1] = weight(at + 1u);
+        m[1] = weight_of_outputs(at + 1u);
     }
     if (CHANNELS > 2u) {
-        m[2] = weight(at + 2u);
+        m[2] = weight_of_outputs(at + 2u);
     }
     if (CHANNELS > 3u) {
-        m[3] = weight(at + 3u);
+        m[3] = weight_of_outputs(at + 3u);
     }
     return m;
 }

@@ -12,6 +12,8 @@ const TAPS: u32 = 3u;
 // Loaded rows between two outputs along y: the stride where TAPS share rows, else 1.
 const STEP: u32 = 1u;
 const CHANNELS: u32 = 4u;
+// Outputs of the one block there is, if fewer than four.
+const OUTPUTS: u32 = 4u;
 const SPAN: u32 = (ROWS - 1u) * STEP + TAPS;
 // Rows that the next ROWS outputs need too.
 const CARRIED: u32 = max(TAPS, STEP) - STEP;
@@ -63,14 +65,44 @@ struct Params {
 
 var<private> sums: array<vec4f, SUMS>;
 var<private> rows: array<vec4f, SPAN>;
+var<private> row_y: array<i32, SPAN>;
+var<private> row_at: array<i32, SPAN>;
 var<private> upstream: array<vec4f, ROWS>;
+
+// Rows between row 0 and row k, and what they are in x: once, not in the innermost loop.
+fn place_row(k: u32) {
+    if (k < SPAN) {
+        row_y[k] = select(i32(k) * params.row_step, i32(k), TAPS > 1u);
+        row_at[k] = row_y[k] * params.in_width;
+    }
+}
+
+fn place_rows() {
+    place_row(0u);
+    place_row(1u);
+    place_row(2u);
+    place_row(3u);
+    place_row(4u);
+    place_row(5u);
+    place_row(6u);
+    place_row(7u);
+    place_row(8u);
+    place_row(9u);
+    place_row(10u);
+    place_row(11u);
+    place_row(12u);
+    place_row(13u);
+    place_row(14u);
+    place_row(15u);
+    place_row(16u);
+}
 
 // at: index of row 0 in x; iy: its y.
 fn load_row(k: u32, at: i32, iy: i32, inside: bool) {
     if (k < SPAN) {
-        let row = i32(k) * params.row_step;
-        let valid = inside && iy + row >= 0 && iy + row < params.in_height;
-        rows[k] = select(vec4f(), load(select(0, at + row * params.in_width, valid)), valid);
+        let row = iy + row_y[k];
+        let valid = inside && row >= 0 && row < params.in_height;
+        rows[k] = select(vec4f(), load(select(0, at + row_at[k], valid)), valid);
     }
 }
 
@@ -110,40 +142,45 @@ fn carry_row(k: u32) {
     }
 }
 
-fn multiply(r: u32, block: u32, tap: u32) {
-    if (r < ROWS) {
-        let at = (tap * BLOCKS + block) * CHANNELS;
+// Two input channels of one row: eight sums, four of the upstream and two inputs fit the 16 vector registers of AVX2.
+fn multiply(r: u32, block: u32, tap: u32, channel: u32) {
+    if (r < ROWS && channel < CHANNELS) {
+        let at = (tap * BLOCKS + block) * CHANNELS + channel;
         let u = upstream[r];
         let v = rows[r * STEP + tap];
-        sums[at] += u * v.x;
-        if (CHANNELS > 1u) {
-            sums[at + 1u] += u * v.y;
+        sums[at] += u * v[channel];
+        if (channel + 1u < CHANNELS) {
+            sums[at + 1u] += u * v[channel + 1u];
         }
-        if (CHANNELS > 2u) {
-            sums[at + 2u] += u * v.z;
-        }
-        if (CHANNELS > 3u) {
-            sums[at + 3u] += u * v.w;
-        }
+    }
+}
+
+fn add_channels(block: u32, tap: u32, channel: u32) {
+    if (tap < TAPS) {
+        multiply(0u, block, tap, channel);
+        multiply(1u, block, tap, channel);
+        multiply(2u, block, tap, channel);
+        multiply(3u, block, tap, channel);
+        multiply(4u, block, tap, channel);
+        multiply(5u, block, tap, channel);
+        multiply(6u, block, tap, channel);
+        multiply(7u, block, tap, channel);
     }
 }
 
 fn add_tap(block: u32, tap: u32) {
-    if (tap < TAPS) {
-        multiply(0u, block, tap);
-        multiply(1u, block, tap);
-        multiply(2u, block, tap);
-        multiply(3u, block, tap);
-        multiply(4u, block, tap);
-        multiply(5u, block, tap);
-        multiply(6u, block, tap);
-        multiply(7u, block, tap);
-    }
+    add_channels(block, tap, 0u);
+    add_channels(block, tap, 2u);
+}
+
+// Zeros beyond the outputs are known to the compiler, which leaves their products out.
+fn only_outputs(v: vec4f) -> vec4f {
+    return vec4f(v.x, select(v.y, 0.0, OUTPUTS < 2u), select(v.z, 0.0, OUTPUTS < 3u), select(v.w, 0.0, OUTPUTS < 4u));
 }
 
 fn take(r: u32, block: u32) {
     if (r < ROWS) {
-        upstream[r] = upstream_at(r, block);
+        upstream[r] = only_outputs(upstream_at(r, block));
     }
 }
 
@@ -197,6 +234,7 @@ fn accumulate(index: u32, block_group: u32, subgroup_lane: i32) {
     let c_at = c * params.x_stride_c - params.x_base;
     let step_at = i32(ROWS) * params.stride_y * params.in_width;
 
+    place_rows();
     // Counted up, not divided: a division is eight scalar ones here.
     var ox = i32(first_column) % params.width;
     var plane = i32(params.first_plane) + i32(first_column) / params.width;

@@ -457,3 +457,43 @@ fn pytorch_gives_the_same() {
         }
     }
 }
+
+#[test]
+fn a_whole_scan_fits_default_limits() {
+    // conv7U of the hybrid at 144³: the input takes 182 MiB, bindings end at 128.
+    let case = Case {
+        sources: &[16],
+        size: [144; 3],
+        outputs: 9,
+        ..PLAIN
+    };
+    let mut graph = Graph::new();
+    let y = case.build(&mut graph)[0];
+    graph.keep("y", y);
+    let data = case.data();
+    let (x, w, b) = (&data["x0"], &data["weight"], &data["bias"]);
+    let Some(device) = devices().first() else { return };
+    let actual = run_on(device, &graph, &data, &StepScalars::default())["y"].clone();
+    // 500 voxels spread over the volume, its faces among them.
+    let chosen = (0..500).map(|i| {
+        let at = |k: usize| (i * k) % 146;
+        [i % 9, at(31).min(143), at(57).min(143), at(101).min(143)]
+    });
+    let (mut got, mut want) = (vec![], vec![]);
+    for [o, z, y, x_at] in chosen {
+        let mut sum = b.data[o] as f64;
+        for c in 0..16 {
+            for tap in 0..27 {
+                let [iz, iy, ix] = [z + tap / 9, y + tap / 3 % 3, x_at + tap % 3];
+                if [iz, iy, ix].iter().all(|i| (1..=144).contains(i)) {
+                    let weight = w.data[(o * 16 + c) * 27 + tap] as f64;
+                    sum += weight * x.at(0, c, iz - 1, iy - 1, ix - 1) as f64;
+                }
+            }
+        }
+        want.push(sum as f32);
+        got.push(actual.at(0, o, z, y, x_at));
+    }
+    let tensor = |v: Vec<f32>| obelisk::tensor::Tensor::new(&[500], v);
+    assert_close("144³", &tensor(got), &tensor(want), 2e-5);
+}

@@ -406,7 +406,10 @@ impl Lattice {
                 let runs = ax.count.div_ceil(length);
                 let total = piece.planes * row_groups * runs;
                 dispatches.push(Dispatch {
-                    constants: vec![("CHANNELS", source.channels as u32)],
+                    constants: vec![
+                        ("CHANNELS", source.channels as u32),
+                        ("OUTPUTS", y_spec.shape[1] as u32),
+                    ],
                     subgroups: true,
                     params: vec![
                         ("total", total.into()),
@@ -558,10 +561,14 @@ impl WeightGradient {
         let sums = taps * blocks * source.channels;
 
         let lanes = grouping.blocks * az.taps * taps_y * ax.taps;
-        // With few lanes most of a subgroup would idle; then each invocation reads its own g.
-        let by_lanes = (8 + blocks) * lanes.div_ceil(8);
-        let by_invocation = (1 + blocks) * lanes;
-        let shuffle = shuffles(caps) && by_lanes <= by_invocation;
+        // With few lanes most of a subgroup would idle; then each invocation reads its own g. Instructions of a step for
+        // eight invocations, at 120 a load.
+        let products = 2 * 4 * rows * sums;
+        let load = 120;
+        let shared =
+            (products + load * (rows * step + (rows * blocks).div_ceil(8))) * lanes.next_multiple_of(8);
+        let own = (products + load * (rows * step + rows * blocks)) * lanes;
+        let shuffle = shuffles(caps) && shared <= own;
         let lane_stride = if shuffle { lanes.next_multiple_of(8) } else { lanes };
 
         let touched = |from: usize, to: usize| {
@@ -603,6 +610,7 @@ impl WeightGradient {
                     ("BLOCKS", blocks as u32),
                     ("TAPS", taps as u32),
                     ("STEP", step as u32),
+                    ("OUTPUTS", outputs.min(4) as u32),
                     ("CHANNELS", source.channels as u32),
                 ],
                 subgroups: shuffle,
