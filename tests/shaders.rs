@@ -1,0 +1,78 @@
+//! Every file in shaders/ is used by some kernel, and every kernel of these graphs agrees with its module, validates
+//! without capabilities (subgroups where declared) and translates to SPIR-V, MSL and HLSL.
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::*;
+use obelisk::graph::Graph;
+use obelisk::model::NETWORKS;
+use obelisk::op::Caps;
+use obelisk::plan::Plan;
+use obelisk::train::{Loss, training_graph};
+
+/// What adapters look like: WebGPU's promises, a GPU with subgroups, a CPU driver.
+fn adapters() -> [Caps; 4] {
+    let subgroups = Some((8, 8));
+    [
+        Caps::PORTABLE,
+        Caps { cpu: true, ..Caps::PORTABLE },
+        Caps { subgroups: Some((32, 32)), ..Caps::PORTABLE },
+        Caps { subgroups, cpu: true, ..Caps::PORTABLE },
+    ]
+}
+
+fn plans() -> Vec<Plan> {
+    let mut graphs: Vec<Graph> = Vec::new();
+    for network in NETWORKS {
+        let (grid, classes) = match network.name {
+            "obeliskhybrid_tcia" => ([144; 3], 9),
+            _ => ([24, 32, 40], 5),
+        };
+        let shape = [1, 1, grid[0], grid[1], grid[2]];
+        for loss in [Loss::CrossEntropyDice, Loss::HardMining] {
+            graphs.push(training_graph(network, shape, classes, loss, true).unwrap());
+        }
+    }
+    graphs.push(other_operations());
+    let plan = |caps: Caps| graphs.iter().map(move |g| Plan::new(g, &caps).unwrap()).collect::<Vec<_>>();
+    adapters().into_iter().flat_map(plan).collect()
+}
+
+/// Operations that no network trains with.
+fn other_operations() -> Graph {
+    use obelisk::op::affine_grid::AffineGrid;
+    use obelisk::op::arg_max::ArgMax;
+    use obelisk::op::batch_norm::fold_batch_norm;
+    use obelisk::tensor::Spec;
+    let mut g = Graph::new();
+    let logits = g.input("logits", Spec::map([1, 3, 4, 5, 6])).unwrap();
+    let labels = g.push1(ArgMax, &[logits]).unwrap();
+    g.keep("labels", labels);
+    let theta = g.input("theta", Spec::flat(&[1, 3, 4])).unwrap();
+    let grid = g.push1(AffineGrid { size: [4, 5, 6], align_corners: false }, &[theta]).unwrap();
+    let upstream = g.input("upstream", Spec::flat(&[1, 4, 5, 6, 3])).unwrap();
+    let gradient = g.gradients_from(&[(grid, upstream)], &[theta]).unwrap()[0].unwrap();
+    g.keep("gradient", gradient);
+    let weight = parameter(&mut g, "weight", &[4, 2, 3, 3, 3]);
+    let vectors: Vec<_> = (0..5).map(|i| parameter(&mut g, &format!("v{i}"), &[4])).collect();
+    let [bias, gamma, beta, mean, variance] = vectors[..] else { unreachable!("five") };
+    let folded = fold_batch_norm(&mut g, weight, Some(bias), gamma, beta, mean, variance).unwrap();
+    g.keep("folded", folded.0);
+    g
+}
+
+#[test]
+fn every_shader_is_used_valid_portable_and_translates() {
+    let mut used = BTreeSet::new();
+    for plan in plans() {
+        reflect(&plan);
+        used.extend(plan.launches.iter().map(|l| l.dispatch.shader.name.to_owned()));
+    }
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
+    let on_disk: BTreeSet<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str().unwrap().strip_suffix(".wgsl").map(str::to_owned))
+        .collect();
+    assert_eq!(used, on_disk, "graphs of this test and files in shaders/ (add what is new to `other_operations`)");
+}
