@@ -142,3 +142,56 @@ fn networks_have_the_published_numbers_of_parameters() {
         assert_eq!(graph.parameter_count(), parameters, "{arch}");
     }
 }
+
+#[test]
+fn the_hybrid_trains_at_144_cubed_within_webgpus_default_limits() {
+    use obelisk::gpu::{Executable, Weights};
+    use obelisk::op::StepScalars;
+    use obelisk::plan::Plan;
+    use obelisk::train::{Loss, training_graph};
+    let Some(device) = devices().first() else { return };
+    let network = model::find("obelisk-hybrid").unwrap();
+    let graph = training_graph(network, [1, 1, 144, 144, 144], 9, Loss::CrossEntropyDice, true).unwrap();
+    pollster::block_on(async {
+        let plan = Plan::new(&graph, device.caps()).unwrap();
+        let weights = Weights::new(device, &plan, true).await.unwrap();
+        weights
+            .upload(device, &obelisk::weights::initialise(&graph, 1))
+            .unwrap();
+        let executable = Executable::new(device, plan, &weights).await.unwrap();
+        // A ball of radius 50 in noise.
+        let ball = |i: usize| {
+            let r = |v: usize| (v as f32 - 71.5).powi(2);
+            r(i % 144) + r(i / 144 % 144) + r(i / 144 / 144) < 2500.0
+        };
+        let shape = [1, 1, 144, 144, 144];
+        let mut image = noise(&shape, 1);
+        image
+            .data
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, v)| *v += ball(i) as u8 as f32);
+        executable.upload(device, "image", &image).unwrap();
+        executable
+            .upload(
+                device,
+                "labels",
+                &Tensor::from_fn(&shape, |i| ball(i) as u8 as f32),
+            )
+            .unwrap();
+        let identity = Tensor::from_fn(&[1, 3, 4], |i| (i % 5 == 0) as u8 as f32);
+        executable.upload(device, "theta", &identity).unwrap();
+        let mut losses = Vec::new();
+        for step in 0..2 {
+            let scalars = StepScalars {
+                step,
+                seed: 0,
+                learning_rate: 0.002,
+                weight_decay: 1e-5,
+            };
+            executable.submit(device, &scalars).unwrap();
+            losses.push(executable.read(device, "loss").await.unwrap().data[0]);
+        }
+        assert!(losses[1] < losses[0], "{losses:?}");
+    });
+}

@@ -16,9 +16,19 @@ fn adapters() -> [Caps; 4] {
     let subgroups = Some((8, 8));
     [
         Caps::PORTABLE,
-        Caps { cpu: true, ..Caps::PORTABLE },
-        Caps { subgroups: Some((32, 32)), ..Caps::PORTABLE },
-        Caps { subgroups, cpu: true, ..Caps::PORTABLE },
+        Caps {
+            cpu: true,
+            ..Caps::PORTABLE
+        },
+        Caps {
+            subgroups: Some((32, 32)),
+            ..Caps::PORTABLE
+        },
+        Caps {
+            subgroups,
+            cpu: true,
+            ..Caps::PORTABLE
+        },
     ]
 }
 
@@ -35,7 +45,12 @@ fn plans() -> Vec<Plan> {
         }
     }
     graphs.push(other_operations());
-    let plan = |caps: Caps| graphs.iter().map(move |g| Plan::new(g, &caps).unwrap()).collect::<Vec<_>>();
+    let plan = |caps: Caps| {
+        graphs
+            .iter()
+            .map(move |g| Plan::new(g, &caps).unwrap())
+            .collect::<Vec<_>>()
+    };
     adapters().into_iter().flat_map(plan).collect()
 }
 
@@ -44,19 +59,45 @@ fn other_operations() -> Graph {
     use obelisk::op::affine_grid::AffineGrid;
     use obelisk::op::arg_max::ArgMax;
     use obelisk::op::batch_norm::fold_batch_norm;
+    use obelisk::op::dropout::{channel_dropout, dropout};
+    use obelisk::op::layout::to_flat;
+    use obelisk::op::linear::linear;
     use obelisk::tensor::Spec;
     let mut g = Graph::new();
     let logits = g.input("logits", Spec::map([1, 3, 4, 5, 6])).unwrap();
     let labels = g.push1(ArgMax, &[logits]).unwrap();
     g.keep("labels", labels);
     let theta = g.input("theta", Spec::flat(&[1, 3, 4])).unwrap();
-    let grid = g.push1(AffineGrid { size: [4, 5, 6], align_corners: false }, &[theta]).unwrap();
+    let grid = g
+        .push1(
+            AffineGrid {
+                size: [4, 5, 6],
+                align_corners: false,
+            },
+            &[theta],
+        )
+        .unwrap();
     let upstream = g.input("upstream", Spec::flat(&[1, 4, 5, 6, 3])).unwrap();
     let gradient = g.gradients_from(&[(grid, upstream)], &[theta]).unwrap()[0].unwrap();
     g.keep("gradient", gradient);
+    let flat = to_flat(&mut g, logits).unwrap();
+    let dropped = dropout(&mut g, flat, 0.5).unwrap();
+    let thinned = channel_dropout(&mut g, logits, 0.5).unwrap();
+    g.keep("thinned", thinned);
+    let (w, b) = (parameter(&mut g, "w", &[7, 360]), parameter(&mut g, "b", &[7]));
+    let dense = linear(&mut g, dropped, w, Some(b)).unwrap();
+    let above = g.input("above", Spec::flat(&[1, 7])).unwrap();
+    let gradients = g.gradients_from(&[(dense, above)], &[w, b, logits]).unwrap();
+    for (i, gradient) in gradients.into_iter().enumerate() {
+        g.keep(&format!("dense gradient {i}"), gradient.unwrap());
+    }
     let weight = parameter(&mut g, "weight", &[4, 2, 3, 3, 3]);
-    let vectors: Vec<_> = (0..5).map(|i| parameter(&mut g, &format!("v{i}"), &[4])).collect();
-    let [bias, gamma, beta, mean, variance] = vectors[..] else { unreachable!("five") };
+    let vectors: Vec<_> = (0..5)
+        .map(|i| parameter(&mut g, &format!("v{i}"), &[4]))
+        .collect();
+    let [bias, gamma, beta, mean, variance] = vectors[..] else {
+        unreachable!("five")
+    };
     let folded = fold_batch_norm(&mut g, weight, Some(bias), gamma, beta, mean, variance).unwrap();
     g.keep("folded", folded.0);
     g
@@ -72,7 +113,18 @@ fn every_shader_is_used_valid_portable_and_translates() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
     let on_disk: BTreeSet<String> = std::fs::read_dir(folder)
         .unwrap()
-        .filter_map(|entry| entry.unwrap().file_name().to_str().unwrap().strip_suffix(".wgsl").map(str::to_owned))
+        .filter_map(|entry| {
+            entry
+                .unwrap()
+                .file_name()
+                .to_str()
+                .unwrap()
+                .strip_suffix(".wgsl")
+                .map(str::to_owned)
+        })
         .collect();
-    assert_eq!(used, on_disk, "graphs of this test and files in shaders/ (add what is new to `other_operations`)");
+    assert_eq!(
+        used, on_disk,
+        "graphs of this test and files in shaders/ (add what is new to `other_operations`)"
+    );
 }
