@@ -62,6 +62,7 @@ fn other_operations() -> Graph {
     use obelisk::op::dropout::{channel_dropout, dropout};
     use obelisk::op::layout::to_flat;
     use obelisk::op::linear::linear;
+    use obelisk::op::obelisk_sample::{Locations, ObeliskSample};
     use obelisk::tensor::Spec;
     let mut g = Graph::new();
     let logits = g.input("logits", Spec::map([1, 3, 4, 5, 6])).unwrap();
@@ -90,6 +91,19 @@ fn other_operations() -> Graph {
     let gradients = g.gradients_from(&[(dense, above)], &[w, b, logits]).unwrap();
     for (i, gradient) in gradients.into_iter().enumerate() {
         g.keep(&format!("dense gradient {i}"), gradient.unwrap());
+    }
+    let map = g.input("map", Spec::map([1, 3, 4, 5, 6])).unwrap();
+    let points = g.input("points", Spec::flat(&[1, 9, 3])).unwrap();
+    let offsets = parameter(&mut g, "offsets", &[1, 8, 1, 2, 3]);
+    let sample = ObeliskSample {
+        locations: Locations::Points,
+    };
+    let sampled = g.push1(sample, &[map, offsets, points]).unwrap();
+    let spec = g.spec(sampled).clone();
+    let above = g.input("sampled upstream", spec).unwrap();
+    let gradients = g.gradients_from(&[(sampled, above)], &[map, offsets]).unwrap();
+    for (i, gradient) in gradients.into_iter().enumerate() {
+        g.keep(&format!("sampled gradient {i}"), gradient.unwrap());
     }
     let weight = parameter(&mut g, "weight", &[4, 2, 3, 3, 3]);
     let vectors: Vec<_> = (0..5)

@@ -3,7 +3,8 @@
 use super::*;
 use crate::op::avg_pool3d::AvgPool3d;
 use crate::op::concat::concat;
-use crate::op::obelisk_sample::{Locations, ObeliskSample};
+use crate::op::obelisk_layer::obelisk_layer;
+use crate::op::obelisk_sample::Locations;
 
 const SLOPE: f32 = 0.025;
 
@@ -87,13 +88,23 @@ fn obelisk(
     let offset = b
         .graph
         .parameter(&format!("offset{number}"), &shape, Init::Normal(OFFSET_SIGMA))?;
-    let x = b.graph.push1(
-        ObeliskSample {
-            locations: Locations::Grid(grid),
-        },
-        &[image, offset],
+    let columns = b.graph.shape(image)[1] * offsets / groups;
+    let init = Init::XavierNormal {
+        fan_in: columns,
+        fan_out: 128,
+    };
+    let weight = b
+        .graph
+        .parameter(&format!("linear{number}a.weight"), &[128, columns, 1, 1, 1], init)?;
+    let x = obelisk_layer(
+        b.graph,
+        image,
+        offset,
+        weight,
+        None,
+        Locations::Grid(grid),
+        groups,
     )?;
-    let x = b.conv(&format!("linear{number}a"), &[x], Conv::k1(128).groups(groups))?;
     let mut y = b.leaky(x, SLOPE)?;
     for (norm, linear) in [("a", "b"), ("b", "c"), ("c", "d")] {
         let grown = dense_layer(b, number, norm, linear, y, 32)?;
