@@ -2,6 +2,14 @@
 // trilinear, zero outside, and its gradients. X is a map [N, C K, grid]; common/obelisk.wgsl has the rest.
 @group(0) @binding(2) var<storage, read_write> samples: array<vec4f>;
 
+fn sampled(p: Position, start: u32, k: u32) -> f32 {
+    var x = value(start, image_cell(moved(p, offset(k, 0u))));
+    if (BINARY == 1u) {
+        x -= value(start, image_cell(moved(p, offset(k, 1u))));
+    }
+    return x;
+}
+
 // One invocation four channels of X at one location.
 @compute @workgroup_size(64)
 fn sample(
@@ -13,25 +21,26 @@ fn sample(
     if (index >= params.count) {
         return;
     }
-    let outputs = params.channels * params.offsets;
-    let x = index % params.grid_x;
-    var rest = index / params.grid_x;
-    let y = rest % params.grid_y;
-    rest /= params.grid_y;
-    let block = rest % ((outputs + 3u) / 4u);
-    let slice = rest / ((outputs + 3u) / 4u) + params.first;
-    let n = slice / params.grid_z;
-    let p = location(n, vec3u(x, y, slice % params.grid_z));
-    var result = vec4f();
-    for (var lane = 0u; lane < min(4u, outputs - block * 4u); lane++) {
-        let c = (block * 4u + lane) / params.offsets;
-        let k = (block * 4u + lane) % params.offsets;
-        let start = image_start(n, c);
-        var v = value(start, image_cell(moved(p, offset(k, 0u))));
-        if (BINARY == 1u) {
-            v -= value(start, image_cell(moved(p, offset(k, 1u))));
+    let channels = params.channels * params.offsets;
+    let blocks = (channels + 3u) / 4u;
+    let plane = params.grid_x * params.grid_y;
+    let row = index / plane;
+    let block = row % blocks;
+    let here = located(row / blocks * plane + index % plane);
+    let p = location(here.n, here.at);
+    // Four channels of one c are the common case, and need one division. Padding lanes stay zeros.
+    let c = block * 4u / params.offsets;
+    let k = block * 4u % params.offsets;
+    var result: vec4f;
+    if (k + 4u <= params.offsets) {
+        let start = image_start(here.n, c);
+        result = vec4f(sampled(p, start, k), sampled(p, start, k + 1u), sampled(p, start, k + 2u), sampled(p, start, k + 3u));
+    } else {
+        for (var lane = 0u; lane < min(4u, channels - block * 4u); lane++) {
+            let channel = block * 4u + lane;
+            let start = image_start(here.n, channel / params.offsets);
+            result[lane] = sampled(p, start, channel % params.offsets);
         }
-        result[lane] = v;
     }
     samples[index] = result;
 }
@@ -45,7 +54,29 @@ fn upstream_at(s: u32, channel: u32) -> f32 {
     return upstream[map_index(s, blocks, channel / 4u) * 4u + channel % 4u];
 }
 
-// dL/do_k = Σ dX[n, c K + k, s] ∇I(n, c, p_s + o_k), first stage: one invocation an offset and every `threads`-th
+// Of four offsets, first and second terms.
+var<private> gradients: array<vec3f, 8>;
+
+fn add_gradient(i: u32, p: Position, start: u32, s: u32, c: u32, first: u32) {
+    let k = min(first + i, params.offsets - 1u);
+    let g = upstream_at(s, c * params.offsets + k);
+    gradients[i] += g * slope(start, image_cell(moved(p, offset(k, 0u))));
+    if (BINARY == 1u) {
+        gradients[4u + i] -= g * slope(start, image_cell(moved(p, offset(k, 1u))));
+    }
+}
+
+fn store_gradient(i: u32, term: u32, k: u32, thread: u32) {
+    if (k < params.offsets) {
+        let at = (k * (1u + BINARY) + term) * 3u * params.partials + params.partial_base + thread;
+        let sum = gradients[4u * term + i];
+        partial_sums[at] = sum.x;
+        partial_sums[at + params.partials] = sum.y;
+        partial_sums[at + 2u * params.partials] = sum.z;
+    }
+}
+
+// dL/do_k = Σ dX[n, c K + k, s] ∇I(n, c, p_s + o_k), first stage: one invocation four offsets and every `threads`-th
 // location, adjacent invocations adjacent locations. Writes [K, 1 or 2, 3, partials].
 @compute @workgroup_size(64)
 fn offset_gradient(
@@ -54,37 +85,27 @@ fn offset_gradient(
     @builtin(local_invocation_index) local: u32,
 ) {
     let index = (group.y * groups.x + group.x) * 64u + local;
-    let k = index / params.threads;
+    let first = index / params.threads * 4u;
     let thread = index % params.threads;
-    if (k >= params.offsets) {
+    if (first >= params.offsets) {
         return;
     }
-    let o0 = offset(k, 0u);
-    let o1 = offset(k, BINARY);
-    var sum0 = vec3f();
-    var sum1 = vec3f();
     for (var s = thread; s < params.count; s += params.threads) {
         let here = located(s);
         let p = location(here.n, here.at);
-        let cell0 = image_cell(moved(p, o0));
-        let cell1 = image_cell(moved(p, o1));
         for (var c = 0u; c < params.channels; c++) {
             let start = image_start(here.n, c);
-            let g = upstream_at(s, c * params.offsets + k);
-            sum0 += g * slope(start, cell0);
-            if (BINARY == 1u) {
-                sum1 -= g * slope(start, cell1);
-            }
+            add_gradient(0u, p, start, s, c, first);
+            add_gradient(1u, p, start, s, c, first);
+            add_gradient(2u, p, start, s, c, first);
+            add_gradient(3u, p, start, s, c, first);
         }
     }
-    let at = k * (1u + BINARY) * 3u * params.partials + params.partial_base + thread;
-    partial_sums[at] = sum0.x;
-    partial_sums[at + params.partials] = sum0.y;
-    partial_sums[at + 2u * params.partials] = sum0.z;
-    if (BINARY == 1u) {
-        partial_sums[at + 3u * params.partials] = sum1.x;
-        partial_sums[at + 4u * params.partials] = sum1.y;
-        partial_sums[at + 5u * params.partials] = sum1.z;
+    for (var term = 0u; term <= BINARY; term++) {
+        store_gradient(0u, term, first, thread);
+        store_gradient(1u, term, first + 1u, thread);
+        store_gradient(2u, term, first + 2u, thread);
+        store_gradient(3u, term, first + 3u, thread);
     }
 }
 

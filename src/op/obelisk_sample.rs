@@ -372,7 +372,7 @@ impl Op for ObeliskOffsetGradient {
         let runs = slices(&[&samples], caps);
         let threads: Vec<usize> = runs
             .iter()
-            .map(|run| reduction_threads(run.count * g.grid[1] * g.grid[2], g.k))
+            .map(|run| reduction_threads(run.count * g.grid[1] * g.grid[2], g.k.div_ceil(4)))
             .collect();
         let partials: usize = threads.iter().sum();
         let numbers = g.k * g.terms * 3;
@@ -399,7 +399,7 @@ impl Op for ObeliskOffsetGradient {
                     read(BufferRef::Input(upstream - 1)), // the offsets stand in for points where there are none
                     write(scratch),
                 ],
-                workgroups: linear_groups(threads * g.k, 64),
+                workgroups: linear_groups(threads * g.k.div_ceil(4), 64),
                 iterations: (count.div_ceil(threads) * (g.c + 1)) as u64,
                 flops: (count * g.k * g.terms * g.c * 50) as u64,
                 ..Dispatch::new(SHADER, "offset_gradient")
