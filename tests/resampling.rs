@@ -280,3 +280,49 @@ fn wrong_inputs_are_refused_with_the_reason() {
         assert!(error.contains("avg_pool3d"), "{error}");
     }
 }
+
+/// Prints the least of seven times by launch; run with `--ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn time_at_144() {
+    use obelisk::gpu::{Executable, Weights};
+    let device = devices().last().expect("a device");
+    let smooth = AvgPool3d {
+        kernel: 3,
+        stride: 1,
+        padding: 1,
+    };
+    for build in [
+        &upsample([1, 12, 72, 72, 72], [144; 3]) as &dyn Fn(&mut Graph) -> Vec<Value>,
+        &pool([1, 1, 144, 144, 144], Layout::Flat, smooth),
+    ] {
+        let mut graph = Graph::new();
+        let y = build(&mut graph)[0];
+        let x = graph.find("x").unwrap();
+        let upstream = graph.input("upstream", graph.spec(y).clone()).unwrap();
+        let gradient = graph.gradients_from(&[(y, upstream)], &[x]).unwrap()[0].unwrap();
+        graph.keep("output", y);
+        graph.keep("gradient", gradient);
+        let data = Data::from([
+            ("x".into(), noise(graph.shape(x), 1)),
+            ("upstream".into(), noise(graph.shape(y), 2)),
+        ]);
+        let plan = Plan::new(&graph, device.caps()).unwrap();
+        pollster::block_on(async {
+            let weights = Weights::new(device, &plan, false).await.unwrap();
+            let executable = Executable::new(device, plan, &weights).await.unwrap();
+            for (name, tensor) in &data {
+                executable.upload(device, name, tensor).unwrap();
+            }
+            let step = StepScalars::default();
+            let mut seconds = executable.submit_timed(device, &step).unwrap();
+            for _ in 0..7 {
+                let again = executable.submit_timed(device, &step).unwrap();
+                seconds.iter_mut().zip(again).for_each(|(s, a)| *s = s.min(a));
+            }
+            for (launch, seconds) in executable.plan().launches.iter().zip(seconds) {
+                println!("{:32} {:7.2} ms", launch.dispatch.entry, seconds * 1e3);
+            }
+        });
+    }
+}

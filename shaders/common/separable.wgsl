@@ -1,5 +1,5 @@
 // A linear filter along one axis, out[a, i, b] = Σ_j weight(i, j) in[a, j, b], for the three-dimensional filters that
-// are products of three one-dimensional ones: trilinear upsampling, average pooling, and their gradients. `length`
+// are products of three one-dimensional ones: average pooling, its gradient and that of trilinear upsampling. `length`
 // and `source_len` are the axis' lengths of output and input, `inner` the elements of an axis position (b's range).
 // `Element` is vec4f for maps and f32 for flat images. A dispatch makes `count` elements from `first` on; bindings
 // start at elements `base` and `source_base`. One invocation an element.
@@ -35,33 +35,8 @@ fn place(group: vec3u, groups: vec3u, local: u32) -> Place {
     return Place(index < params.count, element, i32(row - outer * params.length), start);
 }
 
-fn at(p: Place, j: i32) -> Element {
+fn at_input(p: Place, j: i32) -> Element {
     return source[p.source_start + u32(j) * params.inner];
-}
-
-struct Taps { low: i32, high: i32, fraction: f32 }
-
-// The two inputs of output i and the weight of the higher, half-pixel centres (align_corners = false):
-// max(0, (i + 1/2) inputs / outputs - 1/2), in integers until the last division.
-fn taps(i: i32, inputs: i32, outputs: i32) -> Taps {
-    let numerator = max(inputs * (2 * i + 1) - outputs, 0);
-    let low = numerator / (2 * outputs);
-    let fraction = f32(numerator - low * 2 * outputs) / f32(2 * outputs);
-    return Taps(low, min(low + 1, inputs - 1), fraction);
-}
-
-@compute @workgroup_size(64)
-fn upsample(
-    @builtin(workgroup_id) group: vec3u,
-    @builtin(num_workgroups) groups: vec3u,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let p = place(group, groups, local);
-    if (!p.inside) {
-        return;
-    }
-    let t = taps(p.position, i32(params.source_len), i32(params.length));
-    output[p.element - params.base] = at(p, t.low) * (1.0 - t.fraction) + at(p, t.high) * t.fraction;
 }
 
 // Gathers the outputs that read input i. Here `length` counts inputs and `source_len` outputs.
@@ -78,14 +53,17 @@ fn upsample_gradient(
     let inputs = i32(params.length);
     let outputs = i32(params.source_len);
     let i = p.position;
-    // low(j) >= i - 1  <=>  2 inputs j >= outputs (2i - 1) - inputs;  low(j) <= i  <=>  2 inputs j < outputs (2i + 3) - inputs
+    // ⌊read(j)⌋ >= i - 1  <=>  2 inputs j >= outputs (2i - 1) - inputs;  ⌊read(j)⌋ <= i  <=>  2 inputs j < outputs (2i + 3) - inputs
     let first = (max(outputs * (2 * i - 1) - inputs, 0) + 2 * inputs - 1) / (2 * inputs);
     let end = min((max(outputs * (2 * i + 3) - inputs, 0) + 2 * inputs - 1) / (2 * inputs), outputs);
+    // Output j reads at max(0, (j + 1/2) inputs / outputs - 1/2), the last input beyond it; input i weighs by the distance.
+    // In units of 1 / (2 outputs), which are whole.
+    let unit = 1.0 / f32(2 * outputs);
+    let last = (inputs - 1) * 2 * outputs;
     var sum = Element();
     for (var j = first; j < end; j++) {
-        let t = taps(j, inputs, outputs);
-        let weight = select(0.0, 1.0 - t.fraction, t.low == i) + select(0.0, t.fraction, t.high == i);
-        sum += weight * at(p, j);
+        let at = clamp(inputs * (2 * j + 1) - outputs, 0, last);
+        sum += max(1.0 - f32(abs(at - i * 2 * outputs)) * unit, 0.0) * at_input(p, j);
     }
     output[p.element - params.base] = sum;
 }
@@ -105,7 +83,7 @@ fn average(
     let end = min(start + i32(params.kernel), i32(params.source_len));
     var sum = Element();
     for (var j = max(start, 0); j < end; j++) {
-        sum += at(p, j);
+        sum += at_input(p, j);
     }
     output[p.element - params.base] = sum / f32(params.kernel);
 }
@@ -127,7 +105,7 @@ fn average_gradient(
     let end = min(padded / stride + 1, i32(params.source_len));
     var sum = Element();
     for (var j = first; j < end; j++) {
-        sum += at(p, j);
+        sum += at_input(p, j);
     }
     output[p.element - params.base] = sum / f32(params.kernel);
 }

@@ -1,5 +1,5 @@
-//! Passes of one-dimensional filters along depth, height and width, shared by upsampling and average pooling: three
-//! passes of k taps instead of k³.
+//! Passes of one-dimensional filters along depth, height and width, shared by average pooling, its gradient and that of
+//! upsampling: three passes of k taps instead of k³.
 
 use super::*;
 use crate::plan::ALIGNMENT;
@@ -7,7 +7,6 @@ use crate::plan::ALIGNMENT;
 /// A filter along one axis; `shaders/common/separable.wgsl` has an entry point for each.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Filter {
-    Upsample,
     UpsampleGradient,
     Average(Window),
     AverageGradient(Window),
@@ -24,7 +23,6 @@ pub(crate) struct Window {
 impl Filter {
     fn entry(self) -> &'static str {
         match self {
-            Filter::Upsample => "upsample",
             Filter::UpsampleGradient => "upsample_gradient",
             Filter::Average(_) => "average",
             Filter::AverageGradient(_) => "average_gradient",
@@ -46,10 +44,6 @@ impl Filter {
     /// with `i`, and they bound what the shader reads.
     fn reach(self, i: usize, from: usize, to: usize) -> (usize, usize) {
         let (first, last) = match self {
-            Filter::Upsample => {
-                let (low, high, _) = taps(i, from, to);
-                (low, high)
-            }
             // low(j) ≥ i − 1 and low(j) ≤ i.
             Filter::UpsampleGradient => (
                 (from * (2 * i + 1))
@@ -141,50 +135,23 @@ pub(crate) fn filter_axes(
             .unwrap_or(0)
             .max(1);
 
-        // Bytes of `rows` at `start..end` of a value, widened to what can be bound.
-        let bytes = |start: usize, end: usize, rows: usize| {
-            let from = start as u64 * row_bytes / ALIGNMENT * ALIGNMENT;
-            (from, (end as u64 * row_bytes).min(rows as u64 * row_bytes))
+        let reads = |row: usize| {
+            let (first, last) = filter.reach(row % to, from, to);
+            (row / to * from + first, row / to * from + last)
         };
-        let reads = |start: usize, end: usize| {
-            let first = start / to * from + filter.reach(start % to, from, to).0;
-            let last = (end - 1) / to * from + filter.reach((end - 1) % to, from, to).1;
-            bytes(first.min(last), first.max(last) + 1, outer * from)
+        let Some(pieces) = pieces((rows, row_bytes), (outer * from, row_bytes), reads, caps) else {
+            let axis = ["depth", "height", "width"][axis];
+            return Err(too_large(op, axis, caps));
         };
-        let chunks = |step: usize| {
-            (0..rows)
-                .step_by(step)
-                .map(move |start| (start, rows.min(start + step)))
-        };
-        let fits = |step: usize| {
-            chunks(step).all(|(start, end)| {
-                let (a, b) = bytes(start, end, rows);
-                let (c, d) = reads(start, end);
-                (b - a).max(d - c) <= caps.max_binding
-            })
-        };
-        let mut step = rows;
-        while !fits(step) {
-            if step == 1 {
-                let reason = format!(
-                    "one position of the {} axis takes more than this adapter's binding of {} MiB; use a smaller grid",
-                    ["depth", "height", "width"][axis],
-                    caps.max_binding >> 20
-                );
-                return Err(GraphError::Limit { op, reason });
-            }
-            step = step.div_ceil(2);
-        }
         let window = filter.window();
-        for (start, end) in chunks(step) {
-            let count = (end - start) * inner;
-            let (written, read_from) = (bytes(start, end, rows), reads(start, end));
+        for piece in pieces {
+            let count = (piece.end - piece.start) * inner;
             dispatches.push(Dispatch {
                 params: vec![
                     ("count", count.into()),
-                    ("first", (start * inner).into()),
-                    ("base", ((written.0 / element) as usize).into()),
-                    ("source_base", ((read_from.0 / element) as usize).into()),
+                    ("first", (piece.start * inner).into()),
+                    ("base", ((piece.written.0 / element) as usize).into()),
+                    ("source_base", ((piece.read.0 / element) as usize).into()),
                     ("inner", inner.into()),
                     ("length", to.into()),
                     ("source_len", from.into()),
@@ -193,8 +160,8 @@ pub(crate) fn filter_axes(
                     ("padding", window.padding.into()),
                 ],
                 bindings: vec![
-                    read(source).range(read_from.0, read_from.1),
-                    write(output).range(written.0, written.1),
+                    read(source).range(piece.read.0, piece.read.1),
+                    write(output).range(piece.written.0, piece.written.1),
                 ],
                 workgroups: linear_groups(count, 64),
                 iterations: most_taps,
@@ -205,4 +172,58 @@ pub(crate) fn filter_axes(
         source = output;
     }
     Ok(dispatches)
+}
+
+/// A run of an output's rows, with the bytes that bind it and the rows of the input that it reads.
+pub(crate) struct Piece {
+    pub start: usize,
+    pub end: usize,
+    pub written: (u64, u64),
+    pub read: (u64, u64),
+}
+
+/// Cuts an output (rows, bytes of a row) into pieces whose bindings fit an adapter, given the input's rows and bytes of a
+/// row and the first and last row that an output row reads, both of which grow with it. `None` where one row doesn't fit.
+pub(crate) fn pieces(
+    output: (usize, u64),
+    input: (usize, u64),
+    reads: impl Fn(usize) -> (usize, usize),
+    caps: &Caps,
+) -> Option<Vec<Piece>> {
+    let bytes = |start: usize, end: usize, (rows, row_bytes): (usize, u64)| {
+        let from = start as u64 * row_bytes / ALIGNMENT * ALIGNMENT;
+        (from, end.min(rows) as u64 * row_bytes)
+    };
+    let cut = |step: usize| {
+        (0..output.0)
+            .step_by(step)
+            .map(move |start| (start, output.0.min(start + step)))
+            .map(|(start, end)| {
+                let (first, last) = (reads(start).0, reads(end - 1).1);
+                Piece {
+                    start,
+                    end,
+                    written: bytes(start, end, output),
+                    read: bytes(first.min(last), first.max(last) + 1, input),
+                }
+            })
+    };
+    let fits = |p: Piece| (p.written.1 - p.written.0).max(p.read.1 - p.read.0) <= caps.max_binding;
+    let mut step = output.0;
+    while !cut(step).all(fits) {
+        if step == 1 {
+            return None;
+        }
+        step = step.div_ceil(2);
+    }
+    Some(cut(step).collect())
+}
+
+/// The error where one row of [`pieces`] doesn't fit.
+pub(crate) fn too_large(op: &'static str, axis: &str, caps: &Caps) -> GraphError {
+    let reason = format!(
+        "one position of the {axis} axis takes more than this adapter's binding of {} MiB; use a smaller grid",
+        caps.max_binding >> 20
+    );
+    GraphError::Limit { op, reason }
 }

@@ -1,6 +1,6 @@
 //! Trilinear upsampling of feature maps to a named size.
 
-use super::separable::{Filter, filter_axes, taps};
+use super::separable::{Filter, filter_axes, pieces, taps, too_large};
 use super::*;
 
 /// Trilinear resampling of a map to `[N, C, size[0], size[1], size[2]]` with half-pixel centres, as PyTorch's
@@ -20,6 +20,9 @@ pub struct UpsampleGradient {
     /// Depth, height and width of the upsampling's input.
     pub size: [usize; 3],
 }
+
+/// Output slices of one invocation.
+const DEPTHS: usize = 8;
 
 fn resized(op: &'static str, inputs: &[Spec], size: [usize; 3]) -> Result<Vec<Spec>, GraphError> {
     match inputs {
@@ -72,7 +75,50 @@ impl Op for Upsample {
     }
 
     fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
-        filter_axes(self.name(), Filter::Upsample, io, caps)
+        let [n, _, d, h, w] = io.inputs[0].ncdhw().expect("checked on insertion");
+        let [out_d, out_h, out_w] = self.size;
+        let blocks = io.inputs[0].blocks();
+        let slice_bytes = |h: usize, w: usize| (blocks * h * w * 16) as u64;
+        let reads = |slice: usize| {
+            let (low, high, _) = taps(slice % out_d, d, out_d);
+            (slice / out_d * d + low, slice / out_d * d + high)
+        };
+        let output = (n * out_d, slice_bytes(out_h, out_w));
+        let Some(pieces) = pieces(output, (n * d, slice_bytes(h, w)), reads, caps) else {
+            return Err(too_large(self.name(), "depth", caps));
+        };
+        Ok(pieces
+            .into_iter()
+            .map(|piece| {
+                let slices = piece.end - piece.start;
+                let count = slices.div_ceil(DEPTHS) * blocks * out_h * out_w;
+                Dispatch {
+                    constants: vec![("DEPTHS", DEPTHS as u32)],
+                    params: vec![
+                        ("count", count.into()),
+                        ("first", piece.start.into()),
+                        ("end", piece.end.into()),
+                        ("base", ((piece.written.0 / 16) as usize).into()),
+                        ("source_base", ((piece.read.0 / 16) as usize).into()),
+                        ("blocks", blocks.into()),
+                        ("depth", out_d.into()),
+                        ("height", out_h.into()),
+                        ("width", out_w.into()),
+                        ("in_depth", d.into()),
+                        ("in_height", h.into()),
+                        ("in_width", w.into()),
+                    ],
+                    bindings: vec![
+                        read(BufferRef::Input(0)).range(piece.read.0, piece.read.1),
+                        write(BufferRef::Output(0)).range(piece.written.0, piece.written.1),
+                    ],
+                    workgroups: linear_groups(count, 64),
+                    iterations: DEPTHS as u64,
+                    flops: (slices * blocks * out_h * out_w * 4 * 10) as u64,
+                    ..Dispatch::new(shader!("upsample"), "main")
+                }
+            })
+            .collect())
     }
 
     fn gradient(
