@@ -1,19 +1,16 @@
 // output[n, c, s] = input[n, c] at grid[n, s] = (x, y, z) in −1 … 1, x along W; trilinear or nearest (ties to even).
 // input [N, C, D, H, W], grid [N, S, 3], output and upstream [N, C, S], all f32.
 // forward, grid_gradient: one invocation a location.
-// The input's gradient is a scatter. It adds in 64-bit fixed point, which is exact and so independent of the order:
-// `largest` finds max |upstream|; `scatter` adds every contribution / max · 2^38 as (low, high) words, carrying by what
-// the low word's atomic add returns; `collect` converts. `clear` comes first. 26 bits are left above for the count of
-// contributions to one voxel, 2^-38 of the largest is the resolution.
+// scatter: the input's gradient, sums in fixed point (common/fixed_point.wgsl) that don't depend on their order; one
+// invocation a location.
 struct Params {
-    batch: u32, channels: u32, depth: u32, height: u32, width: u32, locations: u32, elements: u32, clear: u32,
+    batch: u32, channels: u32, depth: u32, height: u32, width: u32, locations: u32, headroom: u32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> input: array<f32>;
 @group(0) @binding(2) var<storage, read> grid: array<f32>;
 @group(0) @binding(3) var<storage, read> upstream: array<f32>;
 @group(0) @binding(4) var<storage, read_write> output: array<f32>;
-@group(0) @binding(5) var<storage, read_write> words: array<atomic<u32>>;
 
 const CORNERS: u32 = 1u;
 const BORDER: u32 = 0u;
@@ -132,46 +129,8 @@ fn grid_gradient(
     output[3u * i + 2u] = slope.z;
 }
 
-@compute @workgroup_size(64)
-fn clear(
-    @builtin(workgroup_id) group: vec3u,
-    @builtin(num_workgroups) groups: vec3u,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let i = (group.y * groups.x + group.x) * 64u + local;
-    if (i < params.clear) {
-        atomicStore(&words[i], 0u);
-    }
-}
-
-// The last word is max |upstream| as bits: those of non-negative floats are ordered as the floats are.
-@compute @workgroup_size(64)
-fn largest(
-    @builtin(workgroup_id) group: vec3u,
-    @builtin(num_workgroups) groups: vec3u,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let i = (group.y * groups.x + group.x) * 64u + local;
-    if (i < params.elements) {
-        atomicMax(&words[params.clear - 1u], bitcast<u32>(abs(upstream[i])));
-    }
-}
-
-fn add(at: u32, value: f32) {
-    // |value| ≤ 1: 2^38 · value as two words, negated as an integer so that no bits are lost.
-    let magnitude = round(abs(value) * 274877906944.0);
-    var high = u32(magnitude / 4294967296.0);
-    var low = u32(magnitude - f32(high) * 4294967296.0);
-    if (value < 0.0) {
-        high = ~high + select(0u, 1u, low == 0u);
-        low = ~low + 1u;
-    }
-    let before = atomicAdd(&words[2u * at], low);
-    let carry = select(0u, 1u, before + low < before);
-    if (high + carry != 0u) {
-        atomicAdd(&words[2u * at + 1u], high + carry);
-    }
-}
+@group(0) @binding(1) var<storage, read> largest: array<u32>;
+@group(0) @binding(4) var<storage, read_write> words: array<atomic<u32>>;
 
 @compute @workgroup_size(64)
 fn scatter(
@@ -183,50 +142,25 @@ fn scatter(
     if (i >= params.batch * params.locations) {
         return;
     }
-    let scale = bitcast<f32>(atomicLoad(&words[params.clear - 1u]));
-    if (scale == 0.0) {
-        return;
-    }
+    let scale = scale_of(largest[0], params.headroom);
     let n = i / params.locations;
     let volume = params.depth * params.height * params.width;
     let at = place(i);
     for (var c = 0u; c < params.channels; c++) {
         let to_channel = (n * params.channels + c) * volume;
-        let g = upstream[(n * params.channels + c) * params.locations + i % params.locations] / scale;
+        let g = upstream[(n * params.channels + c) * params.locations + i % params.locations];
         if (NEAREST == 1u) {
             if (inside(at.base)) {
-                add(to_channel + offset(at.base), g);
+                add(to_channel + offset(at.base), g, scale);
             }
         } else {
             for (var k = 0u; k < 8u; k++) {
                 let p = at.base + corner(k);
                 if (inside(p)) {
                     let w = factors(at.fraction, k);
-                    add(to_channel + offset(p), w.x * w.y * w.z * g);
+                    add(to_channel + offset(p), w.x * w.y * w.z * g, scale);
                 }
             }
         }
     }
-}
-
-@compute @workgroup_size(64)
-fn collect(
-    @builtin(workgroup_id) group: vec3u,
-    @builtin(num_workgroups) groups: vec3u,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let i = (group.y * groups.x + group.x) * 64u + local;
-    if (i >= params.elements) {
-        return;
-    }
-    let scale = bitcast<f32>(atomicLoad(&words[params.clear - 1u]));
-    var low = atomicLoad(&words[2u * i]);
-    var high = atomicLoad(&words[2u * i + 1u]);
-    let negative = (high >> 31u) == 1u;
-    if (negative) {
-        high = ~high + select(0u, 1u, low == 0u);
-        low = ~low + 1u;
-    }
-    let magnitude = (f32(high) * 4294967296.0 + f32(low)) / 274877906944.0 * scale;
-    output[i] = select(magnitude, -magnitude, negative);
 }

@@ -198,6 +198,21 @@ fn gather_image_gradient(
 @group(0) @binding(1) var<storage, read> largest: array<u32>;
 @group(0) @binding(5) var<storage, read_write> words: array<atomic<u32>>;
 
+// Adds `value` times its trilinear weight to each voxel of a cell.
+fn scatter(start: u32, c: Cell, value: f32, scale: Scale) {
+    let low = c.low_inside * (1.0 - c.fraction);
+    let high = c.high_inside * c.fraction;
+    for (var corner = 0u; corner < 8u; corner++) {
+        let upper = (vec3u(corner) & vec3u(1u, 2u, 4u)) != vec3u(0u);
+        let weights = select(low, high, upper);
+        let offset = select(c.low, c.high, upper);
+        let weight = weights.x * weights.y * weights.z;
+        if (weight != 0.0) {
+            add(start + offset.x + offset.y + offset.z, weight * value, scale);
+        }
+    }
+}
+
 // dL/dI at scattered points, where too many of them may lie near a voxel to gather: each sample adds to the eight voxels
 // that it read, in fixed point. One invocation a location and an offset, adjacent ones at adjacent locations.
 @compute @workgroup_size(64)

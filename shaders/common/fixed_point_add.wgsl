@@ -11,18 +11,3 @@ fn add(element: u32, value: f32, scale: Scale) {
     let before = atomicAdd(&words[2u * element], low);
     atomicAdd(&words[2u * element + 1u], high + select(0u, 1u, before + low < low));
 }
-
-// Adds `value` times its trilinear weight to each voxel of a cell.
-fn scatter(start: u32, c: Cell, value: f32, scale: Scale) {
-    let low = c.low_inside * (1.0 - c.fraction);
-    let high = c.high_inside * c.fraction;
-    for (var corner = 0u; corner < 8u; corner++) {
-        let upper = (vec3u(corner) & vec3u(1u, 2u, 4u)) != vec3u(0u);
-        let weights = select(low, high, upper);
-        let offset = select(c.low, c.high, upper);
-        let weight = weights.x * weights.y * weights.z;
-        if (weight != 0.0) {
-            add(start + offset.x + offset.y + offset.z, weight * value, scale);
-        }
-    }
-}

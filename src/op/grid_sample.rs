@@ -1,6 +1,9 @@
 //! Sampling an image at any coordinates (PyTorch's `grid_sample` in 3-D).
 
+use super::fixed_point::Scatter;
 use super::*;
+
+const SHADER: Shader = shader!("grid_sample", "common/fixed_point", "common/fixed_point_add");
 
 /// How values between voxels come about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +35,8 @@ pub struct GridSample {
     pub align_corners: bool,
 }
 
-/// d image: a scatter, in 64-bit fixed point, whose sums don't depend on their order; resolution 2⁻³⁸ of the largest
-/// upstream gradient, up to 2²⁵ samples at one voxel. Inputs: grid, upstream.
+/// d image: a scatter, in 64-bit fixed point, whose sums don't depend on their order; resolution S · 2⁻⁵⁹ of the largest
+/// upstream gradient for S locations. Inputs: grid, upstream.
 #[derive(Debug)]
 struct ImageGradient {
     sample: GridSample,
@@ -56,7 +59,7 @@ const CORNERS: [[i64; 3]; 8] = [
 ];
 
 impl GridSample {
-    fn dispatch(&self, entry: &'static str, image: &[usize], locations: usize) -> Dispatch {
+    fn dispatch(&self, entry: &'static str, image: &[usize], locations: usize, headroom: usize) -> Dispatch {
         Dispatch {
             constants: vec![
                 ("CORNERS", self.align_corners as u32),
@@ -70,13 +73,12 @@ impl GridSample {
                 ("height", image[3].into()),
                 ("width", image[4].into()),
                 ("locations", locations.into()),
-                ("elements", 0usize.into()),
-                ("clear", 0usize.into()),
+                ("headroom", headroom.into()),
             ],
             workgroups: linear_groups(image[0] * locations, 64),
             iterations: (image[1] * 9) as u64,
             flops: (image[0] * image[1] * locations * 32) as u64,
-            ..Dispatch::new(shader!("grid_sample"), entry)
+            ..Dispatch::new(SHADER, entry)
         }
     }
 
@@ -158,7 +160,7 @@ impl Op for GridSample {
         Ok(vec![Dispatch {
             // The upstream gradient's place is not read by this entry point.
             bindings: vec![read(Input(0)), read(Input(1)), read(Input(1)), write(Output(0))],
-            ..self.dispatch("forward", &io.inputs[0].shape, locations(&io.inputs[1].shape))
+            ..self.dispatch("forward", &io.inputs[0].shape, locations(&io.inputs[1].shape), 0)
         }])
     }
 
@@ -215,36 +217,23 @@ impl Op for ImageGradient {
 
     fn dispatches(&self, io: &mut Io, _: &Caps) -> Result<Vec<Dispatch>, GraphError> {
         use BufferRef::*;
+        let locations = locations(&io.inputs[0].shape);
         let elements = io.outputs[0].count();
-        let upstream = io.inputs[1].count();
-        let clear = 2 * elements + 1;
-        let words = io.scratch(clear as u64 * 4);
-        let launch = |entry, elements: usize, invocations: usize, loops: usize| {
-            let mut dispatch = self
+        // A location adds at most once to a voxel.
+        let scatter = Scatter::new(io, elements, locations);
+        let [clear, maximum] = scatter.before(Input(1), io.inputs[1].count());
+        let adds = Dispatch {
+            bindings: vec![
+                read(scatter.largest),
+                read(Input(0)),
+                read(Input(1)),
+                write(scatter.words),
+            ],
+            ..self
                 .sample
-                .dispatch(entry, &self.shape, locations(&io.inputs[0].shape));
-            dispatch.params[6].1 = elements.into();
-            dispatch.params[7].1 = clear.into();
-            Dispatch {
-                bindings: vec![
-                    read(Input(1)),
-                    read(Input(0)),
-                    read(Input(1)),
-                    write(Output(0)),
-                    write(words),
-                ],
-                workgroups: linear_groups(invocations, 64),
-                iterations: loops as u64,
-                ..dispatch
-            }
+                .dispatch("scatter", &self.shape, locations, scatter.headroom)
         };
-        let samples = self.shape[0] * locations(&io.inputs[0].shape);
-        Ok(vec![
-            launch("clear", 0, clear, 1),
-            launch("largest", upstream, upstream, 1),
-            launch("scatter", 0, samples, self.shape[1] * 9),
-            launch("collect", elements, elements, 1),
-        ])
+        Ok(vec![clear, maximum, adds, scatter.after(Output(0))])
     }
 
     fn gradient(
@@ -297,6 +286,7 @@ impl Op for GridGradient {
                 "grid_gradient",
                 &io.inputs[0].shape,
                 locations(&io.inputs[1].shape),
+                0,
             )
         }])
     }
