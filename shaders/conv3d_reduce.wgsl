@@ -1,9 +1,11 @@
-// Second stage of conv3d_weight_gradient.wgsl: dW[o, c, kz, ky, kx] = Σ over chunks of partial, in order.
+// Second stage of conv3d_weight_gradient.wgsl and conv3d_slide_weight_gradient.wgsl: dW[o, c, kz, ky, kx] = Σ over chunks of partial, in order.
 // One invocation a vec4 of outputs o.
 const BLOCKS: u32 = 4u;
 const TAPS: u32 = 3u;
+// Taps along x that conv3d_slide_weight_gradient.wgsl unrolls.
+const TAPS_X: u32 = 1u;
 const CHANNELS: u32 = 4u;
-const SUMS: u32 = TAPS * BLOCKS * CHANNELS;
+const SUMS: u32 = TAPS_X * TAPS * BLOCKS * CHANNELS;
 
 struct Params {
     total: u32,
@@ -12,7 +14,7 @@ struct Params {
     taps_z: u32,
     taps_y: u32,
     taps_x: u32,
-    // The weight [Cout, Cin / groups, KD, KH, KW]; KH is taps_y · TAPS.
+    // The weight [Cout, Cin / groups, KD, KH, KW]; KH is taps_y · TAPS, KW is taps_x · TAPS_X.
     outputs: u32,
     inputs: u32,
     outputs_a_group: u32,
@@ -46,9 +48,9 @@ fn main(
     var lane = index % params.lanes;
     let entry = index / params.lanes % SUMS;
     let block_group = index / params.lanes / SUMS;
-    let kx = lane % params.taps_x;
+    let kx = lane % params.taps_x * TAPS_X + entry / (TAPS * BLOCKS * CHANNELS);
     lane /= params.taps_x;
-    let ky = lane % params.taps_y * TAPS + entry / (BLOCKS * CHANNELS);
+    let ky = lane % params.taps_y * TAPS + entry / (BLOCKS * CHANNELS) % TAPS;
     lane /= params.taps_y;
     let kz = lane % params.taps_z;
     let group_block = block_group * BLOCKS * 4u / params.group_outputs * params.group_inputs / params.block_channels;
@@ -62,7 +64,7 @@ fn main(
         if (o < params.outputs && source_channel < params.source_channels && c >= group_first
             && c < group_first + params.inputs) {
             let plane = (o * params.inputs + c - group_first) * params.taps_z + kz;
-            gradient[(plane * params.taps_y * TAPS + ky) * params.taps_x + kx] = sum[i];
+            gradient[(plane * params.taps_y * TAPS + ky) * params.taps_x * TAPS_X + kx] = sum[i];
         }
     }
 }

@@ -563,9 +563,11 @@ impl WeightGradient {
             &source,
         );
         let rows = if blocks == 1 { 8 } else { 4 };
-        let sums = taps * blocks * source.channels;
+        let slide = caps.cpu && out_blocks == 1 && [ay, ax].iter().all(Axis::slides);
+        let taps_x = if slide { 3 } else { 1 };
+        let sums = taps_x * taps * blocks * source.channels;
 
-        let lanes = grouping.blocks * az.taps * taps_y * ax.taps;
+        let lanes = grouping.blocks * az.taps * taps_y * (ax.taps / taps_x);
         // With few lanes most of a subgroup would idle; then each invocation reads its own g. Instructions of a step for
         // eight invocations, at 120 a load.
         let products = 2 * 4 * rows * sums;
@@ -573,7 +575,7 @@ impl WeightGradient {
         let shared =
             (products + load * (rows * step + (rows * blocks).div_ceil(8))) * lanes.next_multiple_of(8);
         let own = (products + load * (rows * step + rows * blocks)) * lanes;
-        let shuffle = shuffles(caps) && shared <= own;
+        let shuffle = shuffles(caps) && !slide && shared <= own;
         let lane_stride = if shuffle { lanes.next_multiple_of(8) } else { lanes };
 
         let touched = |from: usize, to: usize| {
@@ -591,13 +593,19 @@ impl WeightGradient {
         let occupied = if caps.cpu { 2048 } else { 1 << 17 };
         let wanted = (occupied / (lane_stride * block_groups)).max(1);
         let most = (caps.max_binding / partial_bytes).max(1) as usize;
-        let chunks_of = |columns: usize| {
-            let per_column = height.div_ceil(rows);
-            let needed = (columns * per_column).div_ceil(60_000);
-            let chunks = (wanted.min(most) / cut.len()).max(needed).clamp(1, columns);
-            columns.div_ceil(columns.div_ceil(chunks))
+        // A chunk is a number of columns along y, or of strips of rows along x.
+        let row_groups = height.div_ceil(rows);
+        let (units_a_plane, steps_a_unit) = if slide {
+            (row_groups, width + 2)
+        } else {
+            (width, row_groups)
         };
-        let chunks: Vec<usize> = cut.iter().map(|p| chunks_of(p.planes * width)).collect();
+        let chunks_of = |units: usize| {
+            let needed = (units * steps_a_unit).div_ceil(60_000);
+            let chunks = (wanted.min(most) / cut.len()).max(needed).clamp(1, units);
+            units.div_ceil(units.div_ceil(chunks))
+        };
+        let chunks: Vec<usize> = cut.iter().map(|p| chunks_of(p.planes * units_a_plane)).collect();
         let all_chunks: usize = chunks.iter().sum();
         let partial = io.scratch(partial_bytes * all_chunks as u64);
 
@@ -605,10 +613,56 @@ impl WeightGradient {
         let mut dispatches = Vec::new();
         let mut first_chunk = 0;
         for (piece, &chunks) in cut.iter().zip(&chunks) {
-            let columns = piece.planes * width;
-            let each = columns.div_ceil(chunks);
+            let units = piece.planes * units_a_plane;
+            let each = units.div_ceil(chunks);
             let [x, y, _] = linear_groups(lane_stride * chunks, GROUP);
             let strides = source.strides;
+            let bindings = vec![
+                read(self.x.0).range(piece.x.0, piece.x.1),
+                read(self.g.0).range(piece.y.0, piece.y.1),
+                write(partial),
+            ];
+            let iterations = (each * (steps_a_unit + 1)) as u64;
+            let macs = self.source.1 * outputs / self.groups * (az.taps * ay.taps * ax.taps);
+            let flops = 2 * (macs * piece.planes * height * width) as u64;
+            first_chunk += chunks;
+            if slide {
+                dispatches.push(Dispatch {
+                    constants: vec![("OUTPUTS", outputs as u32), ("CHANNELS", source.channels as u32)],
+                    params: vec![
+                        ("lanes", lanes.into()),
+                        ("chunks", chunks.into()),
+                        ("first_chunk", (first_chunk - chunks).into()),
+                        ("strips", units.into()),
+                        ("strips_a_chunk", each.into()),
+                        ("first_plane", piece.first.into()),
+                        ("row_groups", row_groups.into()),
+                        ("depth", int(depth)),
+                        ("height", int(height)),
+                        ("width", int(width)),
+                        ("g_base", int((piece.y.0 / 16) as usize)),
+                        ("in_depth", int(in_depth)),
+                        ("in_height", int(in_height)),
+                        ("in_width", int(in_width)),
+                        ("x_base", int((piece.x.0 / source.element) as usize)),
+                        ("x_stride_n", int(strides[0])),
+                        ("x_stride_c", int(strides[1])),
+                        ("x_stride_z", int(strides[2])),
+                        ("start_z", az.start.into()),
+                        ("start_y", ay.start.into()),
+                        ("start_x", ax.start.into()),
+                        ("stride_z", int(az.stride)),
+                        ("step_z", int(az.step)),
+                        ("taps_z", az.taps.into()),
+                    ],
+                    bindings,
+                    workgroups: [x, y, 1],
+                    iterations,
+                    flops,
+                    ..Dispatch::new(slide_weight_gradient_module(x_spec.layout), "main")
+                });
+                continue;
+            }
             dispatches.push(Dispatch {
                 constants: vec![
                     ("ROWS", rows as u32),
@@ -623,8 +677,8 @@ impl WeightGradient {
                     ("lanes", lanes.into()),
                     ("lane_stride", lane_stride.into()),
                     ("chunks", chunks.into()),
-                    ("first_chunk", first_chunk.into()),
-                    ("columns", columns.into()),
+                    ("first_chunk", (first_chunk - chunks).into()),
+                    ("columns", units.into()),
                     ("columns_a_chunk", each.into()),
                     ("first_plane", piece.first.into()),
                     ("block_groups", block_groups.into()),
@@ -659,26 +713,19 @@ impl WeightGradient {
                     ("taps_y", taps_y.into()),
                     ("taps_x", ax.taps.into()),
                 ],
-                bindings: vec![
-                    read(self.x.0).range(piece.x.0, piece.x.1),
-                    read(self.g.0).range(piece.y.0, piece.y.1),
-                    write(partial),
-                ],
+                bindings,
                 workgroups: [x, y, block_groups as u32],
-                iterations: (each * height.div_ceil(rows) + 2 * sums) as u64,
-                flops: 2
-                    * (self.source.1 * outputs / self.groups
-                        * (az.taps * ay.taps * ax.taps)
-                        * (columns * height)) as u64,
+                iterations,
+                flops,
                 ..Dispatch::new(module, entry)
             });
-            first_chunk += chunks;
         }
         let total = block_groups * sums * lanes;
         dispatches.push(Dispatch {
             constants: vec![
                 ("BLOCKS", blocks as u32),
                 ("TAPS", taps as u32),
+                ("TAPS_X", taps_x as u32),
                 ("CHANNELS", source.channels as u32),
             ],
             params: vec![
@@ -687,7 +734,7 @@ impl WeightGradient {
                 ("lanes", lanes.into()),
                 ("taps_z", az.taps.into()),
                 ("taps_y", taps_y.into()),
-                ("taps_x", ax.taps.into()),
+                ("taps_x", (ax.taps / taps_x).into()),
                 ("outputs", outputs.into()),
                 ("inputs", w_in.into()),
                 ("outputs_a_group", (outputs / self.groups).into()),
@@ -787,6 +834,13 @@ fn slide_module(x: Layout) -> Shader {
     match x {
         Layout::Map => shader!("conv3d_slide", "common/conv3d_map", "common/conv3d_lanes"),
         Layout::Flat => shader!("conv3d_slide", "common/conv3d_image", "common/conv3d_lanes"),
+    }
+}
+
+fn slide_weight_gradient_module(x: Layout) -> Shader {
+    match x {
+        Layout::Map => shader!("conv3d_slide_weight_gradient", "common/conv3d_map"),
+        Layout::Flat => shader!("conv3d_slide_weight_gradient", "common/conv3d_image"),
     }
 }
 

@@ -1,0 +1,221 @@
+// First stage of the weight gradient, as conv3d_weight_gradient.wgsl, for up to four outputs and three taps with step 1
+// and stride 1 along y and x, on software Vulkan. Invocations own (input block, kz) and slide along x over strips of ROWS
+// rows: each loaded column of x serves nine taps, against the last three columns of g.
+// The piece before this file (conv3d_map or conv3d_image) reads x.
+const ROWS: u32 = 8u;
+const CHANNELS: u32 = 4u;
+// Outputs, up to four.
+const OUTPUTS: u32 = 4u;
+const SPAN: u32 = ROWS + 2u;
+const SUMS: u32 = 9u * CHANNELS;
+
+struct Params {
+    lanes: u32,
+    chunks: u32,
+    first_chunk: u32,
+    strips: u32,
+    strips_a_chunk: u32,
+    first_plane: u32,
+    row_groups: u32,
+    depth: i32,
+    height: i32,
+    width: i32,
+    g_base: i32,
+    in_depth: i32,
+    in_height: i32,
+    in_width: i32,
+    x_base: i32,
+    x_stride_n: i32,
+    x_stride_c: i32,
+    x_stride_z: i32,
+    start_z: i32,
+    start_y: i32,
+    start_x: i32,
+    stride_z: i32,
+    step_z: i32,
+    taps_z: u32,
+}
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> g: array<vec4f>;
+@group(0) @binding(3) var<storage, read_write> partial: array<vec4f>;
+
+// By tap along x, tap along y and input channel.
+var<private> sums: array<vec4f, SUMS>;
+var<private> rows: array<vec4f, SPAN>;
+var<private> row_at: array<i32, SPAN>;
+var<private> row_inside: array<bool, SPAN>;
+// g at the output columns that the taps x = 0, 1, 2 of the loaded column belong to.
+var<private> upstream: array<vec4f, 3u * ROWS>;
+var<private> g_at: array<i32, ROWS>;
+var<private> g_inside: array<bool, ROWS>;
+
+// Where row k lies after y = 0 and whether it lies inside; a row outside is read at y = 0 and dropped.
+fn place_row(k: u32, iy: i32) {
+    let row = iy + i32(k);
+    row_inside[k] = row >= 0 && row < params.in_height;
+    row_at[k] = select(0, row * params.in_width, row_inside[k]);
+}
+
+fn place_upstream(r: u32, oy: i32) {
+    g_inside[r] = oy + i32(r) < params.height;
+    g_at[r] = select(0, (oy + i32(r)) * params.width, g_inside[r]);
+    upstream[ROWS + r] = vec4f();
+    upstream[2u * ROWS + r] = vec4f();
+}
+
+// at: index at y = 0 in x.
+fn load_row(k: u32, at: i32, inside: bool) {
+    rows[k] = select(vec4f(), load(at + row_at[k]), inside && row_inside[k]);
+}
+
+// Zeros beyond the outputs are known to the compiler, which leaves their products out.
+fn only_outputs(v: vec4f) -> vec4f {
+    return vec4f(v.x, select(v.y, 0.0, OUTPUTS < 2u), select(v.z, 0.0, OUTPUTS < 3u), select(v.w, 0.0, OUTPUTS < 4u));
+}
+
+fn load_upstream(r: u32, at: i32, inside: bool) {
+    upstream[r] = only_outputs(select(vec4f(), g[at + g_at[r]], inside && g_inside[r]));
+}
+
+fn next_column(r: u32) {
+    upstream[2u * ROWS + r] = upstream[ROWS + r];
+    upstream[ROWS + r] = upstream[r];
+}
+
+fn multiply(r: u32, tap_x: u32, tap_y: u32, channel: u32) {
+    let s = (tap_x * 3u + tap_y) * CHANNELS + channel;
+    let u = upstream[tap_x * ROWS + r];
+    let v = rows[r + tap_y];
+    sums[s] += u * v[channel];
+    if (channel + 1u < CHANNELS) {
+        sums[s + 1u] += u * v[channel + 1u];
+    }
+}
+
+fn add_channels(tap_x: u32, tap_y: u32, channel: u32) {
+    if (channel < CHANNELS) {
+        multiply(0u, tap_x, tap_y, channel);
+        multiply(1u, tap_x, tap_y, channel);
+        multiply(2u, tap_x, tap_y, channel);
+        multiply(3u, tap_x, tap_y, channel);
+        multiply(4u, tap_x, tap_y, channel);
+        multiply(5u, tap_x, tap_y, channel);
+        multiply(6u, tap_x, tap_y, channel);
+        multiply(7u, tap_x, tap_y, channel);
+    }
+}
+
+fn add_tap(tap_x: u32, tap_y: u32) {
+    add_channels(tap_x, tap_y, 0u);
+    add_channels(tap_x, tap_y, 2u);
+}
+
+fn store(tap: u32, at: u32) {
+    let s = tap * CHANNELS;
+    partial[at + s * params.lanes] = sums[s];
+    if (CHANNELS > 1u) {
+        partial[at + (s + 1u) * params.lanes] = sums[s + 1u];
+    }
+    if (CHANNELS > 2u) {
+        partial[at + (s + 2u) * params.lanes] = sums[s + 2u];
+    }
+    if (CHANNELS > 3u) {
+        partial[at + (s + 3u) * params.lanes] = sums[s + 3u];
+    }
+}
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let index = (group.y * groups.x + group.x) * 64u + local;
+    if (index >= params.lanes * params.chunks) {
+        return;
+    }
+    let lane = index % params.lanes;
+    let chunk = index / params.lanes;
+    let kz = i32(lane % params.taps_z) * params.step_z + params.start_z;
+    let c_at = i32(lane / params.taps_z) * params.x_stride_c - params.x_base;
+    let last_strip = min((chunk + 1u) * params.strips_a_chunk, params.strips);
+    for (var strip = chunk * params.strips_a_chunk; strip < last_strip; strip++) {
+        let oy = i32(strip % params.row_groups * ROWS);
+        let plane = i32(params.first_plane + strip / params.row_groups);
+        let n = plane / params.depth;
+        let iz = plane % params.depth * params.stride_z + kz;
+        let inside_z = iz >= 0 && iz < params.in_depth;
+        let x_at = n * params.x_stride_n + c_at + iz * params.x_stride_z;
+        let g_plane = plane * params.height * params.width - params.g_base;
+        place_row(0u, oy + params.start_y);
+        place_row(1u, oy + params.start_y);
+        place_row(2u, oy + params.start_y);
+        place_row(3u, oy + params.start_y);
+        place_row(4u, oy + params.start_y);
+        place_row(5u, oy + params.start_y);
+        place_row(6u, oy + params.start_y);
+        place_row(7u, oy + params.start_y);
+        place_row(8u, oy + params.start_y);
+        place_row(9u, oy + params.start_y);
+        place_upstream(0u, oy);
+        place_upstream(1u, oy);
+        place_upstream(2u, oy);
+        place_upstream(3u, oy);
+        place_upstream(4u, oy);
+        place_upstream(5u, oy);
+        place_upstream(6u, oy);
+        place_upstream(7u, oy);
+        for (var column = 0; column < params.width + 2; column++) {
+            let ix = column + params.start_x;
+            let inside = inside_z && ix >= 0 && ix < params.in_width;
+            let at = select(0, x_at + ix, inside);
+            load_row(0u, at, inside);
+            load_row(1u, at, inside);
+            load_row(2u, at, inside);
+            load_row(3u, at, inside);
+            load_row(4u, at, inside);
+            load_row(5u, at, inside);
+            load_row(6u, at, inside);
+            load_row(7u, at, inside);
+            load_row(8u, at, inside);
+            load_row(9u, at, inside);
+            let inside_g = column < params.width;
+            let at_g = g_plane + select(0, column, inside_g);
+            load_upstream(0u, at_g, inside_g);
+            load_upstream(1u, at_g, inside_g);
+            load_upstream(2u, at_g, inside_g);
+            load_upstream(3u, at_g, inside_g);
+            load_upstream(4u, at_g, inside_g);
+            load_upstream(5u, at_g, inside_g);
+            load_upstream(6u, at_g, inside_g);
+            load_upstream(7u, at_g, inside_g);
+            add_tap(0u, 0u);
+            add_tap(0u, 1u);
+            add_tap(0u, 2u);
+            add_tap(1u, 0u);
+            add_tap(1u, 1u);
+            add_tap(1u, 2u);
+            add_tap(2u, 0u);
+            add_tap(2u, 1u);
+            add_tap(2u, 2u);
+            next_column(0u);
+            next_column(1u);
+            next_column(2u);
+            next_column(3u);
+            next_column(4u);
+            next_column(5u);
+            next_column(6u);
+            next_column(7u);
+        }
+    }
+    let at = (params.first_chunk + chunk) * SUMS * params.lanes + lane;
+    store(0u, at);
+    store(1u, at);
+    store(2u, at);
+    store(3u, at);
+    store(4u, at);
+    store(5u, at);
+    store(6u, at);
+    store(7u, at);
+    store(8u, at);
+}
