@@ -18,6 +18,8 @@ const STEP: u32 = 1u;
 const LOOP_Y: u32 = 0u;
 // Channels a load brings: 4 from a map (fewer where it has fewer), 1 from an image.
 const CHANNELS: u32 = 4u;
+// Outputs of the last block, if it is known to have fewer than four.
+const OUTPUTS: u32 = 4u;
 const SPAN: u32 = (ROWS - 1u) * STEP + TAPS;
 const CHUNK: u32 = BLOCKS * TAPS * CHANNELS;
 
@@ -150,24 +152,35 @@ fn add_row(r: u32, block: u32, tap: u32, m: mat4x4f) {
     }
 }
 
-fn matrix(at: u32) -> mat4x4f {
+// Zeros beyond the outputs are known to the compiler, which leaves their products out.
+fn weight_of_outputs(i: u32, last: bool) -> vec4f {
+    let v = weight(i);
+    return vec4f(
+        v.x,
+        select(v.y, 0.0, last && OUTPUTS < 2u),
+        select(v.z, 0.0, last && OUTPUTS < 3u),
+        select(v.w, 0.0, last && OUTPUTS < 4u),
+    );
+}
+
+fn matrix(at: u32, last: bool) -> mat4x4f {
     var m: mat4x4f;
-    m[0] = weight(at);
+    m[0] = weight_of_outputs(at, last);
     if (CHANNELS > 1u) {
-        m[1] = weight(at + 1u);
+        m[1] = weight_of_outputs(at + 1u, last);
     }
     if (CHANNELS > 2u) {
-        m[2] = weight(at + 2u);
+        m[2] = weight_of_outputs(at + 2u, last);
     }
     if (CHANNELS > 3u) {
-        m[3] = weight(at + 3u);
+        m[3] = weight_of_outputs(at + 3u, last);
     }
     return m;
 }
 
 fn add_tap(block: u32, tap: u32) {
     if (block < BLOCKS && tap < TAPS) {
-        let m = matrix((block * TAPS + tap) * CHANNELS);
+        let m = matrix((block * TAPS + tap) * CHANNELS, block + 1u == BLOCKS);
         add_row(0u, block, tap, m);
         add_row(1u, block, tap, m);
         add_row(2u, block, tap, m);

@@ -12,7 +12,7 @@ const TAPS: u32 = 3u;
 // Loaded rows between two outputs along y: the stride where TAPS share rows, else 1.
 const STEP: u32 = 1u;
 const CHANNELS: u32 = 4u;
-// Outputs of the one block there is, if fewer than four.
+// Outputs of the last block, if it is known to have fewer than four.
 const OUTPUTS: u32 = 4u;
 const SPAN: u32 = (ROWS - 1u) * STEP + TAPS;
 // Rows that the next ROWS outputs need too.
@@ -180,7 +180,10 @@ fn only_outputs(v: vec4f) -> vec4f {
 
 fn take(r: u32, block: u32) {
     if (r < ROWS) {
-        upstream[r] = only_outputs(upstream_at(r, block));
+        upstream[r] = upstream_at(r, block);
+        if (block + 1u == BLOCKS) {
+            upstream[r] = only_outputs(upstream[r]);
+        }
     }
 }
 
