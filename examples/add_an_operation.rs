@@ -15,6 +15,7 @@ const SHADER: Shader = Shader {
 /// y = x², any layout. With `gradient`, inputs x and dy, output 2·x·dy.
 #[derive(Debug)]
 pub struct Square {
+    /// Whether this is the gradient.
     pub gradient: bool,
 }
 

@@ -3,7 +3,7 @@
 # with the weights that come with the program. Under 5 minutes after the build on 2 cores without a GPU.
 . "$(dirname "$0")/setup.sh"
 
-epochs=${EPOCHS:-8}
+epochs=${EPOCHS:-30}
 out=${1:-demo}
 if [ -e "$out" ]; then
     say "$out exists; name another folder: scripts/demo.sh FOLDER"
@@ -17,7 +17,7 @@ data=examples/data
 "$obelisk" info
 
 say "Training the hybrid OBELISK network on 18 scans for $epochs epochs"
-"$obelisk" train "$data" --arch obelisk-hybrid --epochs "$epochs" --out "$out/run"
+"$obelisk" train "$data" --arch obelisk-hybrid --epochs "$epochs" --learning-rate 0.008 --out "$out/run"
 
 say "Segmenting 6 scans that it has not seen"
 "$obelisk" predict --model "$out/run/last.safetensors" --input "$data/imagesTs" \

@@ -131,7 +131,7 @@ impl Builder<'_> {
             groups,
             bias,
         } = conv;
-        if inputs % groups != 0 || out % groups != 0 {
+        if !inputs.is_multiple_of(groups) || !out.is_multiple_of(groups) {
             let specs: Vec<_> = sources.iter().map(|v| self.graph.spec(*v).clone()).collect();
             let reason =
                 format!("`{name}` can't split {inputs} input and {out} output channels into {groups} groups");

@@ -393,7 +393,7 @@ pub async fn train(
         let start = std::time::Instant::now();
         let last = epoch + 1 == settings.epochs;
         let mut dice = Vec::new();
-        if !data.validation.is_empty() && (last || (epoch + 1) % settings.validate_every == 0) {
+        if !data.validation.is_empty() && (last || (epoch + 1).is_multiple_of(settings.validate_every)) {
             dice = validate(device, &predictor, &data.validation, &mut report).await?;
         }
         let known: Vec<f64> = dice.iter().flatten().copied().collect();

@@ -38,7 +38,7 @@ pub fn hard_mining(
     cross_entropy(graph, logits, labels, class_weights)
 }
 
-/// Weights for [`cross_entropy`] from how often each label occurs: count^−½ divided by the mean of the labels that occur,
+/// Weights for [`cross_entropy()`] from how often each label occurs: count^−½ divided by the mean of the labels that occur,
 /// then 0.5 for label 0, the background (the published script's rule). A label that does not occur gets 0.
 pub fn class_weights(counts: &[u64]) -> Vec<f32> {
     let rarity = |count: u64| {

@@ -43,7 +43,7 @@ pub fn obelisk_layer(
     graph.push1(ObeliskLayer { locations, groups }, &inputs)
 }
 
-/// The fused layer; see [`obelisk_layer`]. Inputs: image, offsets, the points if any, weight. With more than one group
+/// The fused layer; see [`obelisk_layer()`]. Inputs: image, offsets, the points if any, weight. With more than one group
 /// each has a multiple of four outputs. X and dL/dX are in memory in no pass where they take more than 64 MiB, but for
 /// the image's gradient, which goes through dL/dX.
 #[derive(Clone, Copy, Debug)]

@@ -39,7 +39,7 @@ pub fn soft_dice(
     )?[0])
 }
 
-/// Gibson's hinge Dice with squared denominators, as published with dense V-networks; see [`soft_dice`].
+/// Gibson's hinge Dice with squared denominators, as published with dense V-networks; see [`soft_dice()`].
 pub fn hinge_dice(
     graph: &mut Graph,
     logits: Value,
