@@ -1,6 +1,6 @@
 //! 3-D convolution of any kernel, stride, padding, dilation and groups, and its gradients.
 //!
-//! y[n, o, p] = b[o] + Σ_{c, k} w[o, c, k] · x[n, c, p·stride + k·dilation − padding]: PyTorch's `conv3d`, zero padding.
+//! `y[n, o, p] = b[o] + Σ_{c, k} w[o, c, k] · x[n, c, p·stride + k·dilation − padding]`: PyTorch's `conv3d`, zero padding.
 //! The input is a list of sources that count as concatenated along the channels; nothing copies them together.
 
 mod kernels;
@@ -357,7 +357,7 @@ impl Op for Conv3dWeightGradient {
     }
 }
 
-/// Gradient of a convolution with respect to its bias: db[o] = Σ_{n, p} dy[n, o, p]. Input: dy, a map.
+/// Gradient of a convolution with respect to its bias: `db[o] = Σ_{n, p} dy[n, o, p]`. Input: dy, a map.
 #[derive(Debug)]
 pub struct Conv3dBiasGradient;
 

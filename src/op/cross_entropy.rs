@@ -24,7 +24,7 @@ pub fn cross_entropy(
     Ok(graph.push(CrossEntropy, &[logits, labels, weights])?[0])
 }
 
-/// [`cross_entropy`] over the floor(`keep` · n) voxels with the highest unweighted cross-entropy, of the n that count in
+/// [`cross_entropy()`] over the floor(`keep` · n) voxels with the highest unweighted cross-entropy, of the n that count in
 /// the whole batch, ties by lowest index (online hard example mining, method section 3). `keep` is taken to four
 /// decimals.
 pub fn hard_mining(
