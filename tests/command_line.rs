@@ -140,8 +140,12 @@ fn predictions_have_the_scans_geometry_and_turned_scans_the_same_anatomy() {
     let scans = obelisk::dataset::scans(&data().join("imagesTs"), 1).unwrap();
     for (id, files) in scans.iter().take(3) {
         let scan = volume::read(&files[0]).unwrap();
-        std::fs::copy(&files[0], path("scans").join(format!("{id}.nii.gz"))).unwrap();
-        for code in ["LPI", "ASR"] {
+        // Whole numbers: the label writer is what tests have to store a scan with.
+        for (code, name) in [
+            ("RAS", String::new()),
+            ("LPI", "_LPI".into()),
+            ("ASR", "_ASR".into()),
+        ] {
             let turn = scan.geometry.orientation.to(code.parse().unwrap());
             let voxels: Vec<i32> = turn
                 .apply(&scan.data, 1, scan.geometry.shape)
@@ -150,7 +154,7 @@ fn predictions_have_the_scans_geometry_and_turned_scans_the_same_anatomy() {
                 .collect();
             let geometry = turned(&scan.geometry, code);
             volume::write_labels(
-                &path("scans").join(format!("{id}_{code}.nii.gz")),
+                &path("scans").join(format!("{id}{name}.nii.gz")),
                 &voxels,
                 &geometry,
                 false,
