@@ -62,6 +62,7 @@ fn other_operations() -> Graph {
     use obelisk::op::dropout::{channel_dropout, dropout};
     use obelisk::op::layout::to_flat;
     use obelisk::op::linear::linear;
+    use obelisk::op::obelisk_layer::obelisk_layer;
     use obelisk::op::obelisk_sample::{Locations, ObeliskSample};
     use obelisk::tensor::Spec;
     let mut g = Graph::new();
@@ -104,6 +105,18 @@ fn other_operations() -> Graph {
     let gradients = g.gradients_from(&[(sampled, above)], &[map, offsets]).unwrap();
     for (i, gradient) in gradients.into_iter().enumerate() {
         g.keep(&format!("sampled gradient {i}"), gradient.unwrap());
+    }
+    // A layer whose samples exceed what its gradients hold in memory: the original OBELISK's at 144³.
+    let image = g.input("image", Spec::flat(&[1, 1, 144, 144, 144])).unwrap();
+    let pairs = parameter(&mut g, "pairs", &[1, 1024, 1, 2, 3]);
+    let mix = parameter(&mut g, "mix", &[256, 256, 1, 1, 1]);
+    let layer = obelisk_layer(&mut g, image, pairs, mix, None, Locations::Grid([36; 3]), 4).unwrap();
+    let above = g
+        .input("layer upstream", Spec::map([1, 256, 36, 36, 36]))
+        .unwrap();
+    let gradients = g.gradients_from(&[(layer, above)], &[pairs, mix]).unwrap();
+    for (i, gradient) in gradients.into_iter().enumerate() {
+        g.keep(&format!("layer gradient {i}"), gradient.unwrap());
     }
     let weight = parameter(&mut g, "weight", &[4, 2, 3, 3, 3]);
     let vectors: Vec<_> = (0..5)
