@@ -61,13 +61,7 @@ impl Predictor {
         weights: &Weights,
     ) -> Result<Predictor, PredictError> {
         let plan = Plan::new(&inference_graph(network, preprocessing, grid)?, device.caps())?;
-        tracing::debug!("inference plan:\n{plan}");
-        let executable = Executable::new(device, plan, weights).await?;
-        Ok(Predictor {
-            executable,
-            preprocessing: preprocessing.clone(),
-            grid,
-        })
+        Predictor::from_plan(device, plan, preprocessing, grid, weights).await
     }
 
     /// A predictor with weights of its own, by name.
@@ -81,7 +75,23 @@ impl Predictor {
         let plan = Plan::new(&inference_graph(network, preprocessing, grid)?, device.caps())?;
         let weights = Weights::new(device, &plan, false).await?;
         weights.upload(device, tensors)?;
-        Predictor::new(device, network, preprocessing, grid, &weights).await
+        Predictor::from_plan(device, plan, preprocessing, grid, &weights).await
+    }
+
+    async fn from_plan(
+        device: &Device,
+        plan: Plan,
+        preprocessing: &Preprocessing,
+        grid: [usize; 3],
+        weights: &Weights,
+    ) -> Result<Predictor, PredictError> {
+        tracing::debug!("inference plan:\n{plan}");
+        let executable = Executable::new(device, plan, weights).await?;
+        Ok(Predictor {
+            executable,
+            preprocessing: preprocessing.clone(),
+            grid,
+        })
     }
 
     /// Logits `[L, D, H, W]` on the whole grid of a preprocessed scan.

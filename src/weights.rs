@@ -55,7 +55,7 @@ pub struct ModelInfo {
 /// How weights came to be; no times or host names, so that the same training gives the same bytes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TrainingRecord {
-    /// Name of the dataset, from its dataset.json.
+    /// Name of the dataset's folder.
     pub dataset: String,
     /// Epochs done when the file was written.
     pub epochs: usize,

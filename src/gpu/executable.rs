@@ -274,17 +274,7 @@ impl Executable {
     pub fn submit(&self, device: &Device, step: &StepScalars) -> Result<(), GpuError> {
         device.check()?;
         device.queue.write_buffer(&self.step, 0, bytemuck::bytes_of(step));
-        let mut encoder = device.device.create_command_encoder(&Default::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            for launch in &self.launches {
-                pass.set_pipeline(&launch.pipeline.pipeline);
-                pass.set_bind_group(0, &launch.group, &[]);
-                let [x, y, z] = launch.workgroups;
-                pass.dispatch_workgroups(x, y, z);
-            }
-        }
-        device.queue.submit([encoder.finish()]);
+        device.run(&self.launches);
         device.check()
     }
 
@@ -295,15 +285,7 @@ impl Executable {
         let mut seconds = Vec::new();
         for launch in &self.launches {
             let start = std::time::Instant::now();
-            let mut encoder = device.device.create_command_encoder(&Default::default());
-            {
-                let mut pass = encoder.begin_compute_pass(&Default::default());
-                pass.set_pipeline(&launch.pipeline.pipeline);
-                pass.set_bind_group(0, &launch.group, &[]);
-                let [x, y, z] = launch.workgroups;
-                pass.dispatch_workgroups(x, y, z);
-            }
-            device.queue.submit([encoder.finish()]);
+            device.run(std::slice::from_ref(launch));
             device.wait()?;
             seconds.push(start.elapsed().as_secs_f64());
         }
@@ -339,6 +321,21 @@ impl Executable {
 }
 
 impl Device {
+    /// Submits kernels in order, in one pass.
+    fn run(&self, launches: &[Launch]) {
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            for launch in launches {
+                pass.set_pipeline(&launch.pipeline.pipeline);
+                pass.set_bind_group(0, &launch.group, &[]);
+                let [x, y, z] = launch.workgroups;
+                pass.dispatch_workgroups(x, y, z);
+            }
+        }
+        self.queue.submit([encoder.finish()]);
+    }
+
     /// Blocks until everything submitted is done (native; browsers wait in [`Executable::read`]).
     pub fn wait(&self) -> Result<(), GpuError> {
         let forever = wgpu::PollType::Wait {
