@@ -8,6 +8,7 @@ use crate::op::batch_norm::batch_norm;
 use crate::op::conv3d::{Conv3dConfig, conv3d};
 use crate::op::leaky_relu::leaky_relu;
 use crate::op::upsample::Upsample;
+use crate::preprocess::Preprocessing;
 
 /// A network by name.
 #[derive(Clone, Copy)]
@@ -17,7 +18,23 @@ pub struct Network {
     /// One line for `obelisk info`.
     pub about: &'static str,
     /// Adds the network to a graph: image `[N, C, D, H, W]` (flat) to logits `[N, labels, D, H, W]` (map).
-    pub build: fn(&mut Builder, image: Value, labels: usize) -> Result<Value, GraphError>,
+    pub build: Build,
+    /// For networks that are as published: how the authors' script reads scans, for weights that say nothing of it.
+    pub published: Option<fn() -> Preprocessing>,
+}
+
+/// A network's function; see [`Network::build`].
+pub type Build = fn(&mut Builder, image: Value, labels: usize) -> Result<Value, GraphError>;
+
+impl Network {
+    const fn new(name: &'static str, about: &'static str, build: Build) -> Self {
+        Network {
+            name,
+            about,
+            build,
+            published: None,
+        }
+    }
 }
 
 impl std::fmt::Debug for Network {
@@ -28,21 +45,21 @@ impl std::fmt::Debug for Network {
 
 /// Every network that `--arch` names.
 pub const NETWORKS: &[Network] = &[
-    Network {
-        name: "obelisk-hybrid",
-        about: "shallow U-Net with two OBELISK layers, for any size (paper: Hybrid OBELISK-CNN, 230 k parameters)",
-        build: hybrid::obelisk_hybrid,
-    },
-    Network {
-        name: "obeliskhybrid_tcia",
-        about: "the hybrid exactly as published for the TCIA scans: 144³, 9 labels, its own 18×36×18 grid",
-        build: hybrid::obeliskhybrid_tcia,
-    },
-    Network {
-        name: "unet",
-        about: "all-convolutional U-Net of the paper's table 1 (880 k parameters)",
-        build: unet::unet,
-    },
+    Network::new(
+        "obelisk-hybrid",
+        "shallow U-Net with two OBELISK layers, for any size (paper: Hybrid OBELISK-CNN, 230 k parameters)",
+        hybrid::obelisk_hybrid,
+    ),
+    Network::new(
+        "obeliskhybrid_tcia",
+        "the hybrid exactly as published for the TCIA scans: 144³, 9 labels, its own 18×36×18 grid",
+        hybrid::obeliskhybrid_tcia,
+    ),
+    Network::new(
+        "unet",
+        "all-convolutional U-Net of the paper's table 1 (880 k parameters)",
+        unet::unet,
+    ),
 ];
 
 /// The network of that name, or the names there are.

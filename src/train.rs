@@ -1,6 +1,9 @@
 //! Training: settings, the graph of one step, the loop over epochs, validation, checkpoints and resuming.
 
 mod data;
+mod graph;
+mod log;
+mod settings;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -9,25 +12,25 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
 
+pub use self::log::EpochRecord;
 pub use data::{TrainingCase, TrainingData, ValidationCase};
+pub use graph::training_graph;
+
+pub use settings::{Loss, Schedule, Settings};
+
+use self::log::log_csv;
 use data::{augmentation, epoch_order, label_counts};
 
 use crate::evaluate::{Report, overlaps};
 use crate::file::write_beside;
 use crate::gpu::{Device, Executable, GpuError, Weights};
-use crate::graph::{Graph, GraphError, Value};
-use crate::model::{self, Builder, Network};
+use crate::graph::GraphError;
+use crate::model::{self};
 use crate::op::StepScalars;
-use crate::op::adam::adam;
-use crate::op::add::Add;
-use crate::op::affine_grid::AffineGrid;
-use crate::op::cross_entropy::{class_weights, cross_entropy, hard_mining};
-use crate::op::grid_sample::{GridSample, Mode, Padding};
-use crate::op::soft_dice::soft_dice;
+use crate::op::cross_entropy::class_weights;
 use crate::plan::Plan;
 use crate::predict::{PredictError, Predictor};
-use crate::preprocess::Preprocessing;
-use crate::tensor::{Spec, Tensor};
+use crate::tensor::Tensor;
 use crate::weights::{self, Model, ModelInfo, TrainingRecord, WeightsError};
 
 /// What can go wrong while training.
@@ -68,163 +71,6 @@ pub enum TrainError {
     Gpu(#[from] GpuError),
 }
 
-/// What is minimised.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Loss {
-    /// Softmax cross-entropy over all voxels.
-    CrossEntropy,
-    /// Cross-entropy plus soft Dice over foreground labels.
-    CrossEntropyDice,
-    /// Class-weighted cross-entropy of the hardest quarter of the voxels (the paper's, for OBELISK networks).
-    HardMining,
-}
-
-/// How the learning rate falls.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Schedule {
-    /// Half a cosine from the first epoch's rate to zero, step by step.
-    Cosine,
-    /// × 0.99 after each epoch (the paper's).
-    Exponential,
-}
-
-/// Settings of a training run; written as `config.toml` into the run and read back by `--config`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Settings {
-    /// Folder with dataset.json.
-    pub dataset: PathBuf,
-    /// Network.
-    pub arch: String,
-    /// Validation fold; absent to train on every case.
-    pub fold: Option<usize>,
-    /// Passes over the training cases.
-    pub epochs: usize,
-    /// Scans in a step.
-    pub batch: usize,
-    /// Seed of all random streams.
-    pub seed: u64,
-    /// Adam's learning rate at the start.
-    pub learning_rate: f32,
-    /// How it falls.
-    pub schedule: Schedule,
-    /// L2 penalty added to the gradient.
-    pub weight_decay: f32,
-    /// What is minimised.
-    pub loss: Loss,
-    /// Standard deviation of the affine augmentation's twelve entries, in normalised coordinates.
-    pub affine: f32,
-    /// Epochs between validations; the last epoch is always validated.
-    pub validate_every: usize,
-    /// Target orientation, such as `RAS`; absent to take the dataset's most common.
-    pub orientation: Option<String>,
-    /// Target spacing in mm (D, H, W); absent to take the dataset's median.
-    pub spacing: Option<[f64; 3]>,
-    /// Target grid in voxels (D, H, W); absent to cover the dataset's scans.
-    pub size: Option<[usize; 3]>,
-}
-
-impl Settings {
-    /// The defaults for a dataset and network.
-    pub fn new(dataset: PathBuf, arch: &str) -> Self {
-        Settings {
-            dataset,
-            arch: arch.to_owned(),
-            fold: None,
-            epochs: 44,
-            batch: 2,
-            seed: 1,
-            learning_rate: 0.002,
-            schedule: Schedule::Cosine,
-            weight_decay: 1e-5,
-            loss: Loss::CrossEntropyDice,
-            affine: 0.075,
-            validate_every: 1,
-            orientation: None,
-            spacing: None,
-            size: None,
-        }
-    }
-
-    /// Learning rate at step `step` of `steps` an epoch.
-    fn rate(&self, step: usize, steps: usize) -> f32 {
-        let epoch = step / steps;
-        match self.schedule {
-            Schedule::Exponential => self.learning_rate * 0.99f32.powi(epoch as i32),
-            Schedule::Cosine => {
-                let done = step as f64 / (steps * self.epochs) as f64;
-                (self.learning_rate as f64 * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())) as f32
-            }
-        }
-    }
-}
-
-/// One training step as a graph: augmentation, network, loss, gradients, Adam. Inputs `image` `[N, C, D, H, W]`,
-/// `labels` `[N, 1, D, H, W]` (class index, −1 ignored) and, with `augment`, `theta` `[N, 3, 4]`; with hard mining
-/// also `class_weights` `[L]`. Keeps `loss` `[1]`.
-pub fn training_graph(
-    network: &Network,
-    shape: [usize; 5],
-    classes: usize,
-    loss: Loss,
-    augment: bool,
-) -> Result<Graph, GraphError> {
-    let mut graph = Graph::new();
-    let [n, _, d, h, w] = shape;
-    let mut image = graph.input("image", Spec::flat(&shape))?;
-    let mut labels = graph.input("labels", Spec::flat(&[n, 1, d, h, w]))?;
-    if augment {
-        let theta = graph.input("theta", Spec::flat(&[n, 3, 4]))?;
-        let grid = graph.push1(
-            AffineGrid {
-                size: [d, h, w],
-                align_corners: true,
-            },
-            &[theta],
-        )?;
-        let sample = |mode, padding| GridSample {
-            mode,
-            padding,
-            align_corners: true,
-        };
-        image = graph.push1(sample(Mode::Trilinear, Padding::Border), &[image, grid])?;
-        labels = graph.push1(sample(Mode::Nearest, Padding::Zeros), &[labels, grid])?;
-    }
-    let mut builder = Builder {
-        graph: &mut graph,
-        training: true,
-    };
-    let logits = (network.build)(&mut builder, image, classes)?;
-    let loss = add_loss(&mut graph, logits, labels, classes, loss)?;
-    graph.keep("loss", loss);
-    graph.parameter_gradient_nodes(loss)?;
-    adam(&mut graph)?;
-    Ok(graph)
-}
-
-fn add_loss(
-    graph: &mut Graph,
-    logits: Value,
-    labels: Value,
-    classes: usize,
-    loss: Loss,
-) -> Result<Value, GraphError> {
-    match loss {
-        Loss::CrossEntropy => cross_entropy(graph, logits, labels, None),
-        Loss::CrossEntropyDice => {
-            let entropy = cross_entropy(graph, logits, labels, None)?;
-            let dice = soft_dice(graph, logits, labels, false)?;
-            graph.push1(Add, &[entropy, dice])
-        }
-        Loss::HardMining => {
-            let weights = graph.input("class_weights", Spec::flat(&[classes]))?;
-            hard_mining(graph, logits, labels, Some(weights), 0.25)
-        }
-    }
-}
-
 /// What training tells its caller as it goes.
 #[derive(Clone, Debug)]
 pub enum Event<'a> {
@@ -250,25 +96,6 @@ pub enum Event<'a> {
     },
     /// An epoch is done and its files are written.
     Epoch(&'a EpochRecord),
-}
-
-/// A line of the run's log.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct EpochRecord {
-    /// From 1.
-    pub epoch: usize,
-    /// Learning rate at its start.
-    pub learning_rate: f32,
-    /// Mean loss of its steps.
-    pub loss: f64,
-    /// Validation Dice by foreground label; empty when not validated.
-    pub dice: Vec<Option<f64>>,
-    /// Mean over labels.
-    pub mean_dice: Option<f64>,
-    /// Seconds of its steps.
-    pub train_seconds: f64,
-    /// Seconds of its validation.
-    pub validation_seconds: f64,
 }
 
 /// What a checkpoint says beside its tensors.
@@ -476,42 +303,6 @@ fn model_info(settings: &Settings, data: &TrainingData, epochs: usize, dice: Opt
             dice,
         },
     }
-}
-
-fn log_csv(log: &[EpochRecord], preprocessing: &Preprocessing) -> String {
-    let number = |v: Option<f64>| v.map(|v| format!("{v:.5}")).unwrap_or_default();
-    let names = preprocessing
-        .labels
-        .iter()
-        .skip(1)
-        .map(|l| format!("dice_{}", l.name.replace([',', '"', '\n'], "_")));
-    let columns: Vec<String> = [
-        "epoch",
-        "learning_rate",
-        "loss",
-        "train_seconds",
-        "validation_seconds",
-        "dice_mean",
-    ]
-    .map(String::from)
-    .into_iter()
-    .chain(names)
-    .collect();
-    let mut text = columns.join(",") + "\n";
-    for line in log {
-        let dice = (0..preprocessing.labels.len() - 1).map(|i| number(line.dice.get(i).copied().flatten()));
-        let dice: Vec<String> = std::iter::once(number(line.mean_dice)).chain(dice).collect();
-        text += &format!(
-            "{},{:.7},{:.6},{:.2},{:.2},{}\n",
-            line.epoch,
-            line.learning_rate,
-            line.loss,
-            line.train_seconds,
-            line.validation_seconds,
-            dice.join(",")
-        );
-    }
-    text
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {

@@ -1,0 +1,76 @@
+//! One training step as a graph.
+
+use super::settings::Loss;
+use crate::graph::{Graph, GraphError, Value};
+use crate::model::{Builder, Network};
+use crate::op::adam::adam;
+use crate::op::add::Add;
+use crate::op::affine_grid::AffineGrid;
+use crate::op::cross_entropy::{cross_entropy, hard_mining};
+use crate::op::grid_sample::{GridSample, Mode, Padding};
+use crate::op::soft_dice::soft_dice;
+use crate::tensor::Spec;
+
+/// One training step as a graph: augmentation, network, loss, gradients, Adam. Inputs `image` `[N, C, D, H, W]`,
+/// `labels` `[N, 1, D, H, W]` (class index, −1 ignored) and, with `augment`, `theta` `[N, 3, 4]`; with hard mining
+/// also `class_weights` `[L]`. Keeps `loss` `[1]`.
+pub fn training_graph(
+    network: &Network,
+    shape: [usize; 5],
+    classes: usize,
+    loss: Loss,
+    augment: bool,
+) -> Result<Graph, GraphError> {
+    let mut graph = Graph::new();
+    let [n, _, d, h, w] = shape;
+    let mut image = graph.input("image", Spec::flat(&shape))?;
+    let mut labels = graph.input("labels", Spec::flat(&[n, 1, d, h, w]))?;
+    if augment {
+        let theta = graph.input("theta", Spec::flat(&[n, 3, 4]))?;
+        let grid = graph.push1(
+            AffineGrid {
+                size: [d, h, w],
+                align_corners: true,
+            },
+            &[theta],
+        )?;
+        let sample = |mode, padding| GridSample {
+            mode,
+            padding,
+            align_corners: true,
+        };
+        image = graph.push1(sample(Mode::Trilinear, Padding::Border), &[image, grid])?;
+        labels = graph.push1(sample(Mode::Nearest, Padding::Zeros), &[labels, grid])?;
+    }
+    let mut builder = Builder {
+        graph: &mut graph,
+        training: true,
+    };
+    let logits = (network.build)(&mut builder, image, classes)?;
+    let loss = add_loss(&mut graph, logits, labels, classes, loss)?;
+    graph.keep("loss", loss);
+    graph.parameter_gradient_nodes(loss)?;
+    adam(&mut graph)?;
+    Ok(graph)
+}
+
+pub(super) fn add_loss(
+    graph: &mut Graph,
+    logits: Value,
+    labels: Value,
+    classes: usize,
+    loss: Loss,
+) -> Result<Value, GraphError> {
+    match loss {
+        Loss::CrossEntropy => cross_entropy(graph, logits, labels, None),
+        Loss::CrossEntropyDice => {
+            let entropy = cross_entropy(graph, logits, labels, None)?;
+            let dice = soft_dice(graph, logits, labels, false)?;
+            graph.push1(Add, &[entropy, dice])
+        }
+        Loss::HardMining => {
+            let weights = graph.input("class_weights", Spec::flat(&[classes]))?;
+            hard_mining(graph, logits, labels, Some(weights), 0.25)
+        }
+    }
+}
