@@ -15,7 +15,6 @@ use serde::{Deserialize, Serialize};
 pub use self::log::EpochRecord;
 pub use data::{TrainingCase, TrainingData, ValidationCase};
 pub use graph::training_graph;
-
 pub use settings::{Loss, Schedule, Settings};
 
 use self::log::log_csv;
@@ -25,7 +24,7 @@ use crate::evaluate::{Report, overlaps};
 use crate::file::write_beside;
 use crate::gpu::{Device, Executable, GpuError, Weights};
 use crate::graph::GraphError;
-use crate::model::{self};
+use crate::model;
 use crate::op::StepScalars;
 use crate::op::cross_entropy::class_weights;
 use crate::plan::Plan;
