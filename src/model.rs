@@ -1,6 +1,7 @@
 //! Networks: functions that add nodes. A network is added in one file and one line of [`NETWORKS`].
 
 mod hybrid;
+mod obelisk;
 mod unet;
 
 use crate::graph::{Graph, GraphError, Init, Value};
@@ -21,6 +22,37 @@ pub struct Network {
     pub build: Build,
     /// For networks that are as published: how the authors' script reads scans, for weights that say nothing of it.
     pub published: Option<fn() -> Preprocessing>,
+    /// For networks that train and predict at any locations: the network without its regular grid.
+    pub points: Option<PointNetwork>,
+}
+
+/// A network whose logits at a location depend on no other location's.
+#[derive(Clone, Copy)]
+pub struct PointNetwork {
+    /// What a scan goes through once, whatever the locations: image `[N, C, D, H, W]` (flat) to one of the same shape.
+    /// Has no parameters.
+    pub smooth: fn(&mut Graph, image: Value) -> Result<Value, GraphError>,
+    /// Logits at the sites' locations, one site after the other along N: a map `[ΣN, labels, d, h, w]`, with
+    /// [`At::Points`] `[ΣN, labels, 1, 1, S]`. All sites have as many locations.
+    pub at: fn(&mut Builder, sites: &[Site], labels: usize) -> Result<Value, GraphError>,
+}
+
+/// Smoothed images and where a [`PointNetwork`] looks at them.
+#[derive(Clone, Copy, Debug)]
+pub struct Site {
+    /// Flat `[N, C, D, H, W]`, smoothed.
+    pub image: Value,
+    /// The locations.
+    pub at: At,
+}
+
+/// Locations in an image.
+#[derive(Clone, Copy, Debug)]
+pub enum At {
+    /// A regular grid (d, h, w) whose outer points are the centres of the outer voxels.
+    Grid([usize; 3]),
+    /// Flat `[N, S, 3]`: (x, y, z) with x along W, −1 and +1 at the centres of the outer voxels.
+    Points(Value),
 }
 
 /// A network's function; see [`Network::build`].
@@ -33,6 +65,21 @@ impl Network {
             about,
             build,
             published: None,
+            points: None,
+        }
+    }
+
+    const fn at_points(self, points: PointNetwork) -> Self {
+        Network {
+            points: Some(points),
+            ..self
+        }
+    }
+
+    const fn as_published(self, preprocessing: fn() -> Preprocessing) -> Self {
+        Network {
+            published: Some(preprocessing),
+            ..self
         }
     }
 }
@@ -45,6 +92,31 @@ impl std::fmt::Debug for Network {
 
 /// Every network that `--arch` names.
 pub const NETWORKS: &[Network] = &[
+    Network::new(
+        "obelisk",
+        "the original OBELISK: 1024 pairs of offsets and a 1×1×1 dense-net; trains at random locations (130 k parameters)",
+        obelisk::obelisk,
+    )
+    .at_points(obelisk::BINARY),
+    Network::new(
+        "obelisk-unary",
+        "the same with 1024 single offsets (paper: Unary OBELISK + dense)",
+        obelisk::obelisk_unary,
+    )
+    .at_points(obelisk::UNARY),
+    Network::new(
+        "obelisk-random",
+        "the same with 1024 frozen single offsets (paper: Random offsets + dense)",
+        obelisk::obelisk_random,
+    )
+    .at_points(obelisk::RANDOM),
+    Network::new(
+        "obelisk_visceral",
+        "the original OBELISK exactly as published for the VISCERAL scans, for any size",
+        obelisk::obelisk_visceral,
+    )
+    .at_points(obelisk::VISCERAL)
+    .as_published(obelisk::visceral_preprocessing),
     Network::new(
         "obelisk-hybrid",
         "shallow U-Net with two OBELISK layers, for any size (paper: Hybrid OBELISK-CNN, 230 k parameters)",

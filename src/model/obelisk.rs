@@ -1,0 +1,196 @@
+//! The original OBELISK networks (method section 2): one layer of sparse offsets into the smoothed image, then a
+//! 1×1×1 dense-net. No location depends on another, so they train and predict at any set of them.
+
+use super::*;
+use crate::dataset::Label;
+use crate::op::avg_pool3d::AvgPool3d;
+use crate::op::concat::concat;
+use crate::op::obelisk_layer::obelisk_layer;
+use crate::op::obelisk_sample::Locations;
+use crate::preprocess::{Channel, Intensity, Preprocessing};
+
+/// Offsets start as N(0, 0.05²) in normalised coordinates (method section 1).
+const OFFSET_SIGMA: f32 = 0.05;
+/// Frozen offsets are N(0, 0.2²): they can't grow by training, and trained ones reach up to half the image.
+const FROZEN_SIGMA: f32 = 0.2;
+/// Coefficients of the OBELISK layer.
+const COEFFICIENTS: usize = 1024;
+/// Groups of the convolution that mixes them.
+const GROUPS: usize = 4;
+
+/// Two trained offsets a coefficient.
+pub const BINARY: PointNetwork = PointNetwork {
+    smooth: twice,
+    at: |b, sites, labels| head(b, sites, labels, Offsets::Binary),
+};
+
+/// One trained offset a coefficient.
+pub const UNARY: PointNetwork = PointNetwork {
+    smooth: twice,
+    at: |b, sites, labels| head(b, sites, labels, Offsets::Unary),
+};
+
+/// One frozen offset a coefficient.
+pub const RANDOM: PointNetwork = PointNetwork {
+    smooth: twice,
+    at: |b, sites, labels| head(b, sites, labels, Offsets::Frozen),
+};
+
+/// [`BINARY`] with the smoothing of the published VISCERAL script.
+pub const VISCERAL: PointNetwork = PointNetwork {
+    smooth: |graph, image| smooth(graph, image, &[5, 5, 3]),
+    at: |b, sites, labels| head(b, sites, labels, Offsets::Binary),
+};
+
+/// The original OBELISK with the paper's smoothing.
+pub fn obelisk(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
+    dense(b, image, labels, &BINARY)
+}
+
+/// One offset a coefficient.
+pub fn obelisk_unary(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
+    dense(b, image, labels, &UNARY)
+}
+
+/// One offset a coefficient, none of them trained.
+pub fn obelisk_random(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
+    dense(b, image, labels, &RANDOM)
+}
+
+/// As published for the VISCERAL scans, whatever their size.
+pub fn obelisk_visceral(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
+    dense(b, image, labels, &VISCERAL)
+}
+
+/// How the authors' script reads VISCERAL scans: as stored, HU / 500.
+pub fn visceral_preprocessing() -> Preprocessing {
+    let names = [
+        "background",
+        "liver",
+        "spleen",
+        "bladder",
+        "left kidney",
+        "right kidney",
+        "left psoas",
+        "right psoas",
+    ];
+    let labels = (0..).zip(names).map(|(value, name)| Label {
+        value,
+        name: name.into(),
+    });
+    Preprocessing {
+        orientation: None,
+        spacing: None,
+        grid: None,
+        ignore: None,
+        channels: vec![Channel {
+            name: "CT".into(),
+            intensity: Intensity::Linear {
+                divisor: 500.0,
+                offset: 0.0,
+            },
+        }],
+        labels: labels.collect(),
+    }
+}
+
+/// Logits on the quarter grid, upsampled to half and then to the image's size.
+fn dense(b: &mut Builder, image: Value, labels: usize, network: &PointNetwork) -> Result<Value, GraphError> {
+    let full = b.size(image);
+    let image = (network.smooth)(b.graph, image)?;
+    let site = Site {
+        image,
+        at: At::Grid(shrink(full, 4)),
+    };
+    let x = (network.at)(b, &[site], labels)?;
+    let x = b.upsample(x, shrink(full, 2))?;
+    b.upsample(x, full)
+}
+
+/// The paper's: two 3³ average poolings.
+fn twice(graph: &mut Graph, image: Value) -> Result<Value, GraphError> {
+    smooth(graph, image, &[3, 3])
+}
+
+fn smooth(graph: &mut Graph, mut image: Value, kernels: &[usize]) -> Result<Value, GraphError> {
+    for &kernel in kernels {
+        let pool = AvgPool3d {
+            kernel,
+            stride: 1,
+            padding: kernel / 2,
+        };
+        image = graph.push1(pool, &[image])?;
+    }
+    Ok(image)
+}
+
+/// What a coefficient of the layer is.
+#[derive(Clone, Copy)]
+enum Offsets {
+    /// The difference of the image at two offsets.
+    Binary,
+    /// The image at one.
+    Unary,
+    /// The image at one that is not trained.
+    Frozen,
+}
+
+impl Offsets {
+    fn declare(self, graph: &mut Graph) -> Result<Value, GraphError> {
+        let terms = match self {
+            Offsets::Binary => 2,
+            Offsets::Unary | Offsets::Frozen => 1,
+        };
+        let shape = [1, COEFFICIENTS, 1, terms, 3];
+        match self {
+            Offsets::Frozen => graph.state("offset1", &shape, Init::Normal(FROZEN_SIGMA)),
+            _ => graph.parameter("offset1", &shape, Init::Normal(OFFSET_SIGMA)),
+        }
+    }
+}
+
+/// From smoothed images to logits at their locations: the OBELISK layer, then the dense-net of table 2.
+fn head(b: &mut Builder, sites: &[Site], labels: usize, offsets: Offsets) -> Result<Value, GraphError> {
+    let offsets = offsets.declare(b.graph)?;
+    let x = layer(b, sites, offsets)?;
+    let x = b.norm("BN1", x, Some(0.0))?;
+    let x = b.conv("LIN2", &[x], Conv::k1(128))?;
+    let x = b.norm("BN2", x, None)?;
+    let mut y = dense_layer(b, "LIN3a", x, x)?;
+    for (norm, linear) in [("BN3a", "LIN3b"), ("BN3b", "LIN3c"), ("BN3c", "LIN3d")] {
+        let x = b.norm(norm, y, None)?;
+        y = dense_layer(b, linear, y, x)?;
+    }
+    let x = b.norm("BN3d", y, None)?;
+    b.conv("LIN4", &[x], Conv::k1(labels).with_bias())
+}
+
+/// `y` with 32 channels more, relu of a convolution of `x`.
+fn dense_layer(b: &mut Builder, linear: &str, y: Value, x: Value) -> Result<Value, GraphError> {
+    let grown = b.conv(linear, &[x], Conv::k1(32))?;
+    let grown = b.leaky(grown, 0.0)?;
+    concat(b.graph, &[y, grown])
+}
+
+/// LIN1 of the samples at every site, to 256 channels.
+fn layer(b: &mut Builder, sites: &[Site], offsets: Value) -> Result<Value, GraphError> {
+    let [site] = sites else {
+        let specs: Vec<_> = sites.iter().map(|s| b.graph.spec(s.image).clone()).collect();
+        return Err(GraphError::shape(
+            "obelisk_layer",
+            &specs,
+            "takes the locations of one image",
+        ));
+    };
+    let columns = b.graph.shape(site.image)[1] * COEFFICIENTS / GROUPS;
+    let init = Init::XavierNormal {
+        fan_in: columns,
+        fan_out: 256,
+    };
+    let weight = b.graph.parameter("LIN1.weight", &[256, columns, 1, 1, 1], init)?;
+    let (locations, points) = match site.at {
+        At::Grid(grid) => (Locations::Grid(grid), None),
+        At::Points(points) => (Locations::Points, Some(points)),
+    };
+    obelisk_layer(b.graph, site.image, offsets, weight, points, locations, GROUPS)
+}
