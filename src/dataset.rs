@@ -37,6 +37,67 @@ pub struct Fold {
     pub validation: Vec<usize>,
 }
 
+/// How cases are divided for cross-validation: a number of folds or `loo`, leave-one-out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "FoldsText", into = "FoldsText")]
+pub enum Folds {
+    /// scikit-learn's `KFold(K, shuffle=True, random_state=12345)` over the sorted ids.
+    Count(usize),
+    /// As many folds as cases; fold k holds out case k of the sorted ids.
+    LeaveOneOut,
+}
+
+/// [`Folds`] in files: a number or a word.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum FoldsText {
+    Count(usize),
+    Word(String),
+}
+
+impl TryFrom<FoldsText> for Folds {
+    type Error = String;
+
+    fn try_from(text: FoldsText) -> Result<Folds, String> {
+        match text {
+            FoldsText::Count(count) => count.to_string().parse(),
+            FoldsText::Word(word) => word.parse(),
+        }
+    }
+}
+
+impl From<Folds> for FoldsText {
+    fn from(folds: Folds) -> FoldsText {
+        match folds {
+            Folds::Count(count) => FoldsText::Count(count),
+            Folds::LeaveOneOut => FoldsText::Word(folds.to_string()),
+        }
+    }
+}
+
+impl std::str::FromStr for Folds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Folds, String> {
+        match text.parse() {
+            Ok(count) if count >= 2 => Ok(Folds::Count(count)),
+            Err(_) if text == "loo" => Ok(Folds::LeaveOneOut),
+            _ => Err(format!(
+                "`{text}` is neither a number of folds, 2 or more, nor loo"
+            )),
+        }
+    }
+}
+
+impl std::fmt::Display for Folds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Folds::Count(count) => write!(f, "{count}"),
+            Folds::LeaveOneOut => f.write_str("loo"),
+        }
+    }
+}
+
 /// A folder with `dataset.json`.
 #[derive(Debug, Clone)]
 pub struct Dataset {
@@ -142,41 +203,53 @@ impl Dataset {
         })
     }
 
-    /// Fold `k` of five: scikit-learn's `KFold(5, shuffle=True, random_state=12345)` over the sorted ids, which is
-    /// nnU-Net's; or entry `k` of the folder's `splits_final.json`.
+    /// The folds to cross-validate with. Without `folds`: those of the folder's `splits_final.json` or, where there is
+    /// none, `KFold(5, shuffle=True, random_state=12345)` over the sorted ids, which is nnU-Net's split.
     ///
     /// # Errors
-    /// A fold that does not exist, or fewer than five cases.
-    pub fn fold(&self, k: usize) -> Result<Fold, DatasetError> {
-        if let Some(splits) = &self.splits {
-            return match splits.get(k) {
-                Some(fold) => Ok(fold.clone()),
-                None => {
-                    let path = self.folder.join("splits_final.json");
-                    invalid(
-                        &path,
-                        format!(
-                            "it has {} folds, there is no fold {k} (the first is 0)",
-                            splits.len()
-                        ),
-                    )
-                }
-            };
+    /// More folds than cases.
+    pub fn folds(&self, folds: Option<Folds>) -> Result<Vec<Fold>, DatasetError> {
+        if let (None, Some(splits)) = (folds, &self.splits) {
+            return Ok(splits.clone());
         }
-        if k >= FOLDS {
-            return invalid(
-                &self.folder,
-                format!("there are folds 0 to {}, no fold {k}", FOLDS - 1),
-            );
+        let cases = self.cases.len();
+        let count = match folds {
+            None => DEFAULT_FOLDS,
+            Some(Folds::Count(count)) => count,
+            Some(Folds::LeaveOneOut) => {
+                let others = |k| (0..cases).filter(|i| *i != k).collect();
+                let fold = |k| Fold {
+                    train: others(k),
+                    validation: vec![k],
+                };
+                return Ok((0..cases).map(fold).collect());
+            }
+        };
+        if cases < count {
+            let problem =
+                format!("{cases} cases are too few for {count} folds; take fewer, or train on all of them");
+            return invalid(&self.folder, problem);
         }
-        if self.cases.len() < FOLDS {
-            let count = self.cases.len();
-            return invalid(
-                &self.folder,
-                format!("{count} cases are too few for {FOLDS} folds; train on all of them"),
-            );
+        Ok((0..count).map(|k| k_fold(cases, count, k)).collect())
+    }
+
+    /// Fold `k`, from 0, of [`Dataset::folds`].
+    ///
+    /// # Errors
+    /// A fold that does not exist, and those of [`Dataset::folds`].
+    pub fn fold(&self, folds: Option<Folds>, k: usize) -> Result<Fold, DatasetError> {
+        let mut all = self.folds(folds)?;
+        if k < all.len() {
+            return Ok(all.swap_remove(k));
         }
-        Ok(k_fold(self.cases.len(), k))
+        let source = match (folds, &self.splits) {
+            (None, Some(_)) => self.folder.join("splits_final.json"),
+            _ => self.folder.clone(),
+        };
+        invalid(
+            &source,
+            format!("there are folds 0 to {}, no fold {k}", all.len() - 1),
+        )
     }
 
     /// Opens every header: each scan must have the channels that dataset.json declares, on its label map's grid.
@@ -533,16 +606,16 @@ fn splits(path: &Path, cases: &[Case]) -> Result<Option<Vec<Fold>>, DatasetError
     Ok(Some(folds))
 }
 
-const FOLDS: usize = 5;
+const DEFAULT_FOLDS: usize = 5;
 
-/// scikit-learn's `list(KFold(5, shuffle=True, random_state=12345).split(range(count)))[k]`.
-fn k_fold(count: usize, k: usize) -> Fold {
+/// scikit-learn's `list(KFold(folds, shuffle=True, random_state=12345).split(range(count)))[k]`.
+fn k_fold(count: usize, folds: usize, k: usize) -> Fold {
     let mut random = MersenneTwister::new(12345);
     let mut order: Vec<usize> = (0..count).collect();
     for i in (1..count).rev() {
         order.swap(i, random.up_to(i as u32) as usize);
     }
-    let start = |k: usize| k * (count / FOLDS) + k.min(count % FOLDS);
+    let start = |k: usize| k * (count / folds) + k.min(count % folds);
     let mut validation = order[start(k)..start(k + 1)].to_vec();
     validation.sort_unstable();
     let train = (0..count)
@@ -605,18 +678,40 @@ mod tests {
     #[test]
     fn folds_are_scikit_learns() {
         let stored: Value = serde_json::from_str(include_str!("../tests/reference/folds.json")).unwrap();
-        for (count, folds) in stored.as_object().unwrap() {
-            let count: usize = count.parse().unwrap();
-            for (k, want) in folds.as_array().unwrap().iter().enumerate() {
+        for (key, wanted) in stored.as_object().unwrap() {
+            let (count, folds) = key.split_once('/').unwrap();
+            let (count, folds): (usize, usize) = (count.parse().unwrap(), folds.parse().unwrap());
+            assert_eq!(wanted.as_array().unwrap().len(), folds);
+            for (k, want) in wanted.as_array().unwrap().iter().enumerate() {
                 let want: Vec<usize> = serde_json::from_value(want.clone()).unwrap();
-                let fold = k_fold(count, k);
-                assert_eq!(fold.validation, want, "fold {k} of {count}");
+                let fold = k_fold(count, folds, k);
+                assert_eq!(fold.validation, want, "fold {k} of {folds}, {count} cases");
                 let mut all = [fold.train, fold.validation].concat();
                 all.sort_unstable();
                 assert_eq!(all, (0..count).collect::<Vec<_>>());
             }
         }
-        assert_eq!(stored.as_object().unwrap().len(), 5);
+        assert_eq!(stored.as_object().unwrap().len(), 15);
+    }
+
+    #[test]
+    fn folds_are_numbers_or_loo() {
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        struct File {
+            folds: Folds,
+        }
+        for (text, folds) in [
+            ("folds = 4\n", Folds::Count(4)),
+            ("folds = \"loo\"\n", Folds::LeaveOneOut),
+        ] {
+            let file: File = toml::from_str(text).unwrap();
+            assert_eq!(file.folds, folds);
+            assert_eq!(toml::to_string(&file).unwrap(), text);
+            assert_eq!(folds.to_string().parse(), Ok(folds));
+        }
+        for wrong in ["folds = 1", "folds = -2", "folds = \"all\""] {
+            assert!(toml::from_str::<File>(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

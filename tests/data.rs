@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use glam::{DMat3, DMat4, DVec3};
-use obelisk::dataset::{Dataset, read_channels, scans};
+use obelisk::dataset::{Dataset, Folds, read_channels, scans};
 use obelisk::preprocess::{Intensity, Overrides, Preprocessing, TileMerger, crop_or_pad, tiles};
 use obelisk::tensor::Tensor;
 use obelisk::volume::{self, Geometry, Orientation, SpatialHeader, Volume};
@@ -119,18 +119,52 @@ fn a_decathlon_dataset_opens_with_its_gaps_in_order() {
         (dataset.channels.clone(), dataset.ignore),
         (vec!["CT".to_string()], None)
     );
-    let fold = dataset.fold(0).unwrap();
+    let fold = dataset.fold(None, 0).unwrap();
     assert_eq!((fold.train.len(), fold.validation.len()), (4, 2));
-    assert!(dataset.fold(5).unwrap_err().to_string().contains("no fold 5"));
+    assert!(
+        dataset
+            .fold(None, 5)
+            .unwrap_err()
+            .to_string()
+            .contains("no fold 5")
+    );
+    let left_out = dataset.folds(Some(Folds::LeaveOneOut)).unwrap();
+    assert_eq!(left_out.len(), 6);
+    assert_eq!(
+        (left_out[4].train.len(), &left_out[4].validation[..]),
+        (5, &[4][..])
+    );
+    assert_eq!(
+        dataset.folds(Some(Folds::Count(3))).unwrap()[2].validation.len(),
+        2
+    );
+    let many = dataset.folds(Some(Folds::Count(7)));
+    assert!(
+        many.unwrap_err()
+            .to_string()
+            .contains("6 cases are too few for 7 folds")
+    );
 
     write_json(
         &folder.path().join("splits_final.json"),
         json!([{"train": ["c", "a"], "val": ["b"]}, {"train": ["b"], "val": []}]),
     );
     let dataset = Dataset::open(folder.path()).unwrap();
-    let fold = dataset.fold(0).unwrap();
+    let fold = dataset.fold(None, 0).unwrap();
     assert_eq!((fold.train, fold.validation), (vec![0, 2], vec![1]));
-    assert!(dataset.fold(2).unwrap_err().to_string().contains("2 folds"));
+    assert_eq!(dataset.folds(None).unwrap().len(), 2);
+    assert_eq!(
+        dataset.folds(Some(Folds::Count(4))).unwrap().len(),
+        4,
+        "asked for, not the file's"
+    );
+    assert!(
+        dataset
+            .fold(None, 2)
+            .unwrap_err()
+            .to_string()
+            .contains("folds 0 to 1, no fold 2")
+    );
     for (wrong, reason) in [
         (
             json!([{"train": ["x"], "val": []}]),
@@ -257,7 +291,7 @@ fn an_nnunet_dataset_opens_with_its_channels_and_ignore_label() {
     assert_eq!(prepared.shape, [2, 8, 9, 10]);
     // z-scores do not see the second channel's offset
     assert_eq!(prepared.data[..720], prepared.data[720..]);
-    assert!(dataset.fold(0).unwrap_err().to_string().contains("too few"));
+    assert!(dataset.fold(None, 0).unwrap_err().to_string().contains("too few"));
 
     let grouped = scans(&folder.path().join("imagesTr"), 2).unwrap();
     assert_eq!(grouped.keys().collect::<Vec<_>>(), ["x_1", "x_2"]);
@@ -507,7 +541,7 @@ fn the_hippocampus_dataset_gives_its_settings() {
     assert_eq!(settings.orientation, Some(Orientation::RAS));
     assert_eq!(settings.spacing, Some([1.0; 3]));
     assert_eq!(settings.grid, Some([40, 56, 48]));
-    let fold = dataset.fold(0).unwrap();
+    let fold = dataset.fold(None, 0).unwrap();
     assert_eq!((fold.train.len(), fold.validation.len()), (166, 42));
     for case in &dataset.cases {
         let image = settings

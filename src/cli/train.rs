@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use obelisk::dataset::Dataset;
+use obelisk::dataset::{Dataset, Folds};
 use obelisk::gpu::DeviceOptions;
 use obelisk::picture::{self, CurvePoint};
 use obelisk::preprocess::{Overrides, Preprocessing};
@@ -35,6 +35,16 @@ pub struct Train {
     /// Fold to validate on, from 0; absent to train on every case
     #[arg(long, value_name = "K")]
     fold: Option<usize>,
+    #[command(flatten)]
+    options: TrainingOptions,
+}
+
+/// What `train` and `crossval` may be told about a training; whatever is absent stays as the settings have it.
+#[derive(Debug, Args)]
+pub(super) struct TrainingOptions {
+    /// Folds that the cases are divided into: a number, or loo for leave-one-out [default: the dataset's own, or 5]
+    #[arg(long, value_name = "K|loo")]
+    pub(super) folds: Option<Folds>,
     /// Passes over the training cases
     #[arg(long)]
     epochs: Option<usize>,
@@ -183,12 +193,25 @@ impl Train {
                 Settings::new(dataset.clone(), self.arch.as_deref().unwrap_or("obelisk-hybrid"))
             }
         };
+        if let Some(dataset) = &self.dataset {
+            settings.dataset = dataset.clone();
+        }
+        if let Some(arch) = &self.arch {
+            settings.arch = arch.clone();
+        }
+        settings.fold = self.fold.or(settings.fold);
+        self.options.apply(&mut settings)?;
+        Ok(settings)
+    }
+}
+
+impl TrainingOptions {
+    /// Overrides the settings with what was given.
+    pub(super) fn apply(&self, settings: &mut Settings) -> Result<(), Usage> {
         macro_rules! set {
-            ($($field:ident),*) => { $(if let Some(value) = self.$field.clone() { settings.$field = value; })* };
+            ($($field:ident),*) => { $(if let Some(value) = self.$field { settings.$field = value; })* };
         }
         set!(
-            dataset,
-            arch,
             epochs,
             batch,
             seed,
@@ -197,10 +220,10 @@ impl Train {
             affine,
             validate_every
         );
-        settings.fold = self.fold.or(settings.fold);
+        settings.folds = self.folds.or(settings.folds);
         settings.spacing = self.spacing.or(settings.spacing);
         settings.size = self.size.or(settings.size);
-        settings.orientation = self.orient.clone().or(settings.orientation);
+        settings.orientation = self.orient.clone().or(settings.orientation.take());
         settings.loss = match self.loss {
             Some(LossName::CrossEntropy) => Loss::CrossEntropy,
             Some(LossName::CrossEntropyDice) => Loss::CrossEntropyDice,
@@ -213,9 +236,11 @@ impl Train {
             None => settings.schedule,
         };
         if settings.epochs == 0 || settings.batch == 0 || settings.validate_every == 0 {
-            return Err(Usage("--epochs, --batch and --validate-every are at least 1".into()).into());
+            return Err(Usage(
+                "--epochs, --batch and --validate-every are at least 1".into(),
+            ));
         }
-        Ok(settings)
+        Ok(())
     }
 }
 
@@ -223,18 +248,27 @@ impl Train {
 fn load(settings: &Settings) -> anyhow::Result<TrainingData> {
     let dataset = Dataset::open(&settings.dataset)?;
     dataset.check()?;
+    let preprocessing = derive_preprocessing(&dataset, settings)?;
+    let fold = settings
+        .fold
+        .map(|k| dataset.fold(settings.folds, k))
+        .transpose()?;
+    Ok(TrainingData::load(&dataset, preprocessing, fold.as_ref())?)
+}
+
+/// What the dataset suggests, with what the settings say instead.
+pub(super) fn derive_preprocessing(dataset: &Dataset, settings: &Settings) -> anyhow::Result<Preprocessing> {
     let orientation = settings.orientation.as_ref().map(|code| code.parse()).transpose();
     let overrides = Overrides {
         orientation: orientation.map_err(|e| Usage(format!("--orient: {e}")))?,
         spacing: settings.spacing,
         grid: settings.size,
     };
-    let preprocessing = Preprocessing::derive(&dataset, overrides)?;
-    Ok(TrainingData::load(&dataset, preprocessing, settings.fold)?)
+    Ok(Preprocessing::derive(dataset, overrides)?)
 }
 
 /// A bar on a terminal, plain lines otherwise.
-struct Progress {
+pub(super) struct Progress {
     bar: Option<ProgressBar>,
     epochs: usize,
     batch: usize,
@@ -244,7 +278,7 @@ struct Progress {
 }
 
 impl Progress {
-    fn new(epochs: usize, batch: usize, names: Vec<String>) -> Self {
+    pub(super) fn new(epochs: usize, batch: usize, names: Vec<String>) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style = "{prefix} {bar:30} {pos}/{len} {msg}";
             ProgressBar::new(0).with_style(ProgressStyle::with_template(style).expect("a valid template"))
@@ -259,7 +293,7 @@ impl Progress {
         }
     }
 
-    fn show(&mut self, event: &Event) {
+    pub(super) fn show(&mut self, event: &Event) {
         match event {
             Event::Step {
                 epoch,
@@ -318,7 +352,7 @@ impl Progress {
         }
     }
 
-    fn finish(&self) {
+    pub(super) fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }

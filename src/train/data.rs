@@ -4,7 +4,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
 
-use crate::dataset::{Dataset, DatasetError};
+use crate::dataset::{Dataset, DatasetError, Fold};
 use crate::preprocess::{Prepared, Preprocessing, centre, crop_or_pad};
 use crate::tensor::Tensor;
 
@@ -61,17 +61,14 @@ pub struct TrainingData {
 }
 
 impl TrainingData {
-    /// Reads and preprocesses a dataset; with `fold`, its validation cases are held out.
+    /// Reads and preprocesses a dataset: a fold's cases, or all of them to train on.
     pub fn load(
         dataset: &Dataset,
         preprocessing: Preprocessing,
-        fold: Option<usize>,
+        fold: Option<&Fold>,
     ) -> Result<TrainingData, DatasetError> {
         let (train, validation) = match fold {
-            Some(k) => {
-                let fold = dataset.fold(k)?;
-                (fold.train, fold.validation)
-            }
+            Some(fold) => (fold.train.clone(), fold.validation.clone()),
             None => ((0..dataset.cases.len()).collect(), Vec::new()),
         };
         let training = train

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::dataset::Folds;
+
 /// What is minimised.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -36,6 +38,9 @@ pub struct Settings {
     pub arch: String,
     /// Validation fold; absent to train on every case.
     pub fold: Option<usize>,
+    /// Which folds there are; absent for the dataset's own, or five.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folds: Option<Folds>,
     /// Passes over the training cases.
     pub epochs: usize,
     /// Scans in a step.
@@ -69,6 +74,7 @@ impl Settings {
             dataset,
             arch: arch.to_owned(),
             fold: None,
+            folds: None,
             epochs: 44,
             batch: 2,
             seed: 1,
