@@ -2,6 +2,7 @@
 
 mod hybrid;
 mod obelisk;
+pub mod published;
 mod unet;
 
 use crate::graph::{Graph, GraphError, Init, Value};
@@ -76,7 +77,8 @@ impl Network {
         }
     }
 
-    const fn as_published(self, preprocessing: fn() -> Preprocessing) -> Self {
+    /// As published, for the authors' weights.
+    const fn published(self, preprocessing: fn() -> Preprocessing) -> Self {
         Network {
             published: Some(preprocessing),
             ..self
@@ -116,7 +118,7 @@ pub const NETWORKS: &[Network] = &[
         obelisk::obelisk_visceral,
     )
     .at_points(obelisk::VISCERAL)
-    .as_published(obelisk::visceral_preprocessing),
+    .published(published::obelisk_visceral),
     Network::new(
         "obelisk-hybrid",
         "shallow U-Net with two OBELISK layers, for any size (paper: Hybrid OBELISK-CNN, 230 k parameters)",
@@ -126,7 +128,8 @@ pub const NETWORKS: &[Network] = &[
         "obeliskhybrid_tcia",
         "the hybrid exactly as published for the TCIA scans: 144³, 9 labels, its own 18×36×18 grid",
         hybrid::obeliskhybrid_tcia,
-    ),
+    )
+    .published(published::obeliskhybrid_tcia),
     Network::new(
         "unet",
         "all-convolutional U-Net of the paper's table 1 (880 k parameters)",

@@ -43,74 +43,96 @@ pub fn inference_graph(
     Ok(graph)
 }
 
-/// A network ready to segment scans, one tile of its grid at a time.
+/// A network ready to segment scans: one tile of the preprocessing's grid at a time or, where it has no grid, each scan
+/// as a whole, planned anew whenever a scan's size differs from the last one's.
 #[derive(Debug)]
 pub struct Predictor {
-    executable: Executable,
+    network: Network,
     preprocessing: Preprocessing,
-    grid: [usize; 3],
+    /// For planning anew; empty where the weights are shared.
+    tensors: HashMap<String, Tensor>,
+    planned: Option<([usize; 3], Executable)>,
 }
 
 impl Predictor {
-    /// Plans the network for the device and the preprocessing's grid; `weights` may be shared with training.
+    /// Plans the network for the device and the preprocessing's grid, with weights shared with training.
+    ///
+    /// # Errors
+    /// A preprocessing without a grid, and a network that can't be planned on it.
     pub async fn new(
         device: &Device,
         network: &Network,
         preprocessing: &Preprocessing,
-        grid: [usize; 3],
         weights: &Weights,
     ) -> Result<Predictor, PredictError> {
-        let plan = Plan::new(&inference_graph(network, preprocessing, grid)?, device.caps())?;
-        Predictor::from_plan(device, plan, preprocessing, grid, weights).await
+        let grid = preprocessing
+            .grid
+            .ok_or_else(|| GraphError::Name("shared weights need a preprocessing with a grid".into()))?;
+        let plan = plan(device, network, preprocessing, grid)?;
+        Ok(Predictor {
+            network: *network,
+            preprocessing: preprocessing.clone(),
+            tensors: HashMap::new(),
+            planned: Some((grid, Executable::new(device, plan, weights).await?)),
+        })
     }
 
-    /// A predictor with weights of its own, by name.
+    /// A predictor with weights of its own, by name; planned at once where the preprocessing has a grid.
+    ///
+    /// # Errors
+    /// A network that can't be planned on the grid, tensors that are missing or of other shapes.
     pub async fn with_weights(
         device: &Device,
         network: &Network,
         preprocessing: &Preprocessing,
-        grid: [usize; 3],
         tensors: &HashMap<String, Tensor>,
     ) -> Result<Predictor, PredictError> {
-        let plan = Plan::new(&inference_graph(network, preprocessing, grid)?, device.caps())?;
-        let weights = Weights::new(device, &plan, false).await?;
-        weights.upload(device, tensors)?;
-        Predictor::from_plan(device, plan, preprocessing, grid, &weights).await
+        let mut predictor = Predictor {
+            network: *network,
+            preprocessing: preprocessing.clone(),
+            tensors: tensors.clone(),
+            planned: None,
+        };
+        if let Some(grid) = preprocessing.grid {
+            predictor.plan_for(device, grid).await?;
+        }
+        Ok(predictor)
     }
 
-    async fn from_plan(
-        device: &Device,
-        plan: Plan,
-        preprocessing: &Preprocessing,
-        grid: [usize; 3],
-        weights: &Weights,
-    ) -> Result<Predictor, PredictError> {
-        tracing::debug!("inference plan:\n{plan}");
-        let executable = Executable::new(device, plan, weights).await?;
-        Ok(Predictor {
-            executable,
-            preprocessing: preprocessing.clone(),
-            grid,
-        })
+    async fn plan_for(&mut self, device: &Device, grid: [usize; 3]) -> Result<&Executable, PredictError> {
+        if self.planned.as_ref().is_none_or(|(planned, _)| *planned != grid) {
+            self.planned = None; // its memory is free for the next
+            let plan = plan(device, &self.network, &self.preprocessing, grid)?;
+            let weights = Weights::new(device, &plan, false).await?;
+            weights.upload(device, &self.tensors)?;
+            self.planned = Some((grid, Executable::new(device, plan, &weights).await?));
+        }
+        Ok(&self.planned.as_ref().expect("planned above").1)
     }
 
     /// Logits `[L, D, H, W]` on the whole grid of a preprocessed scan.
-    pub async fn logits(&self, device: &Device, prepared: &Prepared) -> Result<Tensor, PredictError> {
+    pub async fn logits(&mut self, device: &Device, prepared: &Prepared) -> Result<Tensor, PredictError> {
         let shape = prepared.placement.shape();
-        let mut merger = TileMerger::new(self.preprocessing.labels.len(), shape, self.grid);
-        for origin in tiles(shape, self.grid) {
-            let mut image = crop_or_pad(&prepared.image, origin, self.grid, 0.0);
+        let grid = self.preprocessing.grid.unwrap_or(shape);
+        let mut merger = TileMerger::new(self.preprocessing.labels.len(), shape, grid);
+        let executable = self.plan_for(device, grid).await?;
+        for origin in tiles(shape, grid) {
+            let mut image = crop_or_pad(&prepared.image, origin, grid, 0.0);
             image.shape.insert(0, 1);
-            self.executable.upload(device, "image", &image)?;
-            self.executable.submit(device, &StepScalars::default())?;
-            let logits = self.executable.read(device, "logits").await?;
+            executable.upload(device, "image", &image)?;
+            executable.submit(device, &StepScalars::default())?;
+            let logits = executable.read(device, "logits").await?;
             merger.add(origin, &logits.data);
         }
         Ok(merger.finish())
     }
 
     /// Label values `[X, Y, Z]` of a scan on its own grid, with the logits `[L, D, H, W]` on the preprocessed grid.
-    pub async fn segment(&self, device: &Device, scan: &Volume) -> Result<(Vec<i32>, Tensor), PredictError> {
+    pub async fn segment(
+        &mut self,
+        device: &Device,
+        scan: &Volume,
+    ) -> Result<(Vec<i32>, Tensor), PredictError> {
         let prepared = self.preprocessing.prepare_image(scan)?;
         let logits = self.logits(device, &prepared).await?;
         let labels = self.preprocessing.restore_labels(&logits, &prepared.placement);
@@ -121,4 +143,15 @@ impl Predictor {
     pub fn preprocessing(&self) -> &Preprocessing {
         &self.preprocessing
     }
+}
+
+fn plan(
+    device: &Device,
+    network: &Network,
+    preprocessing: &Preprocessing,
+    grid: [usize; 3],
+) -> Result<Plan, GraphError> {
+    let plan = Plan::new(&inference_graph(network, preprocessing, grid)?, device.caps())?;
+    tracing::debug!("inference plan:\n{plan}");
+    Ok(plan)
 }

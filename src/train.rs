@@ -162,7 +162,7 @@ pub async fn train(
     }
 
     let executable = Executable::new(device, plan, &weights).await?;
-    let predictor = Predictor::new(device, network, preprocessing, grid, &weights).await?;
+    let mut predictor = Predictor::new(device, network, preprocessing, &weights).await?;
     if settings.loss == Loss::HardMining {
         let weights = class_weights(&label_counts(&data.training, classes));
         executable.upload(device, "class_weights", &Tensor::new(&[classes], weights))?;
@@ -220,7 +220,7 @@ pub async fn train(
         let last = epoch + 1 == settings.epochs;
         let mut dice = Vec::new();
         if !data.validation.is_empty() && (last || (epoch + 1).is_multiple_of(settings.validate_every)) {
-            dice = validate(device, &predictor, &data.validation, &mut report).await?;
+            dice = validate(device, &mut predictor, &data.validation, &mut report).await?;
         }
         let known: Vec<f64> = dice.iter().flatten().copied().collect();
         let mean_dice = (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64);
@@ -266,11 +266,11 @@ pub async fn train(
 
 async fn validate(
     device: &Device,
-    predictor: &Predictor,
+    predictor: &mut Predictor,
     cases: &[ValidationCase],
     report: &mut impl FnMut(Event),
 ) -> Result<Vec<Option<f64>>, TrainError> {
-    let preprocessing = predictor.preprocessing();
+    let preprocessing = predictor.preprocessing().clone();
     let mut scores = Vec::new();
     for (i, case) in cases.iter().enumerate() {
         let logits = predictor.logits(device, &case.prepared).await?;

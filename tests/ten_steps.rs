@@ -11,27 +11,8 @@ use obelisk::plan::Plan;
 use obelisk::tensor::Tensor;
 use obelisk::train::{Loss, training_graph};
 
-/// Tensors of a stored file by name, as f32.
 fn load(name: &str) -> HashMap<String, Tensor> {
-    let path = format!(
-        "{}/tests/reference/{name}.safetensors",
-        env!("CARGO_MANIFEST_DIR")
-    );
-    let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
-    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    file.iter()
-        .map(|(name, view)| {
-            let data = match view.dtype() {
-                safetensors::Dtype::U8 => view.data().iter().map(|v| *v as f32).collect(),
-                _ => view
-                    .data()
-                    .chunks_exact(4)
-                    .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
-                    .collect(),
-            };
-            (name.to_owned(), Tensor::new(view.shape(), data))
-        })
-        .collect()
+    read_tensors(&reference(&format!("{name}.safetensors")))
 }
 
 /// The losses of ten steps on every device, compared with PyTorch's float64 ones: within 1e-3 relative, or three times

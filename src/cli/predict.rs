@@ -5,7 +5,7 @@ use clap::Args;
 use obelisk::dataset::{read_channels, scans};
 use obelisk::gpu::{Device, DeviceOptions};
 use obelisk::predict::Predictor;
-use obelisk::volume;
+use obelisk::volume::{self, Orientation};
 use obelisk::weights::Model;
 use obelisk::{model, picture, weights};
 
@@ -23,6 +23,12 @@ pub struct Predict {
     /// The label file, or the folder of label files
     #[arg(long, value_name = "LABELS|FOLDER")]
     output: PathBuf,
+    /// The network, where the weights name none or another one is meant
+    #[arg(long, value_name = "NAME")]
+    arch: Option<String>,
+    /// Turn scans to this orientation first (such as RPS), for networks that read them as stored; labels are turned back
+    #[arg(long, value_name = "CODE")]
+    orient: Option<Orientation>,
     /// Also write the logits (f32, [C, D, H, W]) on the preprocessed grid; one scan only
     #[arg(long, value_name = "FILE.safetensors")]
     logits: Option<PathBuf>,
@@ -39,7 +45,7 @@ pub struct Predict {
 
 impl Predict {
     pub fn run(&self, options: &DeviceOptions) -> anyhow::Result<()> {
-        let model = Model::load(&self.model)?;
+        let model = self.load_model()?;
         let channels = model.info.preprocessing.channels.len();
         let jobs = if self.input.is_dir() {
             if self.logits.is_some() {
@@ -89,11 +95,11 @@ impl Predict {
         }
 
         let device = open_device(options)?;
-        let predictor = load_predictor(&device, &model)
+        let mut predictor = load_predictor(&device, &model)
             .with_context(|| format!("{}: {}", self.model.display(), model.info.arch))?;
         let mut failed = 0;
         for job in &jobs {
-            match self.segment(&device, &predictor, &model, job) {
+            match self.segment(&device, &mut predictor, &model, job) {
                 Ok(()) => {}
                 // One bad scan among many does not keep the others from their labels.
                 Err(error) if all > 1 => {
@@ -109,10 +115,29 @@ impl Predict {
         Ok(())
     }
 
+    /// The weights, with what `--arch` and `--orient` say instead of their record.
+    fn load_model(&self) -> anyhow::Result<Model> {
+        let mut model = Model::load(&self.model)?;
+        if let Some(arch) = &self.arch {
+            model.info.arch = model::find(arch).map_err(|e| Usage(e.to_string()))?.name.into();
+        }
+        if let Some(code) = self.orient {
+            if let Some(own) = model.info.preprocessing.orientation {
+                let message = format!(
+                    "{} turns scans to {own} by itself; --orient is for networks that read scans as they are stored",
+                    self.model.display()
+                );
+                return Err(Usage(message).into());
+            }
+            model.info.preprocessing.orientation = Some(code);
+        }
+        Ok(model)
+    }
+
     fn segment(
         &self,
         device: &Device,
-        predictor: &Predictor,
+        predictor: &mut Predictor,
         model: &Model,
         job: &Job,
     ) -> anyhow::Result<()> {
@@ -151,13 +176,10 @@ impl Predict {
 
 fn load_predictor(device: &Device, model: &Model) -> anyhow::Result<Predictor> {
     let network = model::find(&model.info.arch)?;
-    let preprocessing = &model.info.preprocessing;
-    let grid = preprocessing.grid.context("the weights' record names no grid")?;
     Ok(pollster::block_on(Predictor::with_weights(
         device,
         network,
-        preprocessing,
-        grid,
+        &model.info.preprocessing,
         &model.tensors,
     ))?)
 }

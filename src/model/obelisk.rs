@@ -2,12 +2,10 @@
 //! 1×1×1 dense-net. No location depends on another, so they train and predict at any set of them.
 
 use super::*;
-use crate::dataset::Label;
 use crate::op::avg_pool3d::AvgPool3d;
 use crate::op::concat::concat;
 use crate::op::obelisk_layer::obelisk_layer;
 use crate::op::obelisk_sample::Locations;
-use crate::preprocess::{Channel, Intensity, Preprocessing};
 
 /// Offsets start as N(0, 0.05²) in normalised coordinates (method section 1).
 const OFFSET_SIGMA: f32 = 0.05;
@@ -60,38 +58,6 @@ pub fn obelisk_random(b: &mut Builder, image: Value, labels: usize) -> Result<Va
 /// As published for the VISCERAL scans, whatever their size.
 pub fn obelisk_visceral(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
     dense(b, image, labels, &VISCERAL)
-}
-
-/// How the authors' script reads VISCERAL scans: as stored, HU / 500.
-pub fn visceral_preprocessing() -> Preprocessing {
-    let names = [
-        "background",
-        "liver",
-        "spleen",
-        "bladder",
-        "left kidney",
-        "right kidney",
-        "left psoas",
-        "right psoas",
-    ];
-    let labels = (0..).zip(names).map(|(value, name)| Label {
-        value,
-        name: name.into(),
-    });
-    Preprocessing {
-        orientation: None,
-        spacing: None,
-        grid: None,
-        ignore: None,
-        channels: vec![Channel {
-            name: "CT".into(),
-            intensity: Intensity::Linear {
-                divisor: 500.0,
-                offset: 0.0,
-            },
-        }],
-        labels: labels.collect(),
-    }
 }
 
 /// Logits on the quarter grid, upsampled to half and then to the image's size.

@@ -46,6 +46,34 @@ pub fn shared(path: &str) -> Option<std::path::PathBuf> {
     None
 }
 
+/// Tensors of a safetensors file by name: f32, u8 as f32; those of other types (`num_batches_tracked`) are left out.
+pub fn read_tensors(path: &std::path::Path) -> HashMap<String, Tensor> {
+    let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let file =
+        safetensors::SafeTensors::deserialize(&bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    file.iter()
+        .filter_map(|(name, view)| {
+            let data = match view.dtype() {
+                safetensors::Dtype::U8 => view.data().iter().map(|v| *v as f32).collect(),
+                safetensors::Dtype::F32 => view
+                    .data()
+                    .chunks_exact(4)
+                    .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+                    .collect(),
+                _ => return None,
+            };
+            Some((name.to_owned(), Tensor::new(view.shape(), data)))
+        })
+        .collect()
+}
+
+/// A file of stored reference values, `tests/reference/NAME`.
+pub fn reference(name: &str) -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/reference")
+        .join(name)
+}
+
 /// Asserts |a − b| ≤ `tolerance` × max(1e-6, largest |b|), naming the worst element.
 pub fn assert_close(what: &str, actual: &Tensor, expected: &Tensor, tolerance: f32) {
     assert_eq!(actual.shape, expected.shape, "{what}: shapes");
@@ -302,25 +330,11 @@ pub struct Goldens {
 impl Goldens {
     /// `tests/reference/ops/NAME.safetensors`.
     pub fn load(name: &str) -> Self {
-        let path = format!(
-            "{}/tests/reference/ops/{name}.safetensors",
-            env!("CARGO_MANIFEST_DIR")
-        );
-        let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+        let path = reference(&format!("ops/{name}.safetensors"));
+        let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
         let cases = serde_json::from_str(&header.metadata().as_ref().unwrap()["cases"]).unwrap();
-        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        let tensors = file
-            .iter()
-            .map(|(name, view)| {
-                let data = view
-                    .data()
-                    .chunks_exact(4)
-                    .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
-                    .collect();
-                (name.to_owned(), Tensor::new(view.shape(), data))
-            })
-            .collect();
+        let tensors = read_tensors(&path);
         Goldens { cases, tensors }
     }
 
