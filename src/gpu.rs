@@ -2,9 +2,11 @@
 
 mod device;
 mod executable;
+mod memory;
 
 pub use device::{AdapterSummary, Device, DeviceOptions, adapters};
 pub use executable::{Executable, Weights};
+pub use memory::{AllocatorMemory, Memory};
 
 /// What can go wrong with a device.
 #[derive(Debug, thiserror::Error)]

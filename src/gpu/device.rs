@@ -2,6 +2,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use super::GpuError;
+use super::memory::{Buffer, Charge, Ledger, Memory};
 use crate::op::{Access, Caps, Dispatch};
 
 /// Which adapter to use and how much of it.
@@ -151,6 +152,9 @@ pub struct Device {
     summary: AdapterSummary,
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
     failure: Arc<Mutex<Option<String>>>,
+    ledger: Arc<Ledger>,
+    /// What wgpu stages for writes that no submission has taken yet.
+    staged: Mutex<Vec<Charge>>,
 }
 
 impl std::fmt::Debug for Device {
@@ -240,6 +244,8 @@ impl Device {
             summary: summary(adapter),
             pipelines: Mutex::new(HashMap::new()),
             failure,
+            ledger: Arc::default(),
+            staged: Mutex::default(),
         })
     }
 
@@ -253,6 +259,16 @@ impl Device {
         &self.summary
     }
 
+    /// The bytes of the buffers that this device holds, and the most that it held.
+    pub fn memory(&self) -> Memory {
+        self.ledger.memory(&self.device)
+    }
+
+    /// Starts the peak again from what is live.
+    pub fn reset_peak(&self) {
+        self.ledger.reset_peak();
+    }
+
     /// The first error that the device reported outside a scope, if any.
     pub(super) fn check(&self) -> Result<(), GpuError> {
         match &*self.failure.lock().unwrap() {
@@ -261,7 +277,7 @@ impl Device {
         }
     }
 
-    pub(super) async fn buffer(&self, label: &str, bytes: u64) -> Result<wgpu::Buffer, GpuError> {
+    pub(super) async fn buffer(&self, label: &str, bytes: u64) -> Result<Buffer, GpuError> {
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         self.buffer_with(label, bytes, usage).await
     }
@@ -271,7 +287,7 @@ impl Device {
         label: &str,
         bytes: u64,
         usage: wgpu::BufferUsages,
-    ) -> Result<wgpu::Buffer, GpuError> {
+    ) -> Result<Buffer, GpuError> {
         let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
@@ -285,12 +301,28 @@ impl Device {
             None => validation.pop().await,
         };
         match error {
-            None => Ok(buffer),
+            None => Ok(Buffer::new(buffer, self.ledger.charge(&self.device, bytes))),
             Some(e) => Err(GpuError::OutOfMemory {
                 label: label.into(),
                 mib: bytes >> 20,
                 reason: e.to_string(),
             }),
+        }
+    }
+
+    /// Copies bytes to a buffer before the next submission runs. wgpu stages a copy, which counts until then.
+    pub(super) fn write(&self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) {
+        self.queue.write_buffer(buffer, offset, bytes);
+        let charge = self.ledger.charge(&self.device, bytes.len() as u64);
+        self.staged.lock().unwrap().push(charge);
+    }
+
+    /// Submits recorded work; what was staged for it stops counting when it is done.
+    pub(super) fn submit(&self, commands: wgpu::CommandBuffer) {
+        self.queue.submit([commands]);
+        let staged = std::mem::take(&mut *self.staged.lock().unwrap());
+        if !staged.is_empty() {
+            self.queue.on_submitted_work_done(move || drop(staged));
         }
     }
 

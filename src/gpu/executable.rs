@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use super::GpuError;
 use super::device::{Device, Pipeline};
+use super::memory::Buffer;
 use crate::graph::Value;
 use crate::op::StepScalars;
 use crate::plan::{ALIGNMENT, Arena, Place, Plan, PlanBuffer};
@@ -11,10 +12,10 @@ use crate::tensor::{Spec, Tensor};
 /// Parameters and states on the device: what training changes, what several executables share.
 #[derive(Debug)]
 pub struct Weights {
-    parameters: wgpu::Buffer,
-    states: wgpu::Buffer,
-    moments: Option<[wgpu::Buffer; 2]>,
-    gradients: Option<wgpu::Buffer>,
+    parameters: Buffer,
+    states: Buffer,
+    moments: Option<[Buffer; 2]>,
+    gradients: Option<Buffer>,
     layout: (Arena, Arena),
 }
 
@@ -99,7 +100,7 @@ fn upload_arena(
             );
             return Err(GpuError::Tensor(message));
         }
-        device.queue.write_buffer(
+        device.write(
             buffer,
             *offset,
             bytemuck::cast_slice(&tensor.to_device(spec.layout)),
@@ -135,9 +136,10 @@ struct Launch {
 /// A plan with its buffers, pipelines and bind groups: made once, submitted every step.
 pub struct Executable {
     plan: Plan,
-    slots: Vec<wgpu::Buffer>,
-    step: wgpu::Buffer,
     launches: Vec<Launch>,
+    slots: Vec<Buffer>,
+    step: Buffer,
+    _params: Buffer, // bind groups read it; here it stays counted
 }
 
 impl std::fmt::Debug for Executable {
@@ -174,9 +176,7 @@ impl Executable {
         let params = device
             .buffer_with("kernel parameters", (words.len() as u64 * 4).max(16), uniform)
             .await?;
-        device
-            .queue
-            .write_buffer(&params, 0, bytemuck::cast_slice(&words));
+        device.write(&params, 0, bytemuck::cast_slice(&words));
 
         let missing = || GpuError::Tensor("these weights were not made for training".into());
         let mut launches = Vec::new();
@@ -233,9 +233,10 @@ impl Executable {
         }
         Ok(Executable {
             plan,
+            launches,
             slots,
             step,
-            launches,
+            _params: params,
         })
     }
 
@@ -262,7 +263,7 @@ impl Executable {
         let Place::Slot(slot) = self.plan.places[value] else {
             unreachable!("inputs live in slots")
         };
-        device.queue.write_buffer(
+        device.write(
             &self.slots[slot],
             0,
             bytemuck::cast_slice(&tensor.to_device(spec.layout)),
@@ -273,14 +274,14 @@ impl Executable {
     /// Submits every kernel in order and returns at once; results are there for [`Executable::read`].
     pub fn submit(&self, device: &Device, step: &StepScalars) -> Result<(), GpuError> {
         device.check()?;
-        device.queue.write_buffer(&self.step, 0, bytemuck::bytes_of(step));
+        device.write(&self.step, 0, bytemuck::bytes_of(step));
         device.run(&self.launches);
         device.check()
     }
 
     /// Submits each kernel alone and waits for it: seconds by launch, in the plan's order. For benchmarks; native only.
     pub fn submit_timed(&self, device: &Device, step: &StepScalars) -> Result<Vec<f64>, GpuError> {
-        device.queue.write_buffer(&self.step, 0, bytemuck::bytes_of(step));
+        device.write(&self.step, 0, bytemuck::bytes_of(step));
         device.wait()?;
         let mut seconds = Vec::new();
         for launch in &self.launches {
@@ -315,7 +316,7 @@ impl Executable {
     pub fn poison(&self, device: &Device) {
         for (slot, bytes) in self.slots.iter().zip(&self.plan.slots) {
             let garbage = vec![f32::NAN; *bytes as usize / 4];
-            device.queue.write_buffer(slot, 0, bytemuck::cast_slice(&garbage));
+            device.write(slot, 0, bytemuck::cast_slice(&garbage));
         }
     }
 }
@@ -333,7 +334,7 @@ impl Device {
                 pass.dispatch_workgroups(x, y, z);
             }
         }
-        self.queue.submit([encoder.finish()]);
+        self.submit(encoder.finish());
     }
 
     /// Blocks until everything submitted is done (native; browsers wait in [`Executable::read`]).
@@ -353,7 +354,7 @@ impl Device {
         let staging = self.buffer_with("read-back", bytes, usage).await?;
         let mut encoder = self.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, bytes);
-        self.queue.submit([encoder.finish()]);
+        self.submit(encoder.finish());
         let (send, receive) = futures_channel::oneshot::channel();
         staging.slice(..).map_async(wgpu::MapMode::Read, move |result| {
             // The receiver is gone only if this future was dropped.
