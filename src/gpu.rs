@@ -5,7 +5,7 @@ mod executable;
 mod memory;
 
 pub use device::{AdapterSummary, Device, DeviceOptions, adapters};
-pub use executable::{Executable, Weights};
+pub use executable::{Executable, Resident, Weights};
 pub use memory::{AllocatorMemory, Memory};
 
 /// What can go wrong with a device.

@@ -38,6 +38,8 @@ pub enum Init {
 pub enum Source {
     /// Uploaded before each submission.
     Input,
+    /// In a buffer that outlives the submissions and is chosen before each: a scan that many steps read.
+    Resident,
     /// A trained tensor.
     Parameter(Init),
     /// Persists between submissions and is saved with the weights, but no gradient flows to it: running statistics,
@@ -134,6 +136,12 @@ impl Graph {
         self.declare(name, spec, Source::Input)
     }
 
+    /// A value in a device buffer of its own that is chosen before a submission, not copied: see
+    /// [`crate::gpu::Executable::bind`].
+    pub fn resident(&mut self, name: &str, spec: Spec) -> Result<Value, GraphError> {
+        self.declare(name, spec, Source::Resident)
+    }
+
     /// A trained tensor (flat). Its name is its name in weight files.
     pub fn parameter(&mut self, name: &str, shape: &[usize], init: Init) -> Result<Value, GraphError> {
         self.declare(name, Spec::flat(shape), Source::Parameter(init))
@@ -175,7 +183,10 @@ impl Graph {
         let specs: Vec<Spec> = inputs.iter().map(|v| self.spec(*v).clone()).collect();
         let outputs = op.outputs(&specs)?;
         for &i in &op.writes(inputs.len()) {
-            if matches!(self.values[inputs[i].0].source, Source::Input | Source::Node(..)) {
+            if matches!(
+                self.values[inputs[i].0].source,
+                Source::Input | Source::Resident | Source::Node(..)
+            ) {
                 let reason = format!("input {i} is changed in place, so it must be a parameter or a state");
                 return Err(GraphError::shape(op.name(), &specs, reason));
             }

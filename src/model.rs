@@ -45,6 +45,8 @@ pub struct Site {
     pub image: Value,
     /// The locations.
     pub at: At,
+    /// Flat `[1, 3, 4]`: the offsets are multiplied by its first three columns (affine augmentation); `None` leaves them.
+    pub theta: Option<Value>,
 }
 
 /// Locations in an image.

@@ -14,6 +14,7 @@ pub mod fill;
 mod fixed_point;
 pub mod grid_sample;
 pub mod hard_mining;
+pub mod join;
 pub mod layout;
 pub mod leaky_relu;
 pub mod linear;
@@ -21,6 +22,7 @@ pub mod obelisk_layer;
 pub mod obelisk_sample;
 mod separable;
 pub mod soft_dice;
+pub mod turn_offsets;
 pub mod upsample;
 
 use std::fmt;

@@ -15,6 +15,8 @@ pub const ALIGNMENT: u64 = 256;
 pub enum Place {
     /// A buffer of the plan that values share in turn.
     Slot(usize),
+    /// The resident input of that position in [`Plan::residents`].
+    Resident(usize),
     /// At this byte of the parameters.
     Parameter(u64),
     /// At this byte of the parameters' gradients.
@@ -62,6 +64,8 @@ pub struct Bound {
 pub enum PlanBuffer {
     /// A slot of the plan.
     Slot(usize),
+    /// A resident input, by position in [`Plan::residents`].
+    Resident(usize),
     /// All parameters.
     Parameters,
     /// All parameter gradients.
@@ -102,6 +106,8 @@ pub struct Plan {
     pub states: Arena,
     /// Name, value and spec of the inputs.
     pub inputs: Vec<(String, Value, Spec)>,
+    /// Name and spec of the inputs whose buffers are chosen before a submission.
+    pub residents: Vec<(String, Spec)>,
     /// Name, value and spec of what is read back.
     pub kept: Vec<(String, Value, Spec)>,
 }
@@ -130,6 +136,7 @@ impl Plan {
         let last_use = last_uses(graph, &live);
         let mut slots = Slots::default();
         let mut inputs = Vec::new();
+        let mut residents = Vec::new();
         for (i, info) in graph.values().iter().enumerate() {
             let value = Value(i);
             match info.source {
@@ -137,6 +144,10 @@ impl Plan {
                     inputs.push((info.name.clone(), value, info.spec.clone()));
                     let place = Place::Slot(slots.take(info.spec.bytes()));
                     places.insert(value, place);
+                }
+                Source::Resident => {
+                    places.insert(value, Place::Resident(residents.len()));
+                    residents.push((info.name.clone(), info.spec.clone()));
                 }
                 Source::Moment { order, parameter } => {
                     let Place::Parameter(offset) = places[&parameter] else {
@@ -231,6 +242,7 @@ impl Plan {
             parameters,
             states,
             inputs,
+            residents,
             kept,
         })
     }
@@ -279,6 +291,7 @@ impl fmt::Display for Plan {
 fn resolve(place: Place, bytes: u64) -> (PlanBuffer, u64, u64) {
     match place {
         Place::Slot(slot) => (PlanBuffer::Slot(slot), 0, bytes),
+        Place::Resident(i) => (PlanBuffer::Resident(i), 0, bytes),
         Place::Parameter(offset) => (PlanBuffer::Parameters, offset, bytes),
         Place::Gradient(offset) => (PlanBuffer::Gradients, offset, bytes),
         Place::Moment(order, offset) => (PlanBuffer::Moments(order), offset, bytes),

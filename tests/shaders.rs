@@ -60,10 +60,12 @@ fn other_operations() -> Graph {
     use obelisk::op::arg_max::ArgMax;
     use obelisk::op::batch_norm::fold_batch_norm;
     use obelisk::op::dropout::{channel_dropout, dropout};
+    use obelisk::op::join::join;
     use obelisk::op::layout::to_flat;
     use obelisk::op::linear::linear;
     use obelisk::op::obelisk_layer::obelisk_layer;
     use obelisk::op::obelisk_sample::{Locations, ObeliskSample};
+    use obelisk::op::turn_offsets::turn_offsets;
     use obelisk::tensor::Spec;
     let mut g = Graph::new();
     let logits = g.input("logits", Spec::map([1, 3, 4, 5, 6])).unwrap();
@@ -118,6 +120,13 @@ fn other_operations() -> Graph {
     for (i, gradient) in gradients.into_iter().enumerate() {
         g.keep(&format!("layer gradient {i}"), gradient.unwrap());
     }
+    let theta = g.input("turn", Spec::flat(&[1, 3, 4])).unwrap();
+    let turned = turn_offsets(&mut g, offsets, theta).unwrap();
+    let above = g.input("turned upstream", Spec::flat(&[1, 8, 1, 2, 3])).unwrap();
+    let gradient = g.gradients_from(&[(turned, above)], &[offsets]).unwrap()[0].unwrap();
+    g.keep("turned gradient", gradient);
+    let joined = join(&mut g, &[map, map]).unwrap();
+    g.keep("joined", joined);
     let weight = parameter(&mut g, "weight", &[4, 2, 3, 3, 3]);
     let vectors: Vec<_> = (0..5)
         .map(|i| parameter(&mut g, &format!("v{i}"), &[4]))

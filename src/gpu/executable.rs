@@ -4,7 +4,6 @@ use std::sync::Arc;
 use super::GpuError;
 use super::device::{Device, Pipeline};
 use super::memory::Buffer;
-use crate::graph::Value;
 use crate::op::StepScalars;
 use crate::plan::{ALIGNMENT, Arena, Place, Plan, PlanBuffer};
 use crate::tensor::{Spec, Tensor};
@@ -127,16 +126,99 @@ async fn download_arena(
         .collect())
 }
 
+/// A value in a device buffer of its own, for [`Executable::bind`]: a scan on the device that many submissions read.
+#[derive(Clone, Debug)]
+pub struct Resident {
+    buffer: Arc<Buffer>,
+    spec: Spec,
+}
+
+impl Resident {
+    /// Copies a tensor to the device in the layout of `spec`, whose shape it has.
+    pub async fn upload(device: &Device, tensor: &Tensor, spec: Spec) -> Result<Resident, GpuError> {
+        if spec.shape != tensor.shape {
+            let message = format!("a tensor {:?} can't be resident as {spec:?}", tensor.shape);
+            return Err(GpuError::Tensor(message));
+        }
+        let buffer = device.buffer("resident", spec.bytes()).await?;
+        let data = tensor.to_device(spec.layout);
+        device.write(&buffer, 0, bytemuck::cast_slice(&data));
+        Ok(Resident {
+            buffer: Arc::new(buffer),
+            spec,
+        })
+    }
+
+    /// Bytes that it takes on the device.
+    pub fn bytes(&self) -> u64 {
+        self.spec.bytes()
+    }
+}
+
 struct Launch {
     pipeline: Arc<Pipeline>,
-    group: wgpu::BindGroup,
+    label: &'static str,
+    entries: Vec<Entry>,
+    /// Absent while a resident input that it reads is not bound.
+    group: Option<wgpu::BindGroup>,
     workgroups: [u32; 3],
+}
+
+/// What is bound where: the position is the binding.
+struct Entry {
+    buffer: EntryBuffer,
+    offset: u64,
+    size: u64,
+}
+
+enum EntryBuffer {
+    Fixed(wgpu::Buffer),
+    Resident(usize),
+}
+
+impl Launch {
+    fn reads(&self, resident: usize) -> bool {
+        self.entries
+            .iter()
+            .any(|e| matches!(e.buffer, EntryBuffer::Resident(i) if i == resident))
+    }
+
+    /// Makes the bind group, where every resident input that the launch reads is bound.
+    fn bind(&mut self, device: &Device, residents: &[Option<Arc<Buffer>>]) {
+        let entries: Option<Vec<_>> = self
+            .entries
+            .iter()
+            .enumerate()
+            .map(|(i, entry)| {
+                let buffer = match &entry.buffer {
+                    EntryBuffer::Fixed(buffer) => buffer,
+                    EntryBuffer::Resident(i) => residents[*i].as_ref()?,
+                };
+                Some(wgpu::BindGroupEntry {
+                    binding: i as u32,
+                    resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                        buffer,
+                        offset: entry.offset,
+                        size: std::num::NonZeroU64::new(entry.size),
+                    }),
+                })
+            })
+            .collect();
+        self.group = entries.map(|entries| {
+            device.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some(self.label),
+                layout: &self.pipeline.layout,
+                entries: &entries,
+            })
+        });
+    }
 }
 
 /// A plan with its buffers, pipelines and bind groups: made once, submitted every step.
 pub struct Executable {
     plan: Plan,
     launches: Vec<Launch>,
+    residents: Vec<Option<Arc<Buffer>>>,
     slots: Vec<Buffer>,
     step: Buffer,
     _params: Buffer, // bind groups read it; here it stays counted
@@ -179,42 +261,41 @@ impl Executable {
         device.write(&params, 0, bytemuck::cast_slice(&words));
 
         let missing = || GpuError::Tensor("these weights were not made for training".into());
+        let fixed = |buffer: &wgpu::Buffer| EntryBuffer::Fixed(buffer.clone());
+        let residents = vec![None; plan.residents.len()];
         let mut launches = Vec::new();
         for (launch, (offset, size)) in plan.launches.iter().zip(spans) {
             let pipeline = device.pipeline(&launch.dispatch).await?;
-            let buffer = |buffer: &wgpu::Buffer, offset, size| {
-                (buffer.clone(), offset, std::num::NonZeroU64::new(size))
-            };
-            let mut bound = vec![buffer(&params, offset, size)];
+            let mut entries = vec![Entry {
+                buffer: fixed(&params),
+                offset,
+                size,
+            }];
             for b in &launch.bound {
-                let source = match b.buffer {
-                    PlanBuffer::Slot(i) => &slots[i],
-                    PlanBuffer::Parameters => &weights.parameters,
-                    PlanBuffer::States => &weights.states,
-                    PlanBuffer::Gradients => weights.gradients.as_ref().ok_or_else(missing)?,
-                    PlanBuffer::Moments(i) => &weights.moments.as_ref().ok_or_else(missing)?[i],
-                    PlanBuffer::Step => &step,
+                let buffer = match b.buffer {
+                    PlanBuffer::Resident(i) => EntryBuffer::Resident(i),
+                    PlanBuffer::Slot(i) => fixed(&slots[i]),
+                    PlanBuffer::Parameters => fixed(&weights.parameters),
+                    PlanBuffer::States => fixed(&weights.states),
+                    PlanBuffer::Gradients => fixed(weights.gradients.as_ref().ok_or_else(missing)?),
+                    PlanBuffer::Moments(i) => fixed(&weights.moments.as_ref().ok_or_else(missing)?[i]),
+                    PlanBuffer::Step => fixed(&step),
                 };
-                bound.push(buffer(source, b.offset, b.size));
+                entries.push(Entry {
+                    buffer,
+                    offset: b.offset,
+                    size: b.size,
+                });
             }
-            let entries: Vec<_> = bound
-                .iter()
-                .enumerate()
-                .map(|(i, (buffer, offset, size))| wgpu::BindGroupEntry {
-                    binding: i as u32,
-                    resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                        buffer,
-                        offset: *offset,
-                        size: *size,
-                    }),
-                })
-                .collect();
+            let mut made = Launch {
+                pipeline,
+                label: launch.op,
+                entries,
+                group: None,
+                workgroups: launch.dispatch.workgroups,
+            };
             let scope = device.device.push_error_scope(wgpu::ErrorFilter::Validation);
-            let group = device.device.create_bind_group(&wgpu::BindGroupDescriptor {
-                label: Some(launch.op),
-                layout: &pipeline.layout,
-                entries: &entries,
-            });
+            made.bind(device, &residents);
             if let Some(error) = scope.pop().await {
                 let label = format!(
                     "{} ({}:{})",
@@ -225,11 +306,7 @@ impl Executable {
                     reason: error.to_string(),
                 });
             }
-            launches.push(Launch {
-                pipeline,
-                group,
-                workgroups: launch.dispatch.workgroups,
-            });
+            launches.push(made);
         }
         Ok(Executable {
             plan,
@@ -237,6 +314,7 @@ impl Executable {
             slots,
             step,
             _params: params,
+            residents,
         })
     }
 
@@ -271,16 +349,63 @@ impl Executable {
         Ok(())
     }
 
+    /// Makes the resident input of that name be read from this buffer from the next submission on; nothing is copied.
+    pub fn bind(&mut self, device: &Device, name: &str, resident: &Resident) -> Result<(), GpuError> {
+        let found = self.plan.residents.iter().position(|(n, _)| n == name);
+        let i = found.ok_or_else(|| GpuError::Tensor(format!("the graph has no resident input `{name}`")))?;
+        let spec = &self.plan.residents[i].1;
+        if *spec != resident.spec {
+            let message = format!(
+                "resident input `{name}` is {:?}, the graph takes {spec:?}",
+                resident.spec
+            );
+            return Err(GpuError::Tensor(message));
+        }
+        let bound = self.residents[i].as_ref();
+        if !bound.is_some_and(|b| Arc::ptr_eq(b, &resident.buffer)) {
+            self.residents[i] = Some(resident.buffer.clone());
+            let launches = self.launches.iter_mut().filter(|launch| launch.reads(i));
+            launches.for_each(|launch| launch.bind(device, &self.residents));
+        }
+        device.check()
+    }
+
+    /// A copy, on the device, of the kept value of that name as the last submission left it.
+    pub async fn resident(&self, device: &Device, name: &str) -> Result<Resident, GpuError> {
+        let (slot, spec) = self.kept(name)?;
+        let buffer = device.buffer("resident", spec.bytes()).await?;
+        let mut encoder = device.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(&self.slots[slot], 0, &buffer, 0, spec.bytes());
+        device.submit(encoder.finish());
+        device.check()?;
+        Ok(Resident {
+            buffer: Arc::new(buffer),
+            spec: spec.clone(),
+        })
+    }
+
     /// Submits every kernel in order and returns at once; results are there for [`Executable::read`].
     pub fn submit(&self, device: &Device, step: &StepScalars) -> Result<(), GpuError> {
         device.check()?;
+        self.check_residents()?;
         device.write(&self.step, 0, bytemuck::bytes_of(step));
         device.run(&self.launches);
         device.check()
     }
 
+    fn check_residents(&self) -> Result<(), GpuError> {
+        match self.residents.iter().position(Option::is_none) {
+            None => Ok(()),
+            Some(i) => Err(GpuError::Tensor(format!(
+                "the resident input `{}` was not bound",
+                self.plan.residents[i].0
+            ))),
+        }
+    }
+
     /// Submits each kernel alone and waits for it: seconds by launch, in the plan's order. For benchmarks; native only.
     pub fn submit_timed(&self, device: &Device, step: &StepScalars) -> Result<Vec<f64>, GpuError> {
+        self.check_residents()?;
         device.write(&self.step, 0, bytemuck::bytes_of(step));
         device.wait()?;
         let mut seconds = Vec::new();
@@ -295,21 +420,19 @@ impl Executable {
 
     /// The kept value of that name, as the last submission left it.
     pub async fn read(&self, device: &Device, name: &str) -> Result<Tensor, GpuError> {
-        let (_, value, spec) = self
-            .plan
-            .kept
-            .iter()
-            .find(|(n, _, _)| n == name)
-            .ok_or_else(|| GpuError::Tensor(format!("the graph keeps no `{name}`")))?;
-        let data = self.read_value(device, *value, spec).await?;
+        let (slot, spec) = self.kept(name)?;
+        let data = device.read(&self.slots[slot], 0, spec.bytes()).await?;
         Ok(Tensor::from_device(spec, &data))
     }
 
-    async fn read_value(&self, device: &Device, value: Value, spec: &Spec) -> Result<Vec<f32>, GpuError> {
-        let Place::Slot(slot) = self.plan.places[&value] else {
-            return Err(GpuError::Tensor("only computed values are kept".into()));
-        };
-        device.read(&self.slots[slot], 0, spec.bytes()).await
+    fn kept(&self, name: &str) -> Result<(usize, &Spec), GpuError> {
+        let kept = self.plan.kept.iter().find(|(n, _, _)| n == name);
+        let (_, value, spec) =
+            kept.ok_or_else(|| GpuError::Tensor(format!("the graph keeps no `{name}`")))?;
+        match self.plan.places[value] {
+            Place::Slot(slot) => Ok((slot, spec)),
+            _ => Err(GpuError::Tensor("only computed values are kept".into())),
+        }
     }
 
     /// Fills every slot with a quiet NaN, so that a test sees what a kernel forgot to write.

@@ -4,8 +4,10 @@
 use super::*;
 use crate::op::avg_pool3d::AvgPool3d;
 use crate::op::concat::concat;
+use crate::op::join::join;
 use crate::op::obelisk_layer::obelisk_layer;
-use crate::op::obelisk_sample::Locations;
+use crate::op::obelisk_sample::{Locations, ObeliskSample};
+use crate::op::turn_offsets::turn_offsets;
 
 /// Offsets start as N(0, 0.05²) in normalised coordinates (method section 1).
 const OFFSET_SIGMA: f32 = 0.05;
@@ -67,6 +69,7 @@ fn dense(b: &mut Builder, image: Value, labels: usize, network: &PointNetwork) -
     let site = Site {
         image,
         at: At::Grid(shrink(full, 4)),
+        theta: None,
     };
     let x = (network.at)(b, &[site], labels)?;
     let x = b.upsample(x, shrink(full, 2))?;
@@ -138,25 +141,40 @@ fn dense_layer(b: &mut Builder, linear: &str, y: Value, x: Value) -> Result<Valu
     concat(b.graph, &[y, grown])
 }
 
-/// LIN1 of the samples at every site, to 256 channels.
+/// LIN1 of the samples at every site, to 256 channels. Samples of several sites meet in one batch before they are mixed,
+/// so that one convolution serves all; at a single site, which may be a whole grid, they are never stored.
 fn layer(b: &mut Builder, sites: &[Site], offsets: Value) -> Result<Value, GraphError> {
-    let [site] = sites else {
-        let specs: Vec<_> = sites.iter().map(|s| b.graph.spec(s.image).clone()).collect();
-        return Err(GraphError::shape(
-            "obelisk_layer",
-            &specs,
-            "takes the locations of one image",
+    let Some(first) = sites.first() else {
+        return Err(GraphError::Name(
+            "an OBELISK network needs an image to look at".into(),
         ));
     };
-    let columns = b.graph.shape(site.image)[1] * COEFFICIENTS / GROUPS;
+    let columns = b.graph.shape(first.image)[1] * COEFFICIENTS / GROUPS;
     let init = Init::XavierNormal {
         fan_in: columns,
         fan_out: 256,
     };
     let weight = b.graph.parameter("LIN1.weight", &[256, columns, 1, 1, 1], init)?;
-    let (locations, points) = match site.at {
-        At::Grid(grid) => (Locations::Grid(grid), None),
-        At::Points(points) => (Locations::Points, Some(points)),
+    let mut samples = Vec::new();
+    for site in sites {
+        let offsets = match site.theta {
+            Some(theta) => turn_offsets(b.graph, offsets, theta)?,
+            None => offsets,
+        };
+        let (locations, points) = match site.at {
+            At::Grid(grid) => (Locations::Grid(grid), None),
+            At::Points(points) => (Locations::Points, Some(points)),
+        };
+        if sites.len() == 1 {
+            return obelisk_layer(b.graph, site.image, offsets, weight, points, locations, GROUPS);
+        }
+        let inputs: Vec<Value> = [site.image, offsets].into_iter().chain(points).collect();
+        samples.push(b.graph.push1(ObeliskSample { locations }, &inputs)?);
+    }
+    let x = join(b.graph, &samples)?;
+    let config = Conv3dConfig {
+        groups: GROUPS,
+        ..Default::default()
     };
-    obelisk_layer(b.graph, site.image, offsets, weight, points, locations, GROUPS)
+    conv3d(b.graph, &[x], weight, None, config)
 }

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::OnceLock;
 
-use obelisk::gpu::{Device, DeviceOptions, Executable, Weights};
+use obelisk::gpu::{Device, DeviceOptions, Executable, Resident, Weights};
 use obelisk::graph::{Graph, Init, Source, Value};
 use obelisk::op::{Access, Caps, Dispatch, StepScalars, Word};
 use obelisk::plan::Plan;
@@ -169,8 +169,12 @@ pub fn run_plan_on(device: &Device, plan: Plan, data: &Data, step: &StepScalars)
             }
         }
         weights.upload_moments(device, &moments).unwrap();
-        let executable = Executable::new(device, plan, &weights).await.unwrap();
+        let mut executable = Executable::new(device, plan, &weights).await.unwrap();
         executable.poison(device);
+        for (name, spec) in executable.plan().residents.clone() {
+            let resident = Resident::upload(device, &data[&name], spec).await.unwrap();
+            executable.bind(device, &name, &resident).unwrap();
+        }
         for (name, _, _) in executable.plan().inputs.clone() {
             executable.upload(device, &name, &data[&name]).unwrap();
         }

@@ -248,6 +248,17 @@ def obelisk_layer():
     return file
 
 
+def turn_offsets():
+    """o' = A o of offsets [1, K, 1, P, 3] in (x, y, z); theta [1, 3, 4] = (A | t), a constant."""
+    file = File("turn_offsets")
+    for name, k, terms in [("unary", 5, 1), ("binary", 7, 2)]:
+        c = file.case(name)
+        offsets = c.input("offsets", c.normal(1, k, 1, terms, 3, std=0.3))
+        theta = c.input("theta", np.eye(3, 4)[None] + c.normal(1, 3, 4, std=0.3), differentiable=False)
+        c.output(torch.einsum("nij,nkdpj->nkdpi", theta[:, :, :3], offsets))
+    return file
+
+
 def grid_sample():
     file = File("grid_sample")
     size, out = (5, 7, 6), (3, 4, 5)
@@ -549,7 +560,7 @@ def adam():
 
 OPS = [
     conv3d, obelisk_unary, obelisk_binary, obelisk_layer, grid_sample, affine_grid, batch_norm, leaky_relu, relu,
-    avg_pool3d, upsample_trilinear, concat, linear, cross_entropy, hard_mining, soft_dice, dice_hinge, adam,
+    avg_pool3d, upsample_trilinear, concat, linear, cross_entropy, hard_mining, soft_dice, dice_hinge, adam, turn_offsets,
 ]  # fmt: skip
 
 if __name__ == "__main__":
