@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::log::EpochRecord;
 pub use data::{TrainingCase, TrainingData, ValidationCase};
-pub use graph::training_graph;
+pub use graph::{add_loss, training_graph};
 pub use settings::{Loss, Schedule, Settings};
 
 use self::log::log_csv;
@@ -163,7 +163,7 @@ pub async fn train(
 
     let executable = Executable::new(device, plan, &weights).await?;
     let mut predictor = Predictor::new(device, network, preprocessing, &weights).await?;
-    if settings.loss == Loss::HardMining {
+    if settings.loss.has_class_weights() {
         let weights = class_weights(&label_counts(&data.training, classes));
         executable.upload(device, "class_weights", &Tensor::new(&[classes], weights))?;
     }

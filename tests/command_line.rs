@@ -126,6 +126,31 @@ fn training_twice_gives_the_same_bytes_and_so_does_resuming() {
 }
 
 #[test]
+fn options_override_the_papers_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let data = data();
+    let refusal = obelisk(&["train", text(&data), "--out", text(&run), "--paper", "--resume"]);
+    refused(&refusal, 2, "--paper");
+    if !adapter() {
+        return;
+    }
+    done(&train(&run, &["--paper", "--batch", "9", "--affine", "0.1"]));
+    let config = std::fs::read_to_string(run.join("config.toml")).unwrap();
+    for line in [
+        "epochs = 2",
+        "batch = 9",
+        "affine = 0.1",
+        "schedule = \"exponential\"",
+        "loss = \"hard-mining\"",
+    ] {
+        assert!(config.contains(line), "{line} is not in {config}");
+    }
+    let log = std::fs::read_to_string(run.join("log.csv")).unwrap();
+    assert!(log.contains("\n2,0.0019800,"), "{log}");
+}
+
+#[test]
 fn predictions_have_the_scans_geometry_and_turned_scans_the_same_anatomy() {
     if !adapter() {
         return;
