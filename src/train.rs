@@ -25,6 +25,7 @@ use crate::file::write_beside;
 use crate::gpu::{Device, Executable, GpuError, Weights};
 use crate::graph::GraphError;
 use crate::model;
+use crate::offsets;
 use crate::op::StepScalars;
 use crate::op::cross_entropy::class_weights;
 use crate::plan::Plan;
@@ -224,6 +225,8 @@ pub async fn train(
         }
         let known: Vec<f64> = dice.iter().flatten().copied().collect();
         let mean_dice = (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64);
+        let validation_seconds = start.elapsed().as_secs_f64();
+        let mut tensors: HashMap<String, Tensor> = weights.download(device).await?.into_iter().collect();
         let line = EpochRecord {
             epoch: epoch + 1,
             learning_rate: settings.rate(epoch * steps, steps),
@@ -231,7 +234,8 @@ pub async fn train(
             dice,
             mean_dice,
             train_seconds,
-            validation_seconds: start.elapsed().as_secs_f64(),
+            validation_seconds,
+            offset_sigma: offsets::sigmas(&tensors),
         };
         record.log.push(line.clone());
         record.epochs_done = epoch + 1;
@@ -242,7 +246,6 @@ pub async fn train(
             (None, _) => data.validation.is_empty(),
         };
         record.best = if better { mean_dice } else { record.best };
-        let mut tensors: HashMap<String, Tensor> = weights.download(device).await?.into_iter().collect();
         let info = model_info(settings, data, epoch + 1, mean_dice);
         let model = Model {
             info,

@@ -89,6 +89,16 @@ fn training_twice_gives_the_same_bytes_and_so_does_resuming() {
         log.starts_with("epoch,learning_rate,loss") && log.contains("dice_Anterior"),
         "{log}"
     );
+    assert!(
+        log.lines()
+            .next()
+            .unwrap()
+            .ends_with(",offset1_sigma,offset2_sigma")
+    );
+    for line in log.lines().skip(1) {
+        let sigma = line.rsplit(',').next().unwrap().parse::<f64>().unwrap();
+        assert!((sigma - 0.05).abs() < 0.02, "two epochs from N(0, 0.05²): {line}");
+    }
     for file in ["best.safetensors", "checkpoint.safetensors", "curve.png"] {
         assert!(path("a").join(file).exists(), "{file}");
     }

@@ -143,14 +143,7 @@ impl Train {
             |event| progress.show(&event),
         ))?;
         progress.finish();
-        let points: Vec<CurvePoint> = log
-            .iter()
-            .map(|l| CurvePoint {
-                epoch: l.epoch,
-                loss: l.loss,
-                dice: l.dice.clone(),
-            })
-            .collect();
+        let points: Vec<CurvePoint> = log.iter().map(CurvePoint::from).collect();
         let title = format!("{} on {}", settings.arch, data.dataset);
         picture::training_curve(&self.out.join("curve.png"), &title, &points, &names, true)?;
         if let Some(best) = log
