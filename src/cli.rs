@@ -1,5 +1,6 @@
 //! Subcommands, one file each.
 
+mod bench;
 mod evaluate;
 mod info;
 mod predict;
@@ -38,6 +39,8 @@ enum Command {
     Train(Box<train::Train>),
     /// Segment a scan or a folder of scans
     Predict(predict::Predict),
+    /// Measure what a network costs on this machine
+    Bench(bench::Bench),
     /// Score predictions against reference labels
     Evaluate(evaluate::Evaluate),
 }
@@ -47,8 +50,8 @@ enum Command {
 #[error("{0}")]
 pub struct Usage(pub String);
 
-/// Runs the subcommand.
-pub fn run(arguments: Arguments) -> anyhow::Result<()> {
+/// Runs the subcommand of a process that `started` then.
+pub fn run(arguments: Arguments, started: std::time::Instant) -> anyhow::Result<()> {
     let options = DeviceOptions {
         adapter: arguments.adapter,
         backend: arguments.backend,
@@ -58,6 +61,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Info(command) => command.run(&options),
         Command::Train(command) => command.run(&options),
         Command::Predict(command) => command.run(&options),
+        Command::Bench(command) => command.run(&options, started),
         Command::Evaluate(command) => command.run(),
     }
 }

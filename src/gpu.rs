@@ -3,6 +3,7 @@
 mod device;
 mod executable;
 mod memory;
+mod timing;
 
 pub use device::{AdapterSummary, Device, DeviceOptions, adapters};
 pub use executable::{Executable, Resident, Weights};

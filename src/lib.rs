@@ -4,13 +4,14 @@
 //! repository describes the house.
 
 pub mod autodiff;
+#[cfg(feature = "cli")]
+pub mod bench;
 pub mod dataset;
 pub mod evaluate;
 pub mod file;
 pub mod gpu;
 pub mod graph;
 pub mod model;
-pub mod offsets;
 pub mod op;
 #[cfg(feature = "cli")]
 pub mod picture;

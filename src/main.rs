@@ -6,10 +6,11 @@ mod cli;
 use clap::Parser;
 
 fn main() -> std::process::ExitCode {
+    let started = std::time::Instant::now();
     quiet_driver();
     let arguments = cli::Arguments::parse();
     cli::start_logging(arguments.verbose);
-    match cli::run(arguments) {
+    match cli::run(arguments, started) {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -23,7 +24,7 @@ fn main() -> std::process::ExitCode {
 #[allow(unsafe_code)] // the environment is changed before any thread exists
 fn quiet_driver() {
     if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
-        // SAFETY: the first statement of main; no other thread reads the environment.
+        // SAFETY: the beginning of main; no other thread reads the environment.
         unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     }
 }

@@ -92,7 +92,7 @@ pub struct Launch {
 }
 
 /// Everything that the engine needs to run a graph again and again.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Plan {
     /// Kernels in order.
     pub launches: Vec<Launch>,

@@ -1,5 +1,4 @@
 use std::collections::HashMap;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::GpuError;
@@ -156,7 +155,7 @@ impl Resident {
     }
 }
 
-struct Launch {
+pub(super) struct Launch {
     pipeline: Arc<Pipeline>,
     label: &'static str,
     entries: Vec<Entry>,
@@ -173,7 +172,7 @@ struct Entry {
 }
 
 enum EntryBuffer {
-    Fixed(wgpu::Buffer),
+    Fixed(Buffer),
     Resident(usize),
 }
 
@@ -182,6 +181,13 @@ impl Launch {
         self.entries
             .iter()
             .any(|e| matches!(e.buffer, EntryBuffer::Resident(i) if i == resident))
+    }
+
+    pub(super) fn record(&self, pass: &mut wgpu::ComputePass) {
+        pass.set_pipeline(&self.pipeline.pipeline);
+        pass.set_bind_group(0, &self.group, &[]);
+        let [x, y, z] = self.workgroups;
+        pass.dispatch_workgroups(x, y, z);
     }
 
     /// Makes the bind group, where every resident input that the launch reads is bound.
@@ -218,11 +224,10 @@ impl Launch {
 /// A plan with its buffers, pipelines and bind groups: made once, submitted every step.
 pub struct Executable {
     plan: Plan,
-    launches: Vec<Launch>,
+    pub(super) launches: Vec<Launch>,
     residents: Vec<Option<Arc<Buffer>>>,
     slots: Vec<Buffer>,
-    step: Buffer,
-    _params: Buffer, // bind groups read it; here it stays counted
+    pub(super) step: Buffer,
 }
 
 impl std::fmt::Debug for Executable {
@@ -262,7 +267,7 @@ impl Executable {
         device.write(&params, 0, bytemuck::cast_slice(&words));
 
         let missing = || GpuError::Tensor("these weights were not made for training".into());
-        let fixed = |buffer: &wgpu::Buffer| EntryBuffer::Fixed(buffer.clone());
+        let fixed = |buffer: &Buffer| EntryBuffer::Fixed(buffer.clone());
         let residents = vec![None; plan.residents.len()];
         let mut launches = Vec::new();
         for (launch, (offset, size)) in plan.launches.iter().zip(spans) {
@@ -314,7 +319,6 @@ impl Executable {
             launches,
             slots,
             step,
-            _params: params,
             residents,
         })
     }
@@ -394,7 +398,7 @@ impl Executable {
         device.check()
     }
 
-    fn check_residents(&self) -> Result<(), GpuError> {
+    pub(super) fn check_residents(&self) -> Result<(), GpuError> {
         match self.residents.iter().position(Option::is_none) {
             None => Ok(()),
             Some(i) => Err(GpuError::Tensor(format!(
@@ -402,39 +406,6 @@ impl Executable {
                 self.plan.residents[i].0
             ))),
         }
-    }
-
-    /// Submits the kernels in parts of about `flops` operations (a kernel is never divided) and waits for each: a
-    /// browser stays responsive, and no submission is long enough for a watchdog. After each part `report` hears the
-    /// share done, 0 to 1; `Break` ends the run there, with whatever the buffers hold.
-    ///
-    /// # Errors
-    /// A device that failed.
-    pub async fn submit_in_parts(
-        &self,
-        device: &Device,
-        step: &StepScalars,
-        flops: u64,
-        report: &mut dyn FnMut(f64) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>, GpuError> {
-        device.check()?;
-        self.check_residents()?;
-        device.queue.write_buffer(&self.step, 0, bytemuck::bytes_of(step));
-        let all = self.plan.flops().max(1) as f64;
-        let (mut first, mut part, mut done) = (0, 0, 0);
-        for (i, launch) in self.plan.launches.iter().enumerate() {
-            part += launch.dispatch.flops;
-            if part < flops && i + 1 < self.launches.len() {
-                continue;
-            }
-            device.run(&self.launches[first..=i]);
-            device.done().await?;
-            (first, done, part) = (i + 1, done + part, 0);
-            if report(done as f64 / all).is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
-        }
-        Ok(ControlFlow::Continue(()))
     }
 
     /// Submits each kernel alone and waits for it: seconds by launch, in the plan's order. For benchmarks; native only.
@@ -485,10 +456,7 @@ impl Device {
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             for launch in launches {
-                pass.set_pipeline(&launch.pipeline.pipeline);
-                pass.set_bind_group(0, &launch.group, &[]);
-                let [x, y, z] = launch.workgroups;
-                pass.dispatch_workgroups(x, y, z);
+                launch.record(&mut pass);
             }
         }
         self.submit(encoder.finish());
@@ -506,22 +474,12 @@ impl Device {
         self.check()
     }
 
-    /// Resolves when everything submitted is done.
-    async fn done(&self) -> Result<(), GpuError> {
-        let (send, receive) = futures_channel::oneshot::channel();
-        self.queue.on_submitted_work_done(move || {
-            // The receiver is gone only if this future was dropped.
-            let _ = send.send(());
-        });
-        #[cfg(not(target_arch = "wasm32"))]
-        self.wait()?;
-        receive
-            .await
-            .map_err(|_| GpuError::Device("it dropped its work".into()))?;
-        self.check()
-    }
-
-    async fn read(&self, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<f32>, GpuError> {
+    pub(super) async fn read(
+        &self,
+        buffer: &wgpu::Buffer,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<Vec<f32>, GpuError> {
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let staging = self.buffer_with("read-back", bytes, usage).await?;
         let mut encoder = self.device.create_command_encoder(&Default::default());

@@ -94,19 +94,18 @@ impl Drop for Charge {
     }
 }
 
-/// A wgpu buffer that counts as live until it is dropped. Bind groups and submitted work share the wgpu buffer, so an
-/// owner drops this after them.
-#[derive(Debug)]
+/// A wgpu buffer that counts as live until its last clone is dropped.
+#[derive(Clone, Debug)]
 pub(super) struct Buffer {
     buffer: wgpu::Buffer,
-    _charge: Charge,
+    _charge: Arc<Charge>,
 }
 
 impl Buffer {
     pub(super) fn new(buffer: wgpu::Buffer, charge: Charge) -> Buffer {
         Buffer {
             buffer,
-            _charge: charge,
+            _charge: Arc::new(charge),
         }
     }
 }

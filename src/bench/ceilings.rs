@@ -1,0 +1,155 @@
+//! What the adapter reaches at best: bytes a second in a kernel that copies, operations a second in one that does
+//! nothing but multiply and add. Kernels of networks are held against these.
+
+use std::time::Instant;
+
+use super::BenchError;
+use crate::gpu::{Device, Executable, Weights};
+use crate::graph::Value;
+use crate::op::{BufferRef, Dispatch, StepScalars, linear_groups, read, write};
+use crate::plan::{ALIGNMENT, Bound, Launch, Place, Plan, PlanBuffer};
+use crate::shader::Shader;
+use crate::tensor::Spec;
+
+/// The most that kernels of this program's kind reach on the adapter, measured.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub struct Ceilings {
+    /// Bytes read and written a second by a copy, in 10⁹.
+    pub gigabytes: f64,
+    /// Multiplications and additions a second in f32, in 10⁹.
+    pub gigaflops: f64,
+}
+
+const COPY: Shader = Shader {
+    name: "copy",
+    parts: &[include_str!("../../benches/ceilings/copy.wgsl")],
+};
+const FMA: Shader = Shader {
+    name: "fma",
+    parts: &[include_str!("../../benches/ceilings/fma.wgsl")],
+};
+/// Loops of the FMA kernel: rounds of four.
+const ROUNDS: usize = 1024;
+/// A measurement shorter than this is repeated with more work.
+const LEAST_SECONDS: f64 = 0.02;
+
+/// Measures both ceilings; well under a second on any adapter, shader compilation aside.
+pub fn ceilings(device: &Device) -> Result<Ceilings, BenchError> {
+    // The largest arrays that two buffers may have, beyond any cache: 256 MiB where the adapter allows it.
+    let caps = device.caps();
+    let bytes = caps.max_binding.min(caps.max_buffer).min(256 << 20);
+    let mut copied: f64 = 0.0;
+    measure(
+        device,
+        |repeats| copy_plan(bytes, repeats),
+        |repeats, seconds| {
+            copied = copied.max(2.0 * bytes as f64 * repeats as f64 / seconds);
+        },
+    )?;
+    let mut computed: f64 = 0.0;
+    for chains in [1, 2, 4] {
+        let plan = |repeats| fma_plan(chains, repeats);
+        measure(device, plan, |repeats, seconds| {
+            let flops = fma_plan(chains, repeats).flops();
+            computed = computed.max(flops as f64 / seconds);
+        })?;
+    }
+    Ok(Ceilings {
+        gigabytes: copied / 1e9,
+        gigaflops: computed / 1e9,
+    })
+}
+
+/// Times plans of 1, 4, 16 … times the work until one takes long enough, and that one three times.
+fn measure(
+    device: &Device,
+    plan: impl Fn(usize) -> Plan,
+    mut report: impl FnMut(usize, f64),
+) -> Result<(), BenchError> {
+    let mut repeats = 1;
+    loop {
+        let plan = plan(repeats);
+        let weights = pollster::block_on(Weights::new(device, &plan, false))?;
+        let executable = pollster::block_on(Executable::new(device, plan, &weights))?;
+        let run = || -> Result<f64, BenchError> {
+            let start = Instant::now();
+            executable.submit(device, &StepScalars::default())?;
+            device.wait()?;
+            Ok(start.elapsed().as_secs_f64())
+        };
+        run()?; // compiles
+        if run()? >= LEAST_SECONDS || repeats >= 1 << 14 {
+            for _ in 0..3 {
+                report(repeats, run()?);
+            }
+            return Ok(());
+        }
+        repeats *= 4;
+    }
+}
+
+/// Copies a buffer of so many bytes to another, again and again.
+pub fn copy_plan(bytes: u64, repeats: usize) -> Plan {
+    let count = bytes as usize / 16;
+    let dispatch = Dispatch {
+        params: vec![("count", count.into())],
+        bindings: vec![read(BufferRef::Input(0)), write(BufferRef::Output(0))],
+        workgroups: linear_groups(count, 64),
+        ..Dispatch::new(COPY, "main")
+    };
+    let values = [("source", 0), ("target", 1)]
+        .map(|(name, slot)| (name.to_owned(), Value(slot), Spec::flat(&[bytes as usize / 4])));
+    let [source, target] = values;
+    Plan {
+        inputs: vec![source],
+        kept: vec![target],
+        ..plan(dispatch, &[bytes, bytes], repeats)
+    }
+}
+
+/// Multiplies and adds in 4 × `chains` registers of 2¹⁵ invocations for each repeat.
+pub fn fma_plan(chains: u32, repeats: usize) -> Plan {
+    // More invocations, not more dispatches: a GPU needs many to fill it.
+    let invocations = (repeats << 15).min(1 << 22);
+    let repeats = (repeats << 15) / invocations;
+    let dispatch = Dispatch {
+        constants: vec![("CHAINS", chains), ("ROUNDS", ROUNDS as u32)],
+        params: vec![("a", 0.5f32.into()), ("b", 1.0f32.into())],
+        bindings: vec![write(BufferRef::Output(0))],
+        workgroups: linear_groups(invocations, 64),
+        iterations: 5 * ROUNDS as u64,
+        flops: 2 * 4 * chains as u64 * 4 * ROUNDS as u64 * invocations as u64,
+        ..Dispatch::new(FMA, "main")
+    };
+    let sums = ("sums".to_owned(), Value(0), Spec::flat(&[4 * invocations]));
+    Plan {
+        kept: vec![sums],
+        ..plan(dispatch, &[16 * invocations as u64], repeats)
+    }
+}
+
+/// One kernel that binds all of each slot, launched again and again.
+fn plan(dispatch: Dispatch, slots: &[u64], repeats: usize) -> Plan {
+    let bound = slots.iter().enumerate().map(|(slot, size)| Bound {
+        buffer: PlanBuffer::Slot(slot),
+        offset: 0,
+        size: *size,
+    });
+    let launch = Launch {
+        op: dispatch.shader.name,
+        node: 0,
+        dispatch,
+        bound: bound.collect(),
+    };
+    let mut plan = Plan {
+        launches: vec![launch; repeats],
+        slots: slots.to_vec(),
+        places: (0..slots.len())
+            .map(|slot| (Value(slot), Place::Slot(slot)))
+            .collect(),
+        ..Plan::default()
+    };
+    plan.parameters.bytes = ALIGNMENT;
+    plan.states.bytes = ALIGNMENT;
+    plan
+}
