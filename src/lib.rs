@@ -12,6 +12,7 @@ pub mod file;
 pub mod gpu;
 pub mod graph;
 pub mod model;
+pub mod offsets;
 pub mod op;
 #[cfg(feature = "cli")]
 pub mod picture;

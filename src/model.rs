@@ -25,6 +25,8 @@ pub struct Network {
     pub published: Option<fn() -> Preprocessing>,
     /// For networks that train and predict at any locations: the network without its regular grid.
     pub points: Option<PointNetwork>,
+    /// Whether it has OBELISK layers: parameters or states named `offset…`, shape `[1, K, 1, P, 3]`.
+    pub obelisk_layers: bool,
 }
 
 /// A network whose logits at a location depend on no other location's.
@@ -69,12 +71,14 @@ impl Network {
             build,
             published: None,
             points: None,
+            obelisk_layers: false,
         }
     }
 
     const fn at_points(self, points: PointNetwork) -> Self {
         Network {
             points: Some(points),
+            obelisk_layers: true,
             ..self
         }
     }
@@ -83,6 +87,13 @@ impl Network {
     const fn published(self, preprocessing: fn() -> Preprocessing) -> Self {
         Network {
             published: Some(preprocessing),
+            ..self
+        }
+    }
+
+    const fn with_obelisk_layers(self) -> Self {
+        Network {
+            obelisk_layers: true,
             ..self
         }
     }
@@ -125,13 +136,15 @@ pub const NETWORKS: &[Network] = &[
         "obelisk-hybrid",
         "shallow U-Net with two OBELISK layers, for any size (paper: Hybrid OBELISK-CNN, 230 k parameters)",
         hybrid::obelisk_hybrid,
-    ),
+    )
+    .with_obelisk_layers(),
     Network::new(
         "obeliskhybrid_tcia",
         "the hybrid exactly as published for the TCIA scans: 144³, 9 labels, its own 18×36×18 grid",
         hybrid::obeliskhybrid_tcia,
     )
-    .published(published::obeliskhybrid_tcia),
+    .published(published::obeliskhybrid_tcia)
+    .with_obelisk_layers(),
     Network::new(
         "unet",
         "all-convolutional U-Net of the paper's table 1 (880 k parameters)",

@@ -1,13 +1,16 @@
 //! Pictures to judge a segmentation and a training by: slices with labels on them, and the training curve.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use plotters::chart::SeriesAnno;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{FontStyle, register_font};
 
 use crate::dataset::Label;
 use crate::file::write_beside;
+use crate::train::EpochRecord;
 use crate::volume::{Orientation, Volume};
 
 /// Why a picture could not be made.
@@ -50,6 +53,9 @@ const COLOURS: [RGBColor; 12] = [
 fn colour(index: usize) -> RGBColor {
     COLOURS[index % COLOURS.len()]
 }
+
+/// Lines of the layers' offsets.
+const OFFSET_COLOURS: [RGBColor; 3] = [RGBColor(170, 60, 0), RGBColor(0, 130, 95), RGBColor(120, 70, 170)];
 
 const FONT: &str = "obelisk";
 const BACKGROUND: RGBColor = RGBColor(18, 18, 20);
@@ -461,6 +467,17 @@ fn draw_plane(
     }
 }
 
+/// Names a line in its chart's legend.
+fn legend(series: &mut SeriesAnno<'_, BitMapBackend<'_>>, name: String, colour: RGBColor, width: u32) {
+    series.label(name).legend(move |(x, y)| {
+        let length = (18 * OVERSAMPLING) as i32;
+        PathElement::new(
+            [(x, y), (x + length, y)],
+            colour.stroke_width(width * OVERSAMPLING),
+        )
+    });
+}
+
 /// One epoch of a training, as the curve shows it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CurvePoint {
@@ -470,10 +487,23 @@ pub struct CurvePoint {
     pub loss: f64,
     /// Validation Dice of each label; empty in an epoch without validation, `None` where a label has none.
     pub dice: Vec<Option<f64>>,
+    /// Standard deviation of each OBELISK layer's offsets by name, in normalised coordinates; empty without such layers.
+    pub offset_sigma: BTreeMap<String, f64>,
+}
+
+impl From<&EpochRecord> for CurvePoint {
+    fn from(line: &EpochRecord) -> Self {
+        CurvePoint {
+            epoch: line.epoch,
+            loss: line.loss,
+            dice: line.dice.clone(),
+            offset_sigma: line.offset_sigma.clone(),
+        }
+    }
 }
 
 /// Draws the training loss and, where epochs have it, the validation Dice per label (`labels` in the order of
-/// [`CurvePoint::dice`]) and its mean, as a PNG.
+/// [`CurvePoint::dice`]) and its mean; below the loss the offsets' spread, where the network has offsets. As a PNG.
 ///
 /// # Errors
 /// No epoch, an existing file without `force`, or the system's refusal.
@@ -501,17 +531,22 @@ pub fn training_curve(
         .fold(f64::MIN_POSITIVE, f64::max);
     let lowest = points.iter().map(|p| p.loss).filter(finite).fold(0.0, f64::min);
     let validated = points.iter().any(|p| p.dice.iter().any(Option::is_some));
+    let offsets: BTreeSet<&String> = points.iter().flat_map(|p| p.offset_sigma.keys()).collect();
     let width = if validated { 1120 } else { 600 };
-    let mut canvas = Canvas::new(width, 480, WHITE);
+    let height = if offsets.is_empty() { 480 } else { 660 };
+    let mut canvas = Canvas::new(width, height, WHITE);
     canvas.draw(path, |area| {
         let size = |points: u32| points * OVERSAMPLING;
         let dark = RGBColor(40, 40, 40);
         let style = |points: u32| (FONT, size(points)).into_font().color(&dark);
         let area = area.margin(size(10), 0, 0, 0).titled(title, style(22))?;
-        let panels = if validated {
-            area.split_evenly((1, 2))
-        } else {
-            vec![area]
+        let (left, right) = match validated {
+            true => area.split_horizontally(size(width / 2)),
+            false => (area.clone(), area),
+        };
+        let (upper, lower) = match offsets.is_empty() {
+            true => (left.clone(), left),
+            false => left.split_vertically(left.dim_in_pixel().1 / 2),
         };
         // dots as long as they don't run into each other
         let dot = if points.len() <= 60 { size(3) } else { 0 };
@@ -519,8 +554,8 @@ pub fn training_curve(
             LineSeries::new(values, colour.filled().stroke_width(size(width))).point_size(dot)
         };
 
-        let panel = |index: usize, caption: &str, low: f64, high: f64| {
-            ChartBuilder::on(&panels[index])
+        let panel = |area, caption: &str, low: f64, high: f64| {
+            ChartBuilder::on(area)
                 .caption(caption, style(19))
                 .margin(size(12))
                 .x_label_area_size(size(42))
@@ -536,7 +571,7 @@ pub fn training_curve(
             }
         };
 
-        let mut chart = panel(0, "Training loss", lowest, highest * 1.05)?;
+        let mut chart = panel(&upper, "Training loss", lowest, highest * 1.05)?;
         chart
             .configure_mesh()
             .x_desc("epoch")
@@ -554,8 +589,50 @@ pub fn training_curve(
             .map(|p| (p.epoch as f64, p.loss));
         chart.draw_series(line(loss.collect(), RGBColor(0, 90, 160), 2))?;
 
+        if !offsets.is_empty() {
+            let widest = points.iter().flat_map(|p| p.offset_sigma.values()).copied();
+            let widest = widest.filter(finite).fold(f64::MIN_POSITIVE, f64::max);
+            let mut chart = panel(&lower, "Spread of the offsets", 0.0, widest * 1.1)?;
+            chart
+                .configure_mesh()
+                .x_desc("epoch")
+                .y_desc("σ, normalised")
+                .axis_desc_style(style(16))
+                .label_style(style(14))
+                .light_line_style(TRANSPARENT)
+                .bold_line_style(RGBColor(220, 220, 220).stroke_width(OVERSAMPLING))
+                .x_labels(ticks)
+                .y_labels(6)
+                .x_label_formatter(&whole)
+                .draw()?;
+            for (name, colour) in offsets.iter().zip(OFFSET_COLOURS.iter().cycle()) {
+                let value = |p: &CurvePoint| Some((p.epoch as f64, *p.offset_sigma.get(*name)?));
+                let values: Vec<_> = points
+                    .iter()
+                    .filter_map(value)
+                    .filter(|v| v.1.is_finite())
+                    .collect();
+                let last = values.last().map_or(0.0, |v| v.1);
+                legend(
+                    chart.draw_series(line(values, *colour, 2))?,
+                    format!("{name} (last {last:.3})"),
+                    *colour,
+                    2,
+                );
+            }
+            chart
+                .configure_series_labels()
+                .position(SeriesLabelPosition::LowerRight)
+                .margin(size(12))
+                .legend_area_size(size(24))
+                .label_font(style(15))
+                .background_style(WHITE.mix(0.85))
+                .border_style(RGBColor(200, 200, 200))
+                .draw()?;
+        }
+
         if validated {
-            let mut chart = panel(1, "Validation Dice", 0.0, 1.0)?;
+            let mut chart = panel(&right, "Validation Dice", 0.0, 1.0)?;
             chart
                 .configure_mesh()
                 .x_desc("epoch")
@@ -570,17 +647,9 @@ pub fn training_curve(
                 .draw()?;
             let mut series = |name: &str, values: Vec<(f64, f64)>, colour: RGBColor, width: u32| {
                 let best = values.iter().map(|v| v.1).fold(0.0, f64::max);
-                chart.draw_series(line(values, colour, width)).map(|series| {
-                    series
-                        .label(format!("{name} (best {best:.3})"))
-                        .legend(move |(x, y)| {
-                            let length = (18 * OVERSAMPLING) as i32;
-                            PathElement::new(
-                                [(x, y), (x + length, y)],
-                                colour.stroke_width(width * OVERSAMPLING),
-                            )
-                        });
-                })
+                chart
+                    .draw_series(line(values, colour, width))
+                    .map(|series| legend(series, format!("{name} (best {best:.3})"), colour, width))
             };
             let mut means = Vec::new();
             for point in points {

@@ -1,6 +1,7 @@
 //! Scan to labels with trained weights: preprocess, tile, run the inference graph, bring logits back to the scan.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 
 use crate::gpu::{Device, Executable, GpuError, Weights};
 use crate::graph::{Graph, GraphError};
@@ -23,7 +24,16 @@ pub enum PredictError {
     /// The device failed.
     #[error(transparent)]
     Gpu(#[from] GpuError),
+    /// The caller's [`Watch`] said so.
+    #[error("stopped before the end")]
+    Stopped,
 }
+
+/// Hears the share done, 0 to 1, after each part of a prediction; `Break` stops it.
+pub type Watch<'w> = &'w mut dyn FnMut(f64) -> ControlFlow<()>;
+
+/// Operations between two calls of a [`Watch`]: 5 ms where a GPU does 200 GFLOP a second.
+const WATCHED_FLOPS: u64 = 1_000_000_000;
 
 /// A network for inference on a grid (D, H, W): `image` `[1, C, D, H, W]` in, `logits` `[1, L, D, H, W]` kept.
 pub fn inference_graph(
@@ -112,15 +122,36 @@ impl Predictor {
 
     /// Logits `[L, D, H, W]` on the whole grid of a preprocessed scan.
     pub async fn logits(&mut self, device: &Device, prepared: &Prepared) -> Result<Tensor, PredictError> {
+        self.tiles(device, prepared, None).await
+    }
+
+    async fn tiles(
+        &mut self,
+        device: &Device,
+        prepared: &Prepared,
+        mut watch: Option<Watch<'_>>,
+    ) -> Result<Tensor, PredictError> {
         let shape = prepared.placement.shape();
         let grid = self.preprocessing.grid.unwrap_or(shape);
         let mut merger = TileMerger::new(self.preprocessing.labels.len(), shape, grid);
         let executable = self.plan_for(device, grid).await?;
-        for origin in tiles(shape, grid) {
+        let origins = tiles(shape, grid);
+        let count = origins.len() as f64;
+        for (index, origin) in origins.into_iter().enumerate() {
             let mut image = crop_or_pad(&prepared.image, origin, grid, 0.0);
             image.shape.insert(0, 1);
             executable.upload(device, "image", &image)?;
-            executable.submit(device, &StepScalars::default())?;
+            let step = StepScalars::default();
+            match &mut watch {
+                None => executable.submit(device, &step)?,
+                Some(watch) => {
+                    let mut report = |share: f64| watch((index as f64 + share) / count);
+                    let run = executable.submit_in_parts(device, &step, WATCHED_FLOPS, &mut report);
+                    if run.await?.is_break() {
+                        return Err(PredictError::Stopped);
+                    }
+                }
+            }
             let logits = executable.read(device, "logits").await?;
             merger.add(origin, &logits.data);
         }
@@ -135,6 +166,22 @@ impl Predictor {
     ) -> Result<(Vec<i32>, Tensor), PredictError> {
         let prepared = self.preprocessing.prepare_image(scan)?;
         let logits = self.logits(device, &prepared).await?;
+        let labels = self.preprocessing.restore_labels(&logits, &prepared.placement);
+        Ok((labels, logits))
+    }
+
+    /// [`Predictor::segment`] in parts, for callers that draw or may change their minds meanwhile.
+    ///
+    /// # Errors
+    /// As [`Predictor::segment`], and [`PredictError::Stopped`].
+    pub async fn segment_watched(
+        &mut self,
+        device: &Device,
+        scan: &Volume,
+        watch: Watch<'_>,
+    ) -> Result<(Vec<i32>, Tensor), PredictError> {
+        let prepared = self.preprocessing.prepare_image(scan)?;
+        let logits = self.tiles(device, &prepared, Some(watch)).await?;
         let labels = self.preprocessing.restore_labels(&logits, &prepared.placement);
         Ok((labels, logits))
     }

@@ -90,6 +90,15 @@ impl Model {
         })
     }
 
+    /// Reads the bytes of a weight file; `name` is for messages.
+    ///
+    /// # Errors
+    /// Bytes that are no weight file of this program.
+    pub fn from_bytes(bytes: &[u8], name: &Path) -> Result<Model, WeightsError> {
+        let (info, tensors) = decode(bytes, name)?;
+        Ok(Model { info, tensors })
+    }
+
     /// Writes the weight file beside its place and renames it. The bytes depend on the contents alone.
     pub fn save(&self, path: &Path, force: bool) -> Result<(), WeightsError> {
         save(path, &self.info, &self.tensors, force)
@@ -98,20 +107,27 @@ impl Model {
 
 /// Reads a safetensors file of f32 tensors with a record of type `R` under this program's metadata key.
 pub fn load<R: for<'a> Deserialize<'a>>(path: &Path) -> Result<(R, HashMap<String, Tensor>), WeightsError> {
-    let format = |reason: String| WeightsError::Format {
-        path: path.into(),
-        reason,
-    };
     let bytes = std::fs::read(path).map_err(|source| WeightsError::Io {
         path: path.into(),
         source,
     })?;
+    decode(&bytes, path)
+}
+
+fn decode<R: for<'a> Deserialize<'a>>(
+    bytes: &[u8],
+    path: &Path,
+) -> Result<(R, HashMap<String, Tensor>), WeightsError> {
+    let format = |reason: String| WeightsError::Format {
+        path: path.into(),
+        reason,
+    };
     let not_weights = |e: safetensors::SafeTensorError| {
         format(format!(
             "this is no safetensors file ({e}); give the `best.safetensors` of a training run"
         ))
     };
-    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).map_err(not_weights)?;
+    let (_, header) = safetensors::SafeTensors::read_metadata(bytes).map_err(not_weights)?;
     let record = header
         .metadata()
         .as_ref()
@@ -124,7 +140,7 @@ pub fn load<R: for<'a> Deserialize<'a>>(path: &Path) -> Result<(R, HashMap<Strin
         })?;
     let record = serde_json::from_str(record)
         .map_err(|e| format(format!("its `obelisk` record is unreadable: {e}")))?;
-    let file = safetensors::SafeTensors::deserialize(&bytes).map_err(not_weights)?;
+    let file = safetensors::SafeTensors::deserialize(bytes).map_err(not_weights)?;
     let mut tensors = HashMap::new();
     for (name, view) in file.iter() {
         if view.dtype() != Dtype::F32 {

@@ -42,7 +42,7 @@ fn the_multiplications_that_are_counted_are_done() {
     for device in devices() {
         for chains in [1, 2, 4] {
             let plan = fma_plan(chains, 1);
-            assert_eq!(plan.flops(), 2 * 16 * 1024 * u64::from(chains) << 15);
+            assert_eq!(plan.flops(), (2 * 16 * 1024 * u64::from(chains)) << 15);
             let sums = run(device, plan, None);
             // Chains go to 2, the fixed point of x/2 + 1; the others stay where they start.
             for (i, sum) in sums.data.iter().enumerate() {

@@ -89,6 +89,16 @@ fn training_twice_gives_the_same_bytes_and_so_does_resuming() {
         log.starts_with("epoch,learning_rate,loss") && log.contains("dice_Anterior"),
         "{log}"
     );
+    assert!(
+        log.lines()
+            .next()
+            .unwrap()
+            .ends_with(",offset1_sigma,offset2_sigma")
+    );
+    for line in log.lines().skip(1) {
+        let sigma = line.rsplit(',').next().unwrap().parse::<f64>().unwrap();
+        assert!((sigma - 0.05).abs() < 0.02, "two epochs from N(0, 0.05²): {line}");
+    }
     for file in ["best.safetensors", "checkpoint.safetensors", "curve.png"] {
         assert!(path("a").join(file).exists(), "{file}");
     }
@@ -123,6 +133,31 @@ fn training_twice_gives_the_same_bytes_and_so_does_resuming() {
         obelisk::weights::load::<obelisk::weights::ModelInfo>(&path("a").join("best.safetensors")).unwrap();
     assert_eq!(info.training.held_out.len(), 4);
     assert_eq!(info.training.trained_on.len(), 14);
+}
+
+#[test]
+fn options_override_the_papers_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let data = data();
+    let refusal = obelisk(&["train", text(&data), "--out", text(&run), "--paper", "--resume"]);
+    refused(&refusal, 2, "--paper");
+    if !adapter() {
+        return;
+    }
+    done(&train(&run, &["--paper", "--batch", "9", "--affine", "0.1"]));
+    let config = std::fs::read_to_string(run.join("config.toml")).unwrap();
+    for line in [
+        "epochs = 2",
+        "batch = 9",
+        "affine = 0.1",
+        "schedule = \"exponential\"",
+        "loss = \"hard-mining\"",
+    ] {
+        assert!(config.contains(line), "{line} is not in {config}");
+    }
+    let log = std::fs::read_to_string(run.join("log.csv")).unwrap();
+    assert!(log.contains("\n2,0.0019800,"), "{log}");
 }
 
 #[test]

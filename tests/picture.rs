@@ -177,6 +177,9 @@ fn a_curve_is_drawn_from_the_first_epoch_on() {
             epoch,
             loss: 1.6 * (1.0 - 0.85 * progress),
             dice,
+            offset_sigma: [("offset1", 0.4), ("offset2", 0.7)]
+                .map(|(name, most)| (name.to_owned(), 0.05 + most * progress))
+                .into(),
         }
     };
     let labels = ["Anterior".to_string(), "Posterior".to_string()];
@@ -187,12 +190,15 @@ fn a_curve_is_drawn_from_the_first_epoch_on() {
         let picture = Picture::read(&path);
         assert_eq!(picture.width, if count > 1 { 1120 } else { 600 });
         assert!(picture.count([0, 90, 160]).0 > 5, "the loss in {name}");
+        assert!(picture.count([170, 60, 0]).0 > 5, "the first offsets in {name}");
+        assert!(picture.count([0, 130, 95]).0 > 5, "the second offsets in {name}");
         assert_eq!(picture.count([230, 159, 0]).0 > 5, count > 1, "Dice in {name}");
     }
     let broken = CurvePoint {
         epoch: 3,
         loss: f64::NAN,
         dice: vec![None, Some(0.5)],
+        offset_sigma: Default::default(),
     };
     training_curve(
         &folder.join("curve_nan.png"),

@@ -2,10 +2,11 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use obelisk::dataset::{Dataset, Folds};
 use obelisk::gpu::DeviceOptions;
+use obelisk::model;
 use obelisk::picture::{self, CurvePoint};
 use obelisk::preprocess::{Overrides, Preprocessing};
 use obelisk::train::{Event, Loss, Schedule, Settings, TrainingData, train};
@@ -42,6 +43,10 @@ pub struct Train {
 /// What `train` and `crossval` may be told about a training; whatever is absent stays as the settings have it.
 #[derive(Debug, Args)]
 pub(super) struct TrainingOptions {
+    /// The paper's settings for the network (300 epochs, batch 4, ×0.99 an epoch; hard mining and class weights with
+    /// OBELISK layers, else cross-entropy); other options override them
+    #[arg(long)]
+    pub(super) paper: bool,
     /// Folds that the cases are divided into: a number, or loo for leave-one-out [default: the dataset's own, or 5]
     #[arg(long, value_name = "K|loo")]
     pub(super) folds: Option<Folds>,
@@ -59,13 +64,13 @@ pub(super) struct TrainingOptions {
     learning_rate: Option<f32>,
     /// How the learning rate falls
     #[arg(long)]
-    schedule: Option<ScheduleName>,
+    schedule: Option<Schedule>,
     /// L2 penalty added to the gradient
     #[arg(long, value_name = "DECAY")]
     weight_decay: Option<f32>,
     /// What is minimised
     #[arg(long)]
-    loss: Option<LossName>,
+    loss: Option<Loss>,
     /// Standard deviation of the affine augmentation; 0 for none
     #[arg(long, value_name = "SIGMA")]
     affine: Option<f32>,
@@ -81,19 +86,6 @@ pub(super) struct TrainingOptions {
     /// Target grid in voxels [default: covers the dataset's scans]
     #[arg(long, value_name = "D,H,W", value_parser = three::<usize>)]
     size: Option<[usize; 3]>,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LossName {
-    CrossEntropy,
-    CrossEntropyDice,
-    HardMining,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum ScheduleName {
-    Cosine,
-    Exponential,
 }
 
 /// Three numbers with commas between them.
@@ -117,7 +109,7 @@ impl Train {
                 self.out.display()
             );
         }
-        obelisk::model::find(&settings.arch).map_err(|e| Usage(e.to_string()))?;
+        model::find(&settings.arch).map_err(|e| Usage(e.to_string()))?;
         let data = load(&settings)?;
         eprintln!("{}", data.preprocessing);
         eprintln!(
@@ -151,14 +143,7 @@ impl Train {
             |event| progress.show(&event),
         ))?;
         progress.finish();
-        let points: Vec<CurvePoint> = log
-            .iter()
-            .map(|l| CurvePoint {
-                epoch: l.epoch,
-                loss: l.loss,
-                dice: l.dice.clone(),
-            })
-            .collect();
+        let points: Vec<CurvePoint> = log.iter().map(CurvePoint::from).collect();
         let title = format!("{} on {}", settings.arch, data.dataset);
         picture::training_curve(&self.out.join("curve.png"), &title, &points, &names, true)?;
         if let Some(best) = log
@@ -173,6 +158,11 @@ impl Train {
     }
 
     fn settings(&self) -> anyhow::Result<Settings> {
+        if self.options.paper && (self.config.is_some() || self.resume) {
+            return Err(
+                Usage("--paper starts from the paper's settings, not from a config.toml".into()).into(),
+            );
+        }
         let config = match (&self.config, self.resume) {
             (Some(_), true) => {
                 return Err(Usage("--resume takes the run's own settings, not --config".into()).into());
@@ -190,7 +180,8 @@ impl Train {
                 let Some(dataset) = &self.dataset else {
                     return Err(Usage("name the DATASET folder, or --config".into()).into());
                 };
-                Settings::new(dataset.clone(), self.arch.as_deref().unwrap_or("obelisk-hybrid"))
+                let arch = self.arch.as_deref().unwrap_or("obelisk-hybrid");
+                self.options.start(dataset.clone(), arch)?
             }
         };
         if let Some(dataset) = &self.dataset {
@@ -206,6 +197,15 @@ impl Train {
 }
 
 impl TrainingOptions {
+    /// The settings that the options override: the paper's for a network, or the defaults.
+    pub(super) fn start(&self, dataset: PathBuf, arch: &str) -> Result<Settings, Usage> {
+        let network = model::find(arch).map_err(|e| Usage(e.to_string()))?;
+        Ok(match self.paper {
+            true => Settings::paper(dataset, network),
+            false => Settings::new(dataset, arch),
+        })
+    }
+
     /// Overrides the settings with what was given.
     pub(super) fn apply(&self, settings: &mut Settings) -> Result<(), Usage> {
         macro_rules! set {
@@ -216,7 +216,9 @@ impl TrainingOptions {
             batch,
             seed,
             learning_rate,
+            schedule,
             weight_decay,
+            loss,
             affine,
             validate_every
         );
@@ -224,17 +226,6 @@ impl TrainingOptions {
         settings.spacing = self.spacing.or(settings.spacing);
         settings.size = self.size.or(settings.size);
         settings.orientation = self.orient.clone().or(settings.orientation.take());
-        settings.loss = match self.loss {
-            Some(LossName::CrossEntropy) => Loss::CrossEntropy,
-            Some(LossName::CrossEntropyDice) => Loss::CrossEntropyDice,
-            Some(LossName::HardMining) => Loss::HardMining,
-            None => settings.loss,
-        };
-        settings.schedule = match self.schedule {
-            Some(ScheduleName::Cosine) => Schedule::Cosine,
-            Some(ScheduleName::Exponential) => Schedule::Exponential,
-            None => settings.schedule,
-        };
         if settings.epochs == 0 || settings.batch == 0 || settings.validate_every == 0 {
             return Err(Usage(
                 "--epochs, --batch and --validate-every are at least 1".into(),

@@ -220,11 +220,13 @@ impl Device {
         let failure = Arc::new(Mutex::new(None));
         let lost = failure.clone();
         device.set_device_lost_callback(move |reason, message| {
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                lost.lock()
-                    .unwrap()
-                    .get_or_insert(format!("the device was lost: {message}"));
-            }
+            let message = match reason {
+                wgpu::DeviceLostReason::Destroyed => "it was destroyed",
+                _ => &message,
+            };
+            lost.lock()
+                .unwrap()
+                .get_or_insert(format!("the device was lost: {message}"));
         });
         let uncaptured = failure.clone();
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::GpuError;
@@ -408,6 +409,39 @@ impl Executable {
         }
     }
 
+    /// Submits the kernels in parts of about `flops` operations (a kernel is never divided) and waits for each: a
+    /// browser stays responsive, and no submission is long enough for a watchdog. After each part `report` hears the
+    /// share done, 0 to 1; `Break` ends the run there, with whatever the buffers hold.
+    ///
+    /// # Errors
+    /// A device that failed.
+    pub async fn submit_in_parts(
+        &self,
+        device: &Device,
+        step: &StepScalars,
+        flops: u64,
+        report: &mut dyn FnMut(f64) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, GpuError> {
+        device.check()?;
+        self.check_residents()?;
+        device.queue.write_buffer(&self.step, 0, bytemuck::bytes_of(step));
+        let all = self.plan.flops().max(1) as f64;
+        let (mut first, mut part, mut done) = (0, 0, 0);
+        for (i, launch) in self.plan.launches.iter().enumerate() {
+            part += launch.dispatch.flops;
+            if part < flops && i + 1 < self.launches.len() {
+                continue;
+            }
+            device.run(&self.launches[first..=i]);
+            device.done().await?;
+            (first, done, part) = (i + 1, done + part, 0);
+            if report(done as f64 / all).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
     /// Submits each kernel alone and waits for it: seconds by launch, in the plan's order. For benchmarks; native only.
     pub fn submit_timed(&self, device: &Device, step: &StepScalars) -> Result<Vec<f64>, GpuError> {
         self.check_residents()?;
@@ -471,6 +505,21 @@ impl Device {
         self.device
             .poll(forever)
             .map_err(|e| GpuError::Device(e.to_string()))?;
+        self.check()
+    }
+
+    /// Resolves when everything submitted is done.
+    async fn done(&self) -> Result<(), GpuError> {
+        let (send, receive) = futures_channel::oneshot::channel();
+        self.queue.on_submitted_work_done(move || {
+            // The receiver is gone only if this future was dropped.
+            let _ = send.send(());
+        });
+        #[cfg(not(target_arch = "wasm32"))]
+        self.wait()?;
+        receive
+            .await
+            .map_err(|_| GpuError::Device("it dropped its work".into()))?;
         self.check()
     }
 

@@ -8,12 +8,15 @@ use crate::op::add::Add;
 use crate::op::affine_grid::AffineGrid;
 use crate::op::cross_entropy::{cross_entropy, hard_mining};
 use crate::op::grid_sample::{GridSample, Mode, Padding};
-use crate::op::soft_dice::soft_dice;
+use crate::op::soft_dice::{hinge_dice, soft_dice};
 use crate::tensor::Spec;
 
+/// Share of a batch's voxels that hard mining keeps (method section 3).
+const HARDEST: f32 = 0.25;
+
 /// One training step as a graph: augmentation, network, loss, gradients, Adam. Inputs `image` `[N, C, D, H, W]`,
-/// `labels` `[N, 1, D, H, W]` (class index, −1 ignored) and, with `augment`, `theta` `[N, 3, 4]`; with hard mining
-/// also `class_weights` `[L]`. Keeps `loss` `[1]`.
+/// `labels` `[N, 1, D, H, W]` (class index, −1 ignored) and, with `augment`, `theta` `[N, 3, 4]`; with class
+/// weights also `class_weights` `[L]`. Keeps `loss` `[1]`.
 pub fn training_graph(
     network: &Network,
     shape: [usize; 5],
@@ -54,23 +57,35 @@ pub fn training_graph(
     Ok(graph)
 }
 
-pub(super) fn add_loss(
+/// Adds a loss of logits (map `[N, L, D, H, W]`) and labels (flat `[N, 1, D, H, W]`: class index, −1 ignored), flat
+/// `[1]`; with class weights ([`Loss::has_class_weights`]) also the input `class_weights` `[L]`.
+pub fn add_loss(
     graph: &mut Graph,
     logits: Value,
     labels: Value,
     classes: usize,
     loss: Loss,
 ) -> Result<Value, GraphError> {
+    let mut with_entropy = |dice| {
+        let entropy = add_loss(graph, logits, labels, classes, Loss::CrossEntropy)?;
+        let dice = add_loss(graph, logits, labels, classes, dice)?;
+        graph.push1(Add, &[entropy, dice])
+    };
     match loss {
         Loss::CrossEntropy => cross_entropy(graph, logits, labels, None),
-        Loss::CrossEntropyDice => {
-            let entropy = cross_entropy(graph, logits, labels, None)?;
-            let dice = soft_dice(graph, logits, labels, false)?;
-            graph.push1(Add, &[entropy, dice])
+        Loss::WeightedCrossEntropy => {
+            let weights = graph.input("class_weights", Spec::flat(&[classes]))?;
+            cross_entropy(graph, logits, labels, Some(weights))
         }
         Loss::HardMining => {
             let weights = graph.input("class_weights", Spec::flat(&[classes]))?;
-            hard_mining(graph, logits, labels, Some(weights), 0.25)
+            hard_mining(graph, logits, labels, Some(weights), HARDEST)
         }
+        Loss::Dice => soft_dice(graph, logits, labels, false),
+        Loss::DiceSquared => soft_dice(graph, logits, labels, true),
+        Loss::HingeDice => hinge_dice(graph, logits, labels, true),
+        Loss::CrossEntropyDice => with_entropy(Loss::Dice),
+        Loss::CrossEntropyDiceSquared => with_entropy(Loss::DiceSquared),
+        Loss::CrossEntropyHingeDice => with_entropy(Loss::HingeDice),
     }
 }

@@ -1,5 +1,7 @@
 //! The run's log: a line an epoch.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 
 use crate::preprocess::Preprocessing;
@@ -21,6 +23,9 @@ pub struct EpochRecord {
     pub train_seconds: f64,
     /// Seconds of its validation.
     pub validation_seconds: f64,
+    /// Standard deviation of each OBELISK layer's offsets at its end, by parameter; see [`crate::offsets::sigmas`].
+    #[serde(default)]
+    pub offset_sigma: BTreeMap<String, f64>,
 }
 
 pub(super) fn log_csv(log: &[EpochRecord], preprocessing: &Preprocessing) -> String {
@@ -30,6 +35,7 @@ pub(super) fn log_csv(log: &[EpochRecord], preprocessing: &Preprocessing) -> Str
         .iter()
         .skip(1)
         .map(|l| format!("dice_{}", l.name.replace([',', '"', '\n'], "_")));
+    let offsets: BTreeSet<&String> = log.iter().flat_map(|line| line.offset_sigma.keys()).collect();
     let columns: Vec<String> = [
         "epoch",
         "learning_rate",
@@ -41,11 +47,18 @@ pub(super) fn log_csv(log: &[EpochRecord], preprocessing: &Preprocessing) -> Str
     .map(String::from)
     .into_iter()
     .chain(names)
+    .chain(offsets.iter().map(|name| format!("{name}_sigma")))
     .collect();
     let mut text = columns.join(",") + "\n";
     for line in log {
         let dice = (0..preprocessing.labels.len() - 1).map(|i| number(line.dice.get(i).copied().flatten()));
-        let dice: Vec<String> = std::iter::once(number(line.mean_dice)).chain(dice).collect();
+        let sigma = offsets
+            .iter()
+            .map(|name| number(line.offset_sigma.get(*name).copied()));
+        let numbers: Vec<String> = std::iter::once(number(line.mean_dice))
+            .chain(dice)
+            .chain(sigma)
+            .collect();
         text += &format!(
             "{},{:.7},{:.6},{:.2},{:.2},{}\n",
             line.epoch,
@@ -53,8 +66,38 @@ pub(super) fn log_csv(log: &[EpochRecord], preprocessing: &Preprocessing) -> Str
             line.loss,
             line.train_seconds,
             line.validation_seconds,
-            dice.join(",")
+            numbers.join(",")
         );
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::find;
+
+    #[test]
+    fn a_run_from_before_the_offsets_were_logged_goes_on() {
+        let old = r#"{"epoch":1,"learning_rate":0.002,"loss":1.5,"dice":[null,0.25],"mean_dice":0.25,
+            "train_seconds":2.0,"validation_seconds":1.0}"#;
+        let first: EpochRecord = serde_json::from_str(old).unwrap();
+        let second = EpochRecord {
+            epoch: 2,
+            dice: Vec::new(),
+            mean_dice: None,
+            offset_sigma: BTreeMap::from([("offset2".into(), 0.0625), ("offset1".into(), 0.05)]),
+            ..first.clone()
+        };
+        let read_back: EpochRecord = serde_json::from_str(&serde_json::to_string(&second).unwrap()).unwrap();
+        assert_eq!(read_back, second);
+        let mut preprocessing = find("obeliskhybrid_tcia").unwrap().published.unwrap()();
+        preprocessing.labels.truncate(3);
+        let expected = "epoch,learning_rate,loss,train_seconds,validation_seconds,dice_mean,dice_spleen,\
+            dice_pancreas,offset1_sigma,offset2_sigma\n\
+            1,0.0020000,1.500000,2.00,1.00,0.25000,,0.25000,,\n\
+            2,0.0020000,1.500000,2.00,1.00,,,,0.05000,0.06250\n";
+        assert_eq!(log_csv(&[first.clone(), second], &preprocessing), expected);
+        assert!(!log_csv(&[first], &preprocessing).contains("sigma"));
+    }
 }

@@ -5,26 +5,48 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::Folds;
+use crate::model::Network;
 
-/// What is minimised.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// What is minimised (method section 3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Loss {
-    /// Softmax cross-entropy over all voxels.
+    /// Softmax cross-entropy over all voxels (the paper's, for U-Nets)
     CrossEntropy,
-    /// Cross-entropy plus soft Dice over foreground labels.
-    CrossEntropyDice,
-    /// Class-weighted cross-entropy of the hardest quarter of the voxels (the paper's, for OBELISK networks).
+    /// Cross-entropy weighted by class, count^−½ over the training cases
+    WeightedCrossEntropy,
+    /// Class-weighted cross-entropy of the hardest quarter of the voxels (the paper's, for OBELISK networks)
     HardMining,
+    /// Soft Dice over foreground labels
+    Dice,
+    /// Soft Dice with squares in the denominator (Milletari 2016)
+    DiceSquared,
+    /// Hinge Dice with squares in the denominator (Gibson 2018), which pushes labels that are hardly found
+    HingeDice,
+    /// Cross-entropy plus soft Dice
+    CrossEntropyDice,
+    /// Cross-entropy plus soft Dice with squares in the denominator
+    CrossEntropyDiceSquared,
+    /// Cross-entropy plus hinge Dice
+    CrossEntropyHingeDice,
+}
+
+impl Loss {
+    /// Whether its graph has the input `class_weights` `[L]`; see [`crate::op::cross_entropy::class_weights`].
+    pub fn has_class_weights(self) -> bool {
+        matches!(self, Loss::WeightedCrossEntropy | Loss::HardMining)
+    }
 }
 
 /// How the learning rate falls.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Schedule {
-    /// Half a cosine from the first epoch's rate to zero, step by step.
+    /// Half a cosine from the first epoch's rate to zero, step by step
     Cosine,
-    /// × 0.99 after each epoch (the paper's).
+    /// × 0.99 after each epoch (the paper's)
     Exponential,
 }
 
@@ -90,6 +112,26 @@ impl Settings {
         }
     }
 
+    /// The paper's settings for a network: 300 epochs of batches of 4, Adam with 0.002 × 0.99 an epoch and weight decay
+    /// 1e-5, affine augmentation of 0.075; class weights and hard mining where there are OBELISK layers, plain
+    /// cross-entropy otherwise (method section 3).
+    pub fn paper(dataset: PathBuf, network: &Network) -> Self {
+        Settings {
+            epochs: 300,
+            batch: 4,
+            learning_rate: 0.002,
+            schedule: Schedule::Exponential,
+            weight_decay: 1e-5,
+            affine: 0.075,
+            loss: if network.obelisk_layers {
+                Loss::HardMining
+            } else {
+                Loss::CrossEntropy
+            },
+            ..Settings::new(dataset, network.name)
+        }
+    }
+
     /// Learning rate at step `step` of `steps` an epoch.
     pub(super) fn rate(&self, step: usize, steps: usize) -> f32 {
         let epoch = step / steps;
@@ -100,5 +142,42 @@ impl Settings {
                 (self.learning_rate as f64 * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())) as f32
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::find;
+
+    #[test]
+    fn rates_fall_as_their_schedules_say() {
+        let cosine = Settings::new("data".into(), "unet");
+        let steps = 10;
+        assert_eq!(cosine.rate(0, steps), 0.002);
+        assert!((cosine.rate(cosine.epochs * steps / 2, steps) - 0.001).abs() < 1e-9);
+        assert!(cosine.rate(cosine.epochs * steps - 1, steps) < 1e-7);
+        let paper = Settings::paper("data".into(), find("unet").unwrap());
+        assert_eq!(paper.rate(0, steps), 0.002);
+        assert_eq!(paper.rate(steps - 1, steps), 0.002);
+        assert!((paper.rate(2 * steps, steps) - 0.002 * 0.99 * 0.99).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_papers_settings_depend_on_obelisk_layers() {
+        let paper = |arch| Settings::paper("data".into(), find(arch).unwrap());
+        for arch in ["obelisk-hybrid", "obeliskhybrid_tcia"] {
+            assert_eq!(paper(arch).loss, Loss::HardMining, "{arch}");
+        }
+        let unet = paper("unet");
+        assert_eq!(unet.loss, Loss::CrossEntropy);
+        assert_eq!((unet.epochs, unet.batch), (300, 4));
+        assert_eq!(
+            (unet.learning_rate, unet.weight_decay, unet.affine),
+            (0.002, 1e-5, 0.075)
+        );
+        let text = toml::to_string(&unet).unwrap();
+        assert!(text.contains("loss = \"cross-entropy\"") && text.contains("schedule = \"exponential\""));
+        assert_eq!(toml::from_str::<Settings>(&text).unwrap(), unet);
     }
 }
