@@ -163,6 +163,12 @@ pub fn find(name: &str) -> Result<&'static Network, GraphError> {
     })
 }
 
+/// Names of the networks that train and predict at any locations.
+pub fn point_networks() -> Vec<&'static str> {
+    let points = NETWORKS.iter().filter(|n| n.points.is_some());
+    points.map(|n| n.name).collect()
+}
+
 /// What the network functions build with: a graph, and whether it is for training. Training and inference are two
 /// graphs of one function, with the same parameters and states in the same order.
 #[derive(Debug)]

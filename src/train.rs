@@ -1,9 +1,11 @@
 //! Training: settings, the graph of one step, the loop over epochs, validation, checkpoints and resuming.
 
 mod data;
+mod dense;
 mod graph;
 mod log;
 mod settings;
+mod sparse;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -16,15 +18,18 @@ pub use self::log::EpochRecord;
 pub use data::{TrainingCase, TrainingData, ValidationCase};
 pub use graph::{add_loss, training_graph};
 pub use settings::{Loss, Schedule, Settings};
+pub use sparse::{Residents, sparse_training_graph};
 
 use self::log::log_csv;
-use data::{augmentation, epoch_order, label_counts};
+use data::label_counts;
+use dense::Dense;
+use sparse::Sparse;
 
 use crate::evaluate::{Report, overlaps};
 use crate::file::write_beside;
 use crate::gpu::{Device, Executable, GpuError, Weights};
-use crate::graph::GraphError;
-use crate::model;
+use crate::graph::{Graph, GraphError};
+use crate::model::{self, Network};
 use crate::offsets;
 use crate::op::StepScalars;
 use crate::op::cross_entropy::class_weights;
@@ -74,6 +79,8 @@ pub enum TrainError {
 /// What training tells its caller as it goes.
 #[derive(Clone, Debug)]
 pub enum Event<'a> {
+    /// The scans of a sparse training are on the device.
+    Resident(Residents),
     /// A step is done.
     Step {
         /// Epoch, from 1.
@@ -98,6 +105,43 @@ pub enum Event<'a> {
     Epoch(&'a EpochRecord),
 }
 
+/// What differs between dense and sparse training: a step's graph, and what is uploaded before it.
+enum Feed<'a> {
+    Dense(Dense<'a>),
+    Sparse(Sparse<'a>),
+}
+
+impl Feed<'_> {
+    /// Steps of an epoch.
+    fn steps(&self) -> usize {
+        match self {
+            Feed::Dense(dense) => dense.steps(),
+            Feed::Sparse(sparse) => sparse.steps(),
+        }
+    }
+
+    fn graph(&self, network: &Network) -> Result<Graph, GraphError> {
+        match self {
+            Feed::Dense(dense) => dense.graph(network),
+            Feed::Sparse(sparse) => sparse.graph(network),
+        }
+    }
+
+    /// Uploads what a step of an epoch sees; the same whatever ran before.
+    fn upload(
+        &self,
+        device: &Device,
+        executable: &mut Executable,
+        epoch: usize,
+        position: usize,
+    ) -> Result<(), TrainError> {
+        match self {
+            Feed::Dense(dense) => dense.upload(device, executable, epoch, position),
+            Feed::Sparse(sparse) => sparse.upload(device, executable, epoch * sparse.steps() + position),
+        }
+    }
+}
+
 /// What a checkpoint says beside its tensors.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct CheckpointRecord {
@@ -119,22 +163,20 @@ pub async fn train(
 ) -> Result<Vec<EpochRecord>, TrainError> {
     let network = model::find(&settings.arch)?;
     let preprocessing = &data.preprocessing;
-    let Some(grid @ [d, h, w]) = preprocessing.grid else {
+    let Some(grid) = preprocessing.grid else {
         return Err(TrainError::Settings("training needs a grid; give --size".into()));
     };
     let classes = preprocessing.labels.len();
-    let batch = settings.batch;
-    let steps = data.training.len() / batch;
-    if steps == 0 {
-        let message = format!(
-            "{} training cases don't fill a batch of {batch}; lower --batch or add cases",
-            data.training.len()
-        );
-        return Err(TrainError::Settings(message));
-    }
-    let shape = [batch, preprocessing.channels.len(), d, h, w];
-    let augment = settings.affine > 0.0;
-    let graph = training_graph(network, shape, classes, settings.loss, augment)?;
+    let feed = match settings.samples {
+        None => Feed::Dense(Dense::new(settings, data, grid)?),
+        Some(samples) => {
+            let (sparse, residents) = Sparse::new(device, network, settings, data, grid, samples).await?;
+            report(Event::Resident(residents));
+            Feed::Sparse(sparse)
+        }
+    };
+    let steps = feed.steps();
+    let graph = feed.graph(network)?;
     let plan = Plan::new(&graph, device.caps())?;
     tracing::debug!("training plan:\n{plan}");
     let weights = Weights::new(device, &plan, true).await?;
@@ -162,34 +204,22 @@ pub async fn train(
         weights.upload(device, &weights::initialise(&graph, settings.seed))?;
     }
 
-    let executable = Executable::new(device, plan, &weights).await?;
+    let mut executable = Executable::new(device, plan, &weights).await?;
     let mut predictor = Predictor::new(device, network, preprocessing, &weights).await?;
-    if settings.loss.has_class_weights() {
-        let weights = class_weights(&label_counts(&data.training, classes));
-        executable.upload(device, "class_weights", &Tensor::new(&[classes], weights))?;
-    }
+    let class_weights = settings
+        .loss
+        .has_class_weights()
+        .then(|| Tensor::new(&[classes], class_weights(&label_counts(&data.training, classes))));
 
     for epoch in record.epochs_done..settings.epochs {
         let start = std::time::Instant::now();
-        let order = epoch_order(settings.seed, epoch, data.training.len());
         let mut sum = 0.0;
         for position in 0..steps {
             let step = epoch * steps + position;
-            let cases = &order[position * batch..(position + 1) * batch];
-            let mut image = Vec::with_capacity(shape.iter().product());
-            let mut labels = Vec::with_capacity(batch * d * h * w);
-            let mut theta = Vec::with_capacity(batch * 12);
-            for (slot, case) in cases.iter().enumerate() {
-                let mut rng = stream(settings.seed, step, slot);
-                let (cropped, classes) = data.training[*case].crop(grid, &mut rng);
-                image.extend(cropped.data);
-                labels.extend(classes.data);
-                theta.extend(augmentation(&mut rng, settings.affine));
-            }
-            executable.upload(device, "image", &Tensor::new(&shape, image))?;
-            executable.upload(device, "labels", &Tensor::new(&[batch, 1, d, h, w], labels))?;
-            if augment {
-                executable.upload(device, "theta", &Tensor::new(&[batch, 3, 4], theta))?;
+            feed.upload(device, &mut executable, epoch, position)?;
+            if let Some(weights) = &class_weights {
+                // Every step: an input's memory serves other values once its readers are done.
+                executable.upload(device, "class_weights", weights)?;
             }
             let learning_rate = settings.rate(step, steps);
             let scalars = StepScalars {

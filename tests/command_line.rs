@@ -161,6 +161,66 @@ fn options_override_the_papers_settings() {
 }
 
 #[test]
+fn sparse_training_twice_gives_the_same_bytes_and_so_does_resuming() {
+    if !adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let weights = |run: &str| std::fs::read(path(run).join("last.safetensors")).unwrap();
+    let sparse = [
+        "--arch",
+        "obelisk",
+        "--samples",
+        "40",
+        "--steps",
+        "12",
+        "--fold",
+        "0",
+    ];
+    let first = train(&path("a"), &sparse);
+    done(&first);
+    let told = String::from_utf8_lossy(&first.stderr).into_owned();
+    assert!(told.contains("scans uploaded and smoothed"), "{told}");
+    let config = std::fs::read_to_string(path("a").join("config.toml")).unwrap();
+    assert!(
+        config.contains("samples = 40") && config.contains("steps = 12"),
+        "{config}"
+    );
+    done(&train(&path("b"), &sparse));
+    assert_eq!(weights("a"), weights("b"));
+
+    let mut child = Command::new(env!("CARGO_BIN_EXE_obelisk"))
+        .args(["train", "--config", text(&path("a").join("config.toml"))])
+        .args(["--out", text(&path("c"))])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    while !path("c").join("checkpoint.safetensors").exists() {
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "training ended without a checkpoint"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    done(&obelisk(&["train", "--resume", "--out", text(&path("c"))]));
+    assert_eq!(weights("a"), weights("c"));
+
+    // Other networks can't, and this one can be told not to.
+    refused(&train(&path("d"), &["--samples", "40"]), 2, "obelisk-unary");
+    refused(
+        &train(&path("d"), &["--arch", "obelisk", "--dense", "--steps", "3"]),
+        2,
+        "--dense",
+    );
+    done(&train(&path("e"), &["--arch", "obelisk", "--dense"]));
+    let config = std::fs::read_to_string(path("e").join("config.toml")).unwrap();
+    assert!(!config.contains("samples"), "{config}");
+}
+
+#[test]
 fn predictions_have_the_scans_geometry_and_turned_scans_the_same_anatomy() {
     if !adapter() {
         return;

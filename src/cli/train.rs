@@ -56,6 +56,15 @@ pub(super) struct TrainingOptions {
     /// Scans in a step
     #[arg(long)]
     batch: Option<usize>,
+    /// Sparse training of obelisk networks: random locations of each scan in a step [default: 192]
+    #[arg(long, value_name = "N")]
+    samples: Option<usize>,
+    /// Sparse training: steps of an epoch [default: 64]
+    #[arg(long, value_name = "N")]
+    steps: Option<usize>,
+    /// Train obelisk networks on all voxels instead
+    #[arg(long, conflicts_with_all = ["samples", "steps", "paper"])]
+    pub(super) dense: bool,
     /// Seed of every random stream
     #[arg(long)]
     seed: Option<u64>,
@@ -200,9 +209,10 @@ impl TrainingOptions {
     /// The settings that the options override: the paper's for a network, or the defaults.
     pub(super) fn start(&self, dataset: PathBuf, arch: &str) -> Result<Settings, Usage> {
         let network = model::find(arch).map_err(|e| Usage(e.to_string()))?;
-        Ok(match self.paper {
-            true => Settings::paper(dataset, network),
-            false => Settings::new(dataset, arch),
+        Ok(match (self.paper, self.dense) {
+            (true, _) => Settings::paper(dataset, network),
+            (false, true) => Settings::dense(dataset, arch),
+            (false, false) => Settings::new(dataset, arch),
         })
     }
 
@@ -226,6 +236,27 @@ impl TrainingOptions {
         settings.spacing = self.spacing.or(settings.spacing);
         settings.size = self.size.or(settings.size);
         settings.orientation = self.orient.clone().or(settings.orientation.take());
+        if self.dense {
+            (settings.samples, settings.steps) = (None, None);
+        }
+        settings.samples = self.samples.or(settings.samples);
+        settings.steps = self.steps.or(settings.steps);
+        if settings.steps.is_some() && settings.samples.is_none() {
+            return Err(Usage(
+                "--steps belongs to sparse training: give --samples too".into(),
+            ));
+        }
+        let network = model::find(&settings.arch).map_err(|e| Usage(e.to_string()))?;
+        if settings.samples.is_some() && network.points.is_none() {
+            return Err(Usage(format!(
+                "{} trains on whole scans only; sparse training is for {}",
+                settings.arch,
+                model::point_networks().join(", ")
+            )));
+        }
+        if settings.samples == Some(0) || settings.steps == Some(0) {
+            return Err(Usage("--samples and --steps are at least 1".into()));
+        }
         if settings.epochs == 0 || settings.batch == 0 || settings.validate_every == 0 {
             return Err(Usage(
                 "--epochs, --batch and --validate-every are at least 1".into(),
@@ -307,6 +338,12 @@ impl Progress {
                     duration(left)
                 ));
             }
+            Event::Resident(r) => eprintln!(
+                "{} scans uploaded and smoothed in {:.1} s, {:.1} MiB on the device",
+                r.scans,
+                r.seconds,
+                r.bytes as f64 / 1048576.0
+            ),
             Event::Validation { done, cases } => {
                 if let Some(bar) = &self.bar {
                     bar.set_length(*cases as u64);

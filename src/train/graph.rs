@@ -50,11 +50,22 @@ pub fn training_graph(
         training: true,
     };
     let logits = (network.build)(&mut builder, image, classes)?;
-    let loss = add_loss(&mut graph, logits, labels, classes, loss)?;
+    train_on(&mut graph, logits, labels, classes, loss)?;
+    Ok(graph)
+}
+
+/// What follows the logits in a step: loss (kept), gradients, Adam.
+pub(super) fn train_on(
+    graph: &mut Graph,
+    logits: Value,
+    labels: Value,
+    classes: usize,
+    loss: Loss,
+) -> Result<(), GraphError> {
+    let loss = add_loss(graph, logits, labels, classes, loss)?;
     graph.keep("loss", loss);
     graph.parameter_gradient_nodes(loss)?;
-    adam(&mut graph)?;
-    Ok(graph)
+    adam(graph)
 }
 
 /// Adds a loss of logits (map `[N, L, D, H, W]`) and labels (flat `[N, 1, D, H, W]`: class index, −1 ignored), flat

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::Folds;
-use crate::model::Network;
+use crate::model::{self, Network};
 
 /// What is minimised (method section 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +67,12 @@ pub struct Settings {
     pub epochs: usize,
     /// Scans in a step.
     pub batch: usize,
+    /// Sparse training: random locations of each scan in a step; absent to train on all voxels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<usize>,
+    /// Sparse training: steps of an epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<usize>,
     /// Seed of all random streams.
     pub seed: u64,
     /// Adam's learning rate at the start.
@@ -90,8 +96,27 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The defaults for a dataset and network.
+    /// Steps of an epoch of sparse training (method section 1).
+    pub const SPARSE_STEPS: usize = 64;
+
+    /// The defaults for a dataset and network: sparse training where the network can.
     pub fn new(dataset: PathBuf, arch: &str) -> Self {
+        let settings = Settings::dense(dataset, arch);
+        match model::find(arch) {
+            Ok(network) if network.points.is_some() => Settings {
+                epochs: 50,
+                batch: 3,
+                samples: Some(192),
+                steps: Some(Settings::SPARSE_STEPS),
+                loss: Loss::HardMining,
+                ..settings
+            },
+            _ => settings,
+        }
+    }
+
+    /// The defaults for training on all voxels.
+    pub fn dense(dataset: PathBuf, arch: &str) -> Self {
         Settings {
             dataset,
             arch: arch.to_owned(),
@@ -99,6 +124,8 @@ impl Settings {
             folds: None,
             epochs: 44,
             batch: 2,
+            samples: None,
+            steps: None,
             seed: 1,
             learning_rate: 0.002,
             schedule: Schedule::Cosine,
@@ -112,13 +139,18 @@ impl Settings {
         }
     }
 
-    /// The paper's settings for a network: 300 epochs of batches of 4, Adam with 0.002 × 0.99 an epoch and weight decay
+    /// The paper's settings for a network: 300 epochs of batches of 4 (sparse training: 50 epochs of 64 batches of 192
+    /// locations of 3 scans), Adam with 0.002 × 0.99 an epoch and weight decay
     /// 1e-5, affine augmentation of 0.075; class weights and hard mining where there are OBELISK layers, plain
     /// cross-entropy otherwise (method section 3).
     pub fn paper(dataset: PathBuf, network: &Network) -> Self {
+        let (epochs, batch) = match network.points {
+            Some(_) => (50, 3),
+            None => (300, 4),
+        };
         Settings {
-            epochs: 300,
-            batch: 4,
+            epochs,
+            batch,
             learning_rate: 0.002,
             schedule: Schedule::Exponential,
             weight_decay: 1e-5,

@@ -1,0 +1,94 @@
+//! Dense training: every voxel of a few scans a step, uploaded and augmented anew each time.
+
+use super::data::{augmentation, epoch_order};
+use super::{Settings, TrainError, TrainingData, stream, training_graph};
+use crate::gpu::{Device, Executable};
+use crate::graph::{Graph, GraphError};
+use crate::model::Network;
+use crate::tensor::Tensor;
+
+/// Where the inputs of a dense step come from.
+pub struct Dense<'a> {
+    settings: &'a Settings,
+    data: &'a TrainingData,
+    grid: [usize; 3],
+    steps: usize,
+}
+
+impl<'a> Dense<'a> {
+    pub fn new(settings: &'a Settings, data: &'a TrainingData, grid: [usize; 3]) -> Result<Self, TrainError> {
+        let steps = data.training.len() / settings.batch;
+        if steps == 0 {
+            let message = format!(
+                "{} training cases don't fill a batch of {}; lower --batch or add cases",
+                data.training.len(),
+                settings.batch
+            );
+            return Err(TrainError::Settings(message));
+        }
+        Ok(Dense {
+            settings,
+            data,
+            grid,
+            steps,
+        })
+    }
+
+    /// One pass over the cases; the remainder of a batch is dropped.
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+
+    fn shape(&self) -> [usize; 5] {
+        let [d, h, w] = self.grid;
+        [
+            self.settings.batch,
+            self.data.preprocessing.channels.len(),
+            d,
+            h,
+            w,
+        ]
+    }
+
+    pub fn graph(&self, network: &Network) -> Result<Graph, GraphError> {
+        let classes = self.data.preprocessing.labels.len();
+        training_graph(
+            network,
+            self.shape(),
+            classes,
+            self.settings.loss,
+            self.settings.affine > 0.0,
+        )
+    }
+
+    pub fn upload(
+        &self,
+        device: &Device,
+        executable: &Executable,
+        epoch: usize,
+        position: usize,
+    ) -> Result<(), TrainError> {
+        let Settings {
+            seed, batch, affine, ..
+        } = *self.settings;
+        let shape @ [_, _, d, h, w] = self.shape();
+        let order = epoch_order(seed, epoch, self.data.training.len());
+        let cases = &order[position * batch..(position + 1) * batch];
+        let mut image = Vec::with_capacity(shape.iter().product());
+        let mut labels = Vec::with_capacity(batch * d * h * w);
+        let mut theta = Vec::with_capacity(batch * 12);
+        for (slot, case) in cases.iter().enumerate() {
+            let mut rng = stream(seed, epoch * self.steps + position, slot);
+            let (cropped, classes) = self.data.training[*case].crop(self.grid, &mut rng);
+            image.extend(cropped.data);
+            labels.extend(classes.data);
+            theta.extend(augmentation(&mut rng, affine));
+        }
+        executable.upload(device, "image", &Tensor::new(&shape, image))?;
+        executable.upload(device, "labels", &Tensor::new(&[batch, 1, d, h, w], labels))?;
+        if affine > 0.0 {
+            executable.upload(device, "theta", &Tensor::new(&[batch, 3, 4], theta))?;
+        }
+        Ok(())
+    }
+}
