@@ -1,14 +1,18 @@
 //! Networks: functions that add nodes. A network is added in one file and one line of [`NETWORKS`].
 
+mod global_fc;
 mod hybrid;
 mod obelisk;
 pub mod published;
 mod unet;
 
 use crate::graph::{Graph, GraphError, Init, Value};
+use crate::op::avg_pool3d::AvgPool3d;
 use crate::op::batch_norm::batch_norm;
 use crate::op::conv3d::{Conv3dConfig, conv3d};
+use crate::op::dropout::{channel_dropout, dropout};
 use crate::op::leaky_relu::leaky_relu;
+use crate::op::linear::linear;
 use crate::op::upsample::Upsample;
 use crate::preprocess::Preprocessing;
 
@@ -146,10 +150,50 @@ pub const NETWORKS: &[Network] = &[
     .published(published::obeliskhybrid_tcia)
     .with_obelisk_layers(),
     Network::new(
+        "obeliskhybrid_visceral",
+        "the hybrid exactly as published for the VISCERAL scans of about 1.5 mm, which it halves; for any size",
+        hybrid::obeliskhybrid_visceral,
+    )
+    .published(published::obeliskhybrid_visceral),
+    Network::new(
         "unet",
         "all-convolutional U-Net of the paper's table 1 (880 k parameters)",
         unet::unet,
     ),
+    Network::new(
+        "unet-lean",
+        "the same with grouped convolutions (paper: Leaner all-conv U-Net)",
+        unet::unet_lean,
+    ),
+    Network::new(
+        "unet-global-fc",
+        "U-Net whose bottleneck passes through fully-connected layers, sized for the training grid (paper: Global FC U-Net)",
+        global_fc::unet_global_fc,
+    ),
+    Network::new(
+        "allconvunet_tcia",
+        "the all-convolutional U-Net exactly as published for the TCIA scans: 144³, 9 labels",
+        unet::allconvunet_tcia,
+    )
+    .published(published::unet_tcia),
+    Network::new(
+        "allconvunet_visceral",
+        "the all-convolutional U-Net exactly as published for the VISCERAL scans: 312×230×320, which it halves, 8 labels",
+        unet::allconvunet_visceral,
+    )
+    .published(published::unet_visceral),
+    Network::new(
+        "globalfcnet_tcia",
+        "the global FC U-Net exactly as published for the TCIA scans: 144³, 9 labels",
+        global_fc::globalfcnet_tcia,
+    )
+    .published(published::unet_tcia),
+    Network::new(
+        "globalfcnet_visceral",
+        "the global FC U-Net exactly as published for the VISCERAL scans: 156×115×160, 8 labels",
+        global_fc::globalfcnet_visceral,
+    )
+    .published(published::unet_visceral),
 ];
 
 /// The network of that name, or the names there are.
@@ -296,6 +340,60 @@ impl Builder<'_> {
         batch_norm(self.graph, x, gamma, beta, mean, variance, slope, self.training)
     }
 
+    /// A convolution, batch norm and leaky ReLU under the authors' names: `convNUMBER` and `batchNUMBER`.
+    pub fn layer(
+        &mut self,
+        number: &str,
+        sources: &[Value],
+        conv: Conv,
+        slope: f32,
+    ) -> Result<Value, GraphError> {
+        let x = self.conv(&format!("conv{number}"), sources, conv)?;
+        self.norm(&format!("batch{number}"), x, Some(slope))
+    }
+
+    /// Fully-connected layer: flat `[N, …]` to flat `[N, outputs]`; parameters `NAME.weight` and `NAME.bias`.
+    pub fn linear(&mut self, name: &str, x: Value, outputs: usize) -> Result<Value, GraphError> {
+        let inputs = self.graph.shape(x)[1..].iter().product();
+        let init = Init::XavierNormal {
+            fan_in: inputs,
+            fan_out: outputs,
+        };
+        let weight = self
+            .graph
+            .parameter(&format!("{name}.weight"), &[outputs, inputs], init)?;
+        let bias = self
+            .graph
+            .parameter(&format!("{name}.bias"), &[outputs], Init::Constant(0.0))?;
+        linear(self.graph, x, weight, Some(bias))
+    }
+
+    /// In training, drops each element with that probability.
+    pub fn dropout(&mut self, x: Value, rate: f32) -> Result<Value, GraphError> {
+        match self.training {
+            true => dropout(self.graph, x, rate),
+            false => Ok(x),
+        }
+    }
+
+    /// In training, drops each channel of each sample with that probability.
+    pub fn channel_dropout(&mut self, x: Value, rate: f32) -> Result<Value, GraphError> {
+        match self.training {
+            true => channel_dropout(self.graph, x, rate),
+            false => Ok(x),
+        }
+    }
+
+    /// Mean over 3³ voxels at every `stride`-th; the zeros of the padding count.
+    pub fn smooth(&mut self, image: Value, stride: usize) -> Result<Value, GraphError> {
+        let pool = AvgPool3d {
+            kernel: 3,
+            stride,
+            padding: 1,
+        };
+        self.graph.push1(pool, &[image])
+    }
+
     /// Leaky ReLU.
     pub fn leaky(&mut self, x: Value, slope: f32) -> Result<Value, GraphError> {
         leaky_relu(self.graph, x, slope)
@@ -306,11 +404,51 @@ impl Builder<'_> {
         self.graph.push1(Upsample { size }, &[x])
     }
 
+    /// Refuses, for the network `name`, whose layers have one size only, any other image and number of labels.
+    fn only(
+        &self,
+        name: &'static str,
+        image: Value,
+        labels: usize,
+        published: Published,
+    ) -> Result<(), GraphError> {
+        let [d, h, w] = published.size;
+        if self.graph.shape(image)[1..] == [1, d, h, w] && labels == published.labels {
+            return Ok(());
+        }
+        let (of, instead) = (published.labels, published.instead);
+        let reason = match published.halved {
+            false => format!("one channel of {d}×{h}×{w} voxels and {of} labels"),
+            true => format!(
+                "one channel of {}×{}×{} voxels, which it halves (here {d}×{h}×{w}), and {of} labels",
+                2 * d,
+                2 * h,
+                2 * w
+            ),
+        };
+        let reason = format!(
+            "is as published: {reason}, not {labels}; resample or crop the scan to that size, \
+             or train `{instead}`, which takes any"
+        );
+        Err(GraphError::shape(name, &[self.graph.spec(image).clone()], reason))
+    }
+
     /// `[D, H, W]` of a value.
     pub fn size(&self, x: Value) -> [usize; 3] {
         let s = self.graph.shape(x);
         [s[2], s[3], s[4]]
     }
+}
+
+/// What a network takes whose layers have one size only.
+#[derive(Clone, Copy)]
+struct Published {
+    size: [usize; 3],
+    labels: usize,
+    /// Whether that size is half the scan's.
+    halved: bool,
+    /// The network that takes any size.
+    instead: &'static str,
 }
 
 /// `ceil(n / by)` on every axis.

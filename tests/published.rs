@@ -104,6 +104,16 @@ fn the_published_tcia_hybrid_gives_the_authors_labels() {
 }
 
 #[test]
+fn the_published_visceral_hybrid_gives_the_authors_labels() {
+    check("obeliskhybrid_visceral", "ct_156x115x160");
+}
+
+#[test]
+fn the_published_tcia_unet_gives_the_authors_labels() {
+    check("allconvunet_tcia", "ct_144");
+}
+
+#[test]
 fn the_published_visceral_obelisk_gives_the_authors_labels() {
     check("obelisk_visceral", "ct_156x115x160");
 }
@@ -113,11 +123,24 @@ fn networks_have_the_published_numbers_of_parameters() {
     for (arch, parameters) in [
         ("obeliskhybrid_tcia", 229_217),
         ("obelisk-hybrid", 229_217),
+        ("obeliskhybrid_visceral", 230_208),
+        ("obelisk_visceral", 131_464),
         ("unet", 878_154),
+        ("unet-lean", 201_642),
+        ("unet-global-fc", 11_944_816),
+        ("allconvunet_tcia", 883_740),
+        ("allconvunet_visceral", 875_798),
+        ("globalfcnet_tcia", 11_944_816),
+        ("globalfcnet_visceral", 13_081_422),
     ] {
         let network = model::find(arch).unwrap();
         let preprocessing = network.published.unwrap_or(published::obeliskhybrid_tcia)();
-        let graph = inference_graph(network, &preprocessing, [144; 3]).unwrap();
+        let grid = match arch {
+            "allconvunet_visceral" => [312, 230, 320],
+            "globalfcnet_visceral" => [156, 115, 160],
+            _ => [144; 3],
+        };
+        let graph = inference_graph(network, &preprocessing, grid).unwrap();
         assert_eq!(graph.parameter_count(), parameters, "{arch}");
     }
 }

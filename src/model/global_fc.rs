@@ -1,0 +1,58 @@
+//! The global FC U-Net (method section 2): its bottleneck passes through a fully-connected layer of 400 and back, so that
+//! every coarse voxel sees the whole scan.
+
+use super::unet::{decoder, encoder, layer};
+use super::*;
+use crate::op::layout::{to_flat, to_map};
+
+/// Outputs of fc1.
+const WIDTH: usize = 400;
+/// Probability that training drops an output of fc1 and of fc2U.
+const DROPOUT: f32 = 0.5;
+
+/// For any size; the fully-connected layers are as large as a sixteenth of it, so the weights fit that size only.
+pub fn unet_global_fc(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
+    let mut skips = encoder(b, image, &[10, 30, 50, 20].map(|out| [Conv::k3(out); 2]), layer)?;
+    let coarse = skips.pop().expect("four levels");
+    let x = fully_connected(b, coarse)?;
+    let x = layer(b, "6dU", &[x, coarse], Conv::k3(20))?;
+    decoder(b, x, &skips, &[20, 10, 8, labels].map(Conv::k3), layer)
+}
+
+/// As published for TCIA.
+pub fn globalfcnet_tcia(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
+    published(b, "globalfcnet_tcia", image, labels, ([144; 3], 9))
+}
+
+/// As published for VISCERAL.
+pub fn globalfcnet_visceral(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
+    published(b, "globalfcnet_visceral", image, labels, ([156, 115, 160], 8))
+}
+
+fn published(
+    b: &mut Builder,
+    name: &'static str,
+    image: Value,
+    labels: usize,
+    only: ([usize; 3], usize),
+) -> Result<Value, GraphError> {
+    let published = Published {
+        size: only.0,
+        labels: only.1,
+        halved: false,
+        instead: "unet-global-fc",
+    };
+    b.only(name, image, labels, published)?;
+    unet_global_fc(b, image, labels)
+}
+
+/// fc1 and fc2U over all channels and voxels of a map, with dropout after each and nothing between.
+fn fully_connected(b: &mut Builder, map: Value) -> Result<Value, GraphError> {
+    let shape = b.graph.spec(map).ncdhw().expect("a map");
+    let x = to_flat(b.graph, map)?;
+    let x = b.linear("fc1", x, WIDTH)?;
+    let x = b.dropout(x, DROPOUT)?;
+    let x = b.linear("fc2U", x, shape[1..].iter().product())?;
+    let x = b.dropout(x, DROPOUT)?;
+    to_map(b.graph, x, shape)
+}
