@@ -27,10 +27,23 @@ pub struct Network {
     pub build: Build,
     /// For networks that are as published: how the authors' script reads scans, for weights that say nothing of it.
     pub published: Option<fn() -> Preprocessing>,
+    /// For networks that take one size of scan only.
+    pub fixed: Option<Fixed>,
     /// For networks that train and predict at any locations: the network without its regular grid.
     pub points: Option<PointNetwork>,
     /// Whether it has OBELISK layers: parameters or states named `offset…`, shape `[1, K, 1, P, 3]`.
     pub obelisk_layers: bool,
+}
+
+/// The one size that a network takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fixed {
+    /// Voxels of the scan along D, H, W.
+    pub size: [usize; 3],
+    /// Labels, the background included.
+    pub labels: usize,
+    /// Whether the network halves the scan first, so that an odd size of one voxel less does as well.
+    pub halved: bool,
 }
 
 /// A network whose logits at a location depend on no other location's.
@@ -74,6 +87,7 @@ impl Network {
             about,
             build,
             published: None,
+            fixed: None,
             points: None,
             obelisk_layers: false,
         }
@@ -83,6 +97,13 @@ impl Network {
         Network {
             points: Some(points),
             obelisk_layers: true,
+            ..self
+        }
+    }
+
+    const fn fixed(self, fixed: Fixed) -> Self {
+        Network {
+            fixed: Some(fixed),
             ..self
         }
     }
@@ -147,6 +168,7 @@ pub const NETWORKS: &[Network] = &[
         "the hybrid exactly as published for the TCIA scans: 144³, 9 labels, its own 18×36×18 grid",
         hybrid::obeliskhybrid_tcia,
     )
+    .fixed(published::TCIA)
     .published(published::obeliskhybrid_tcia)
     .with_obelisk_layers(),
     Network::new(
@@ -154,7 +176,8 @@ pub const NETWORKS: &[Network] = &[
         "the hybrid exactly as published for the VISCERAL scans of about 1.5 mm, which it halves; for any size",
         hybrid::obeliskhybrid_visceral,
     )
-    .published(published::obeliskhybrid_visceral),
+    .published(published::obeliskhybrid_visceral)
+    .with_obelisk_layers(),
     Network::new(
         "unet",
         "all-convolutional U-Net of the paper's table 1 (880 k parameters)",
@@ -175,24 +198,28 @@ pub const NETWORKS: &[Network] = &[
         "the all-convolutional U-Net exactly as published for the TCIA scans: 144³, 9 labels",
         unet::allconvunet_tcia,
     )
+    .fixed(published::TCIA)
     .published(published::unet_tcia),
     Network::new(
         "allconvunet_visceral",
         "the all-convolutional U-Net exactly as published for the VISCERAL scans: 312×230×320, which it halves, 8 labels",
         unet::allconvunet_visceral,
     )
+    .fixed(published::VISCERAL_HALVED)
     .published(published::unet_visceral),
     Network::new(
         "globalfcnet_tcia",
         "the global FC U-Net exactly as published for the TCIA scans: 144³, 9 labels",
         global_fc::globalfcnet_tcia,
     )
+    .fixed(published::TCIA)
     .published(published::unet_tcia),
     Network::new(
         "globalfcnet_visceral",
         "the global FC U-Net exactly as published for the VISCERAL scans: 156×115×160, 8 labels",
         global_fc::globalfcnet_visceral,
     )
+    .fixed(published::VISCERAL)
     .published(published::unet_visceral),
 ];
 
@@ -404,31 +431,25 @@ impl Builder<'_> {
         self.graph.push1(Upsample { size }, &[x])
     }
 
-    /// Refuses, for the network `name`, whose layers have one size only, any other image and number of labels.
+    /// Refuses any other image and number of labels for the network `name`; `instead` takes any.
     fn only(
         &self,
         name: &'static str,
         image: Value,
         labels: usize,
-        published: Published,
+        fixed: Fixed,
+        instead: &str,
     ) -> Result<(), GraphError> {
-        let [d, h, w] = published.size;
-        if self.graph.shape(image)[1..] == [1, d, h, w] && labels == published.labels {
+        let seen = |size: [usize; 3]| shrink(size, 1 + fixed.halved as usize);
+        let channels = self.graph.shape(image)[1];
+        if channels == 1 && seen(self.size(image)) == seen(fixed.size) && labels == fixed.labels {
             return Ok(());
         }
-        let (of, instead) = (published.labels, published.instead);
-        let reason = match published.halved {
-            false => format!("one channel of {d}×{h}×{w} voxels and {of} labels"),
-            true => format!(
-                "one channel of {}×{}×{} voxels, which it halves (here {d}×{h}×{w}), and {of} labels",
-                2 * d,
-                2 * h,
-                2 * w
-            ),
-        };
+        let [d, h, w] = fixed.size;
         let reason = format!(
-            "is as published: {reason}, not {labels}; resample or crop the scan to that size, \
-             or train `{instead}`, which takes any"
+            "is as published: one channel of {d}×{h}×{w} voxels and {} labels (here {labels}); resample or crop the \
+             scan to that size, or train `{instead}`, which takes any",
+            fixed.labels
         );
         Err(GraphError::shape(name, &[self.graph.spec(image).clone()], reason))
     }
@@ -438,17 +459,6 @@ impl Builder<'_> {
         let s = self.graph.shape(x);
         [s[2], s[3], s[4]]
     }
-}
-
-/// What a network takes whose layers have one size only.
-#[derive(Clone, Copy)]
-struct Published {
-    size: [usize; 3],
-    labels: usize,
-    /// Whether that size is half the scan's.
-    halved: bool,
-    /// The network that takes any size.
-    instead: &'static str,
 }
 
 /// `ceil(n / by)` on every axis.

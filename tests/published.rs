@@ -68,6 +68,10 @@ fn check(arch: &str, scan: &str) {
     let near_tie = volume::read(&folder.join("near_tie.nii.gz")).unwrap();
     let weights = read_tensors(&folder.join("weights.safetensors"));
     let network = model::find(arch).unwrap();
+    let graph = inference_graph(network, &network.published.unwrap()(), scan.geometry.shape).unwrap();
+    for name in weights.keys() {
+        assert!(graph.find(name).is_some(), "the network has no `{name}`");
+    }
     let preprocessing = network.published.expect("a published network")();
     let (labels, logits) = pollster::block_on(async {
         let mut predictor = Predictor::with_weights(device, network, &preprocessing, &weights)
@@ -135,11 +139,7 @@ fn networks_have_the_published_numbers_of_parameters() {
     ] {
         let network = model::find(arch).unwrap();
         let preprocessing = network.published.unwrap_or(published::obeliskhybrid_tcia)();
-        let grid = match arch {
-            "allconvunet_visceral" => [312, 230, 320],
-            "globalfcnet_visceral" => [156, 115, 160],
-            _ => [144; 3],
-        };
+        let grid = network.fixed.map_or([144; 3], |fixed| fixed.size);
         let graph = inference_graph(network, &preprocessing, grid).unwrap();
         assert_eq!(graph.parameter_count(), parameters, "{arch}");
     }

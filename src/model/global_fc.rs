@@ -21,28 +21,25 @@ pub fn unet_global_fc(b: &mut Builder, image: Value, labels: usize) -> Result<Va
 
 /// As published for TCIA.
 pub fn globalfcnet_tcia(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
-    published(b, "globalfcnet_tcia", image, labels, ([144; 3], 9))
+    b.only(
+        "globalfcnet_tcia",
+        image,
+        labels,
+        published::TCIA,
+        "unet-global-fc",
+    )?;
+    unet_global_fc(b, image, labels)
 }
 
 /// As published for VISCERAL.
 pub fn globalfcnet_visceral(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
-    published(b, "globalfcnet_visceral", image, labels, ([156, 115, 160], 8))
-}
-
-fn published(
-    b: &mut Builder,
-    name: &'static str,
-    image: Value,
-    labels: usize,
-    only: ([usize; 3], usize),
-) -> Result<Value, GraphError> {
-    let published = Published {
-        size: only.0,
-        labels: only.1,
-        halved: false,
-        instead: "unet-global-fc",
-    };
-    b.only(name, image, labels, published)?;
+    b.only(
+        "globalfcnet_visceral",
+        image,
+        labels,
+        published::VISCERAL,
+        "unet-global-fc",
+    )?;
     unet_global_fc(b, image, labels)
 }
 

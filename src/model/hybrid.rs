@@ -20,13 +20,13 @@ pub fn obelisk_hybrid(b: &mut Builder, image: Value, labels: usize) -> Result<Va
 
 /// As published: only 144³ and 9 labels, since its coarse grid is 18×36×18.
 pub fn obeliskhybrid_tcia(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
-    let published = Published {
-        size: [144; 3],
-        labels: 9,
-        halved: false,
-        instead: "obelisk-hybrid",
-    };
-    b.only("obeliskhybrid_tcia", image, labels, published)?;
+    b.only(
+        "obeliskhybrid_tcia",
+        image,
+        labels,
+        published::TCIA,
+        "obelisk-hybrid",
+    )?;
     hybrid(b, image, labels, [18, 36, 18])
 }
 

@@ -1,8 +1,30 @@
 //! How the authors' script reads scans for each published network: the voxel array as the file stores it, whatever its
 //! orientation and spacing, scaled in the network's own way. Labels are those of the authors' label files.
 
+use super::Fixed;
 use crate::dataset::Label;
 use crate::preprocess::{Channel, Intensity, Preprocessing};
+
+/// What the networks for TCIA take.
+pub const TCIA: Fixed = Fixed {
+    size: [144; 3],
+    labels: 9,
+    halved: false,
+};
+
+/// What globalfcnet_visceral takes.
+pub const VISCERAL: Fixed = Fixed {
+    size: [156, 115, 160],
+    labels: 8,
+    halved: false,
+};
+
+/// What allconvunet_visceral takes.
+pub const VISCERAL_HALVED: Fixed = Fixed {
+    size: [312, 230, 320],
+    labels: 8,
+    halved: true,
+};
 
 /// Labels 0 … 8 of the TCIA networks.
 pub const TCIA_LABELS: [&str; 9] = [

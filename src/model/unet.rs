@@ -23,13 +23,7 @@ pub fn unet_lean(b: &mut Builder, image: Value, labels: usize) -> Result<Value, 
 /// As published for TCIA: five levels, and channel dropout after every leaky ReLU, so that skips carry it. The
 /// published script leaves it on in inference; here inference is without.
 pub fn allconvunet_tcia(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
-    let published = Published {
-        size: [144; 3],
-        labels: 9,
-        halved: false,
-        instead: "unet",
-    };
-    b.only("allconvunet_tcia", image, labels, published)?;
+    b.only("allconvunet_tcia", image, labels, published::TCIA, "unet")?;
     let levels = [14, 28, 42, 56, 70].map(|out| [Conv::k3(out); 2]);
     let up = [56, 42, 28, 14, labels].map(Conv::k3);
     all_conv(b, image, &levels, &up, |b, number, sources, conv| {
@@ -40,15 +34,15 @@ pub fn allconvunet_tcia(b: &mut Builder, image: Value, labels: usize) -> Result<
 
 /// As published for VISCERAL: the scan is halved by average pooling first, the logits are upsampled to it.
 pub fn allconvunet_visceral(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
+    b.only(
+        "allconvunet_visceral",
+        image,
+        labels,
+        published::VISCERAL_HALVED,
+        "unet",
+    )?;
     let scan = b.size(image);
     let image = b.smooth(image, 2)?;
-    let published = Published {
-        size: [156, 115, 160],
-        labels: 8,
-        halved: true,
-        instead: "unet",
-    };
-    b.only("allconvunet_visceral", image, labels, published)?;
     let levels = [16, 32, 64, 80].map(|out| [Conv::k3(out); 2]);
     let up = [64, 32, 8, labels].map(Conv::k3);
     let x = all_conv(b, image, &levels, &up, layer)?;
