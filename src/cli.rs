@@ -2,6 +2,7 @@
 
 mod bench;
 mod evaluate;
+mod import;
 mod info;
 mod predict;
 mod train;
@@ -41,6 +42,8 @@ enum Command {
     Predict(predict::Predict),
     /// Measure what a network costs on this machine
     Bench(bench::Bench),
+    /// Turn a PyTorch checkpoint into a weights file
+    Import(import::Import),
     /// Score predictions against reference labels
     Evaluate(evaluate::Evaluate),
 }
@@ -62,6 +65,7 @@ pub fn run(arguments: Arguments, started: std::time::Instant) -> anyhow::Result<
         Command::Train(command) => command.run(&options),
         Command::Predict(command) => command.run(&options),
         Command::Bench(command) => command.run(&options, started),
+        Command::Import(command) => command.run(),
         Command::Evaluate(command) => command.run(),
     }
 }

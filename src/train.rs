@@ -280,6 +280,7 @@ pub async fn train(
         let model = Model {
             info,
             tensors: tensors.clone(),
+            batches: Default::default(),
         };
         if better {
             model.save(&run.join("best.safetensors"), true)?;
@@ -325,7 +326,7 @@ fn model_info(settings: &Settings, data: &TrainingData, epochs: usize, dice: Opt
         format: 1,
         arch: settings.arch.clone(),
         preprocessing: data.preprocessing.clone(),
-        training: TrainingRecord {
+        training: Some(TrainingRecord {
             dataset: data.dataset.clone(),
             epochs,
             seed: settings.seed,
@@ -333,7 +334,8 @@ fn model_info(settings: &Settings, data: &TrainingData, epochs: usize, dice: Opt
             trained_on: data.training.iter().map(|c| c.id.clone()).collect(),
             held_out: data.validation.iter().map(|c| c.id.clone()).collect(),
             dice,
-        },
+        }),
+        source: None,
     }
 }
 

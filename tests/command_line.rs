@@ -131,8 +131,9 @@ fn training_twice_gives_the_same_bytes_and_so_does_resuming() {
     // Held-out cases are named in the file.
     let (info, _) =
         obelisk::weights::load::<obelisk::weights::ModelInfo>(&path("a").join("best.safetensors")).unwrap();
-    assert_eq!(info.training.held_out.len(), 4);
-    assert_eq!(info.training.trained_on.len(), 14);
+    let training = info.training.unwrap();
+    assert_eq!(training.held_out.len(), 4);
+    assert_eq!(training.trained_on.len(), 14);
 }
 
 #[test]

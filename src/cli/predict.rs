@@ -14,7 +14,7 @@ use super::{Usage, open_device, refuse_existing};
 /// `obelisk predict`
 #[derive(Debug, Args)]
 pub struct Predict {
-    /// Weights (.safetensors) of a training run
+    /// Weights (.safetensors) of a training run, or a published network's (.safetensors, .pth)
     #[arg(long, value_name = "WEIGHTS")]
     model: PathBuf,
     /// A scan (.nii, .nii.gz), or a folder of scans; scans of several files are CASE_0000.nii.gz, CASE_0001.nii.gz …
@@ -23,7 +23,7 @@ pub struct Predict {
     /// The label file, or the folder of label files
     #[arg(long, value_name = "LABELS|FOLDER")]
     output: PathBuf,
-    /// The network, where the weights name none or another one is meant
+    /// Network, instead of the one that the weights name or are recognised as
     #[arg(long, value_name = "NAME")]
     arch: Option<String>,
     /// Turn scans to this orientation first (such as RPS), for networks that read them as stored; labels are turned back
@@ -117,10 +117,10 @@ impl Predict {
 
     /// The weights, with what `--arch` and `--orient` say instead of their record.
     fn load_model(&self) -> anyhow::Result<Model> {
-        let mut model = Model::load(&self.model)?;
-        if let Some(arch) = &self.arch {
-            model.info.arch = model::find(arch).map_err(|e| Usage(e.to_string()))?.name.into();
+        if let Some(name) = &self.arch {
+            model::find(name).map_err(|e| Usage(e.to_string()))?;
         }
+        let mut model = Model::open(&self.model, self.arch.as_deref())?;
         if let Some(code) = self.orient {
             if let Some(own) = model.info.preprocessing.orientation {
                 let message = format!(
