@@ -604,7 +604,7 @@ impl<'a> Machine<'a> {
         let Some(Value::Dict(dict)) = self.stack.last() else {
             return Err("it sets items of what is no dict".into());
         };
-        if items.len() % 2 != 0 {
+        if !items.len().is_multiple_of(2) {
             return Err("a dict has a key without a value".into());
         }
         let pairs = items.chunks_exact(2).map(|kv| (kv[0].clone(), kv[1].clone()));
