@@ -183,7 +183,7 @@ const HOSTILE: &[(&str, &str)] = &[
     ("big_endian", "not little-endian"),
     ("torchscript", "TorchScript"),
     ("no_pickle", "ends too early"),
-    ("two_pickles", "truncated or damaged"),
+    ("two_pickles", "2 times data.pkl"),
     ("bomb", "compressed"),
     ("double_entry", "`archive/data/0` twice"),
     ("lying_size", "truncated or damaged (entry `archive/data/0`)"),

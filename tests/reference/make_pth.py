@@ -128,10 +128,10 @@ def in_zip(name, *arguments, **options):
 
 def zipped(name, data, storages=(b"\0" * 8,), method=zipfile.ZIP_STORED, more=()):
     with zipfile.ZipFile(out / f"{name}.pth", "w", method) as archive:
-        entries = [("data.pkl", data), ("version", b"3\n")]
-        entries += [(f"data/{i}", s) for i, s in enumerate(storages)]
+        entries = [("archive/data.pkl", data), ("archive/version", b"3\n")]
+        entries += [(f"archive/data/{i}", s) for i, s in enumerate(storages)]
         for entry, content in [*entries, *more]:
-            archive.writestr(zipfile.ZipInfo(f"archive/{entry}", (1980, 1, 1, 0, 0, 0)), content, method)
+            archive.writestr(zipfile.ZipInfo(entry, (1980, 1, 1, 0, 0, 0)), content, method)
 
 
 def in_legacy(name, data, count=2, elements=b"\0" * 8, keys=("0",)):
@@ -221,12 +221,12 @@ in_zip("name_of_terminal_codes", dictionary(tensor(), "\x1b[2Jw"))
 in_zip("text_protocol", b"(dp0\nS'w'\np1\nI1\ns.")
 in_zip("entry_missing", dictionary(tensor()), [])
 in_zip("entry_short", dictionary(tensor()), [b"\0" * 7])
-in_zip("big_endian", dictionary(tensor()), more=[("byteorder", b"big")])
-in_zip("torchscript", dictionary(tensor()), more=[("constants.pkl", b"\x80\x02).")])
-in_zip("no_pickle", b"", more=[])
-in_zip("two_pickles", dictionary(tensor()), more=[("../b/data.pkl", b"N.")])
+in_zip("big_endian", dictionary(tensor()), more=[("archive/byteorder", b"big")])
+in_zip("torchscript", dictionary(tensor()), more=[("archive/constants.pkl", b"\x80\x02).")])
+in_zip("no_pickle", b"")
+in_zip("two_pickles", dictionary(tensor()), more=[("other/data.pkl", b"N.")])
 in_zip("bomb", dictionary(tensor(shape=(2**22,), count=2**22)), [b"\0" * 2**24], zipfile.ZIP_DEFLATED)
-in_zip("double_entry", dictionary(tensor()), more=[("data/1", b"\1" * 8)])
+in_zip("double_entry", dictionary(tensor()), more=[("archive/data/1", b"\1" * 8)])
 
 
 def edit(name, source, *changes):
