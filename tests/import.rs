@@ -52,9 +52,16 @@ fn refusal(path: &Path, arch: Option<&str>) -> String {
 }
 
 /// Folder, network, parameters (the authors' counts), and whether the file counts batches.
-const PUBLISHED: [(&str, &str, usize, bool); 2] = [
+const PUBLISHED: [(&str, &str, usize, bool); 4] = [
     ("obeliskhybrid_tcia_fold1", "obeliskhybrid_tcia", 229_217, true),
+    (
+        "obeliskhybrid_visceral_fold1",
+        "obeliskhybrid_visceral",
+        230_208,
+        true,
+    ),
     ("obelisk_visceral_fold1", "obelisk_visceral", 131_464, true),
+    ("allconvunet_tcia_fold1", "allconvunet_tcia", 883_740, false),
 ];
 
 #[test]
