@@ -1,6 +1,7 @@
 //! Subcommands, one file each.
 
 mod bench;
+mod crossval;
 mod evaluate;
 mod import;
 mod info;
@@ -38,6 +39,8 @@ enum Command {
     Info(info::Info),
     /// Train a network on a folder of scans and labels
     Train(Box<train::Train>),
+    /// Train and score every fold of several networks, and compare them in a table
+    Crossval(Box<crossval::Crossval>),
     /// Segment a scan or a folder of scans
     Predict(predict::Predict),
     /// Measure what a network costs on this machine
@@ -63,6 +66,7 @@ pub fn run(arguments: Arguments, started: std::time::Instant) -> anyhow::Result<
     match arguments.command {
         Command::Info(command) => command.run(&options),
         Command::Train(command) => command.run(&options),
+        Command::Crossval(command) => command.run(&options),
         Command::Predict(command) => command.run(&options),
         Command::Bench(command) => command.run(&options, started),
         Command::Import(command) => command.run(),

@@ -6,6 +6,7 @@
 pub mod autodiff;
 #[cfg(feature = "cli")]
 pub mod bench;
+pub mod crossval;
 pub mod dataset;
 pub mod evaluate;
 pub mod file;

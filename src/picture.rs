@@ -1,5 +1,7 @@
 //! Pictures to judge a segmentation and a training by: slices with labels on them, and the training curve.
 
+mod dice;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +14,8 @@ use crate::dataset::Label;
 use crate::file::write_beside;
 use crate::train::EpochRecord;
 use crate::volume::{Orientation, Volume};
+
+pub use dice::dice_plot;
 
 /// Why a picture could not be made.
 #[derive(Debug, thiserror::Error)]

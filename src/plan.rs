@@ -252,6 +252,16 @@ impl Plan {
         self.slots.iter().sum()
     }
 
+    /// Device bytes in all: slots, parameters and states, and where the plan trains also gradients and moments.
+    pub fn device_bytes(&self) -> u64 {
+        let trains = self
+            .places
+            .values()
+            .any(|place| matches!(place, Place::Moment(..)));
+        let copies = if trains { 4 } else { 1 };
+        self.slot_bytes() + copies * self.parameters.bytes + self.states.bytes
+    }
+
     /// Floating-point operations of one submission.
     pub fn flops(&self) -> u64 {
         self.launches.iter().map(|l| l.dispatch.flops).sum()

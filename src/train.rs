@@ -29,12 +29,13 @@ use crate::evaluate::{Report, overlaps};
 use crate::file::write_beside;
 use crate::gpu::{Device, Executable, GpuError, Weights};
 use crate::graph::{Graph, GraphError};
-use crate::model::{self, Network};
+use crate::model;
 use crate::offsets;
 use crate::op::StepScalars;
 use crate::op::cross_entropy::class_weights;
 use crate::plan::Plan;
 use crate::predict::{PredictError, Predictor};
+use crate::preprocess::Preprocessing;
 use crate::tensor::Tensor;
 use crate::weights::{self, Model, ModelInfo, TrainingRecord, WeightsError};
 
@@ -120,13 +121,6 @@ impl Feed<'_> {
         }
     }
 
-    fn graph(&self, network: &Network) -> Result<Graph, GraphError> {
-        match self {
-            Feed::Dense(dense) => dense.graph(network),
-            Feed::Sparse(sparse) => sparse.graph(network),
-        }
-    }
-
     /// Uploads what a step of an epoch sees; the same whatever ran before.
     fn upload(
         &self,
@@ -163,9 +157,7 @@ pub async fn train(
 ) -> Result<Vec<EpochRecord>, TrainError> {
     let network = model::find(&settings.arch)?;
     let preprocessing = &data.preprocessing;
-    let Some(grid) = preprocessing.grid else {
-        return Err(TrainError::Settings("training needs a grid; give --size".into()));
-    };
+    let grid = training_grid(preprocessing)?;
     let classes = preprocessing.labels.len();
     let feed = match settings.samples {
         None => Feed::Dense(Dense::new(settings, data, grid)?),
@@ -176,7 +168,7 @@ pub async fn train(
         }
     };
     let steps = feed.steps();
-    let graph = feed.graph(network)?;
+    let graph = step_graph(settings, preprocessing)?;
     let plan = Plan::new(&graph, device.caps())?;
     tracing::debug!("training plan:\n{plan}");
     let weights = Weights::new(device, &plan, true).await?;
@@ -296,6 +288,31 @@ pub async fn train(
         report(Event::Epoch(&line));
     }
     Ok(record.log)
+}
+
+/// The graph of a run's step: [`training_graph`], or [`sparse_training_graph`] where the settings have samples, on the
+/// preprocessing's grid.
+///
+/// # Errors
+/// A preprocessing without a grid, and a network that can't be built on it.
+pub fn step_graph(settings: &Settings, preprocessing: &Preprocessing) -> Result<Graph, TrainError> {
+    let [d, h, w] = training_grid(preprocessing)?;
+    let network = model::find(&settings.arch)?;
+    let (channels, classes) = (preprocessing.channels.len(), preprocessing.labels.len());
+    let Settings { batch, loss, .. } = *settings;
+    let augment = settings.affine > 0.0;
+    Ok(match settings.samples {
+        None => training_graph(network, [batch, channels, d, h, w], classes, loss, augment)?,
+        Some(samples) => {
+            sparse_training_graph(network, [channels, d, h, w], batch, samples, classes, loss, augment)?
+        }
+    })
+}
+
+fn training_grid(preprocessing: &Preprocessing) -> Result<[usize; 3], TrainError> {
+    preprocessing
+        .grid
+        .ok_or_else(|| TrainError::Settings("training needs a grid; give --size".into()))
 }
 
 async fn validate(

@@ -1,5 +1,5 @@
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
@@ -9,7 +9,7 @@ use obelisk::gpu::DeviceOptions;
 use obelisk::model;
 use obelisk::picture::{self, CurvePoint};
 use obelisk::preprocess::{Overrides, Preprocessing};
-use obelisk::train::{Event, Loss, Schedule, Settings, TrainingData, train};
+use obelisk::train::{EpochRecord, Event, Loss, Schedule, Settings, TrainingData, train};
 
 use super::{Usage, open_device};
 
@@ -85,7 +85,7 @@ pub(super) struct TrainingOptions {
     affine: Option<f32>,
     /// Epochs between validations
     #[arg(long, value_name = "N")]
-    validate_every: Option<usize>,
+    pub(super) validate_every: Option<usize>,
     /// Target orientation, such as RAS [default: the dataset's most common]
     #[arg(long, value_name = "CODE")]
     orient: Option<String>,
@@ -142,7 +142,7 @@ impl Train {
             .skip(1)
             .map(|l| l.name.clone())
             .collect();
-        let mut progress = Progress::new(settings.epochs, settings.batch, names.clone());
+        let mut progress = Progress::new(settings.epochs, settings.batch, names);
         let log = pollster::block_on(train(
             &device,
             &settings,
@@ -152,9 +152,7 @@ impl Train {
             |event| progress.show(&event),
         ))?;
         progress.finish();
-        let points: Vec<CurvePoint> = log.iter().map(CurvePoint::from).collect();
-        let title = format!("{} on {}", settings.arch, data.dataset);
-        picture::training_curve(&self.out.join("curve.png"), &title, &points, &names, true)?;
+        draw_curve(&self.out, &settings, &data, &log)?;
         if let Some(best) = log
             .iter()
             .filter_map(|l| l.mean_dice.map(|d| (d, l.epoch)))
@@ -287,6 +285,21 @@ pub(super) fn derive_preprocessing(dataset: &Dataset, settings: &Settings) -> an
         grid: settings.size,
     };
     Ok(Preprocessing::derive(dataset, overrides)?)
+}
+
+/// Draws the run's curve.png.
+pub(super) fn draw_curve(
+    run: &Path,
+    settings: &Settings,
+    data: &TrainingData,
+    log: &[EpochRecord],
+) -> anyhow::Result<()> {
+    let labels = data.preprocessing.labels.iter().skip(1);
+    let names: Vec<String> = labels.map(|l| l.name.clone()).collect();
+    let points: Vec<CurvePoint> = log.iter().map(CurvePoint::from).collect();
+    let title = format!("{} on {}", settings.arch, data.dataset);
+    picture::training_curve(&run.join("curve.png"), &title, &points, &names, true)?;
+    Ok(())
 }
 
 /// A bar on a terminal, plain lines otherwise.

@@ -1,10 +1,8 @@
 //! Dense training: every voxel of a few scans a step, uploaded and augmented anew each time.
 
 use super::data::{augmentation, epoch_order};
-use super::{Settings, TrainError, TrainingData, stream, training_graph};
+use super::{Settings, TrainError, TrainingData, stream};
 use crate::gpu::{Device, Executable};
-use crate::graph::{Graph, GraphError};
-use crate::model::Network;
 use crate::tensor::Tensor;
 
 /// Where the inputs of a dense step come from.
@@ -48,17 +46,6 @@ impl<'a> Dense<'a> {
             h,
             w,
         ]
-    }
-
-    pub fn graph(&self, network: &Network) -> Result<Graph, GraphError> {
-        let classes = self.data.preprocessing.labels.len();
-        training_graph(
-            network,
-            self.shape(),
-            classes,
-            self.settings.loss,
-            self.settings.affine > 0.0,
-        )
     }
 
     pub fn upload(

@@ -136,18 +136,6 @@ impl<'a> Sparse<'a> {
         [self.data.preprocessing.channels.len(), d, h, w]
     }
 
-    pub fn graph(&self, network: &Network) -> Result<Graph, GraphError> {
-        sparse_training_graph(
-            network,
-            self.shape(),
-            self.settings.batch,
-            self.samples,
-            self.data.preprocessing.labels.len(),
-            self.settings.loss,
-            self.settings.affine > 0.0,
-        )
-    }
-
     pub fn upload(
         &self,
         device: &Device,

@@ -1,0 +1,266 @@
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+use obelisk::crossval::{self, CrossvalError, Epoch, FoldResult, Job, Row, Table};
+use obelisk::dataset::{Dataset, Fold};
+use obelisk::gpu::{Device, DeviceOptions};
+use obelisk::picture;
+use obelisk::preprocess::Preprocessing;
+use obelisk::train::TrainingData;
+
+use super::train::{Progress, TrainingOptions, derive_preprocessing, draw_curve};
+use super::{Usage, open_device};
+
+/// `obelisk crossval`
+#[derive(Debug, Args)]
+pub struct Crossval {
+    /// Folder with dataset.json (Medical Segmentation Decathlon or nnU-Net v2); taken from --config when absent
+    dataset: Option<PathBuf>,
+    /// Networks to compare, or rows of the recipe [default: all rows of the recipe]
+    #[arg(long, value_name = "A,B,C", value_delimiter = ',')]
+    arch: Vec<String>,
+    /// Folder of the runs, predictions and tables, made when absent; goes on where an earlier call stopped
+    #[arg(long, value_name = "FOLDER")]
+    out: PathBuf,
+    /// Settings for all networks, and for each its own in [networks.NAME]; other options override both
+    #[arg(long, value_name = "RECIPE.toml")]
+    config: Option<PathBuf>,
+    /// Only this fold, from 0; folders of several machines merge by copying
+    #[arg(long, value_name = "K")]
+    fold: Option<usize>,
+    /// The epoch whose weights segment the held-out cases
+    #[arg(long, value_name = "EPOCH", default_value = "last")]
+    weights: Epoch,
+    /// Train nothing, only make the table of what is finished
+    #[arg(long)]
+    table: bool,
+    /// Train this call's folds anew, finished or not
+    #[arg(long, conflicts_with = "table")]
+    force: bool,
+    #[command(flatten)]
+    options: TrainingOptions,
+}
+
+impl Crossval {
+    pub fn run(&self, options: &DeviceOptions) -> anyhow::Result<()> {
+        let rows = self.rows()?;
+        self.refuse_other_tables()?;
+        let dataset = Dataset::open(&rows[0].settings.dataset)?;
+        let folds = self.folds(&dataset, &rows)?;
+        if !self.table {
+            let failed = self.train(options, &dataset, &rows, &folds)?;
+            if !failed.is_empty() {
+                let table = self.write_table(&rows).map(|table| table.markdown());
+                println!("{}", table.unwrap_or_default());
+                anyhow::bail!("{} failed; the same call tries again", failed.join(", "));
+            }
+        }
+        print!("{}", self.write_table(&rows)?.markdown());
+        Ok(())
+    }
+
+    fn rows(&self) -> anyhow::Result<Vec<Row>> {
+        let recipe = match &self.config {
+            Some(path) => std::fs::read_to_string(path).with_context(|| format!("{}", path.display()))?,
+            None => String::new(),
+        };
+        let mut rows =
+            crossval::rows(&recipe, self.dataset.as_deref(), &self.arch).map_err(|e| match &self.config {
+                Some(path) => Usage(format!("{}: {e}", path.display())),
+                None => Usage(e.to_string()),
+            })?;
+        for row in &mut rows {
+            self.options.apply(&mut row.settings)?;
+            // the last epoch's weights need no other's score
+            if self.weights == Epoch::Last && !row.validates && self.options.validate_every.is_none() {
+                row.settings.validate_every = row.settings.epochs;
+            }
+        }
+        let first = &rows[0].settings;
+        if let Some(other) = rows
+            .iter()
+            .find(|r| (&r.settings.dataset, r.settings.folds) != (&first.dataset, first.folds))
+        {
+            let message = format!(
+                "{} and {} differ in dataset or folds; one table compares on the same",
+                rows[0].name, other.name
+            );
+            return Err(Usage(message).into());
+        }
+        Ok(rows)
+    }
+
+    /// A folder with tables of something else is not written into.
+    fn refuse_other_tables(&self) -> anyhow::Result<()> {
+        let table = self.out.join("table.md");
+        if table.exists() && !self.force && crossval::finished(&self.out)?.is_empty() {
+            anyhow::bail!(
+                "{} is not of a cross-validation in this folder; --force replaces it",
+                table.display()
+            );
+        }
+        Ok(())
+    }
+
+    /// The folds of this call by number.
+    fn folds(&self, dataset: &Dataset, rows: &[Row]) -> anyhow::Result<Vec<(usize, Fold)>> {
+        let folds = dataset.folds(rows[0].settings.folds)?;
+        let count = folds.len();
+        let mut held_out = vec![None; dataset.cases.len()];
+        for (k, fold) in folds.iter().enumerate() {
+            if fold.validation.is_empty() {
+                anyhow::bail!(
+                    "fold {k} of {} holds out no case; give --folds",
+                    dataset.folder.display()
+                );
+            }
+            for case in &fold.validation {
+                if let Some(before) = held_out[*case].replace(k) {
+                    let id = &dataset.cases[*case].id;
+                    anyhow::bail!(
+                        "folds {before} and {k} both hold out {id}; a cross-validation holds each case out once: give --folds"
+                    );
+                }
+            }
+        }
+        match self.fold {
+            None => Ok(folds.into_iter().enumerate().collect()),
+            Some(k) => match folds.into_iter().nth(k) {
+                Some(fold) => Ok(vec![(k, fold)]),
+                None => Err(Usage(format!("--fold {k}: there are folds 0 to {}", count - 1)).into()),
+            },
+        }
+    }
+
+    /// Trains and predicts what is not finished; returns what failed.
+    fn train(
+        &self,
+        options: &DeviceOptions,
+        dataset: &Dataset,
+        rows: &[Row],
+        folds: &[(usize, Fold)],
+    ) -> anyhow::Result<Vec<String>> {
+        dataset.check()?;
+        let total = dataset.folds(rows[0].settings.folds)?.len();
+        let mut jobs = Vec::new();
+        // fold by fold, so that a comparison that is cut short is over the same cases
+        for (k, fold) in folds {
+            for row in rows {
+                let mut settings = row.settings.clone();
+                settings.fold = Some(*k);
+                let job = Job {
+                    name: row.name.clone(),
+                    title: row.title.clone(),
+                    settings,
+                    folds: total,
+                    weights: self.weights,
+                };
+                let ids: Vec<&str> = fold
+                    .validation
+                    .iter()
+                    .map(|i| dataset.cases[*i].id.as_str())
+                    .collect();
+                if self.force || !job.is_finished(&self.out, &ids)? {
+                    jobs.push((job, *k, fold));
+                }
+            }
+        }
+        let all = rows.len() * folds.len();
+        if jobs.len() < all {
+            eprintln!(
+                "{} of {all} folds are finished; --force trains them anew",
+                all - jobs.len()
+            );
+        }
+        if jobs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let device = open_device(options)?;
+        let mut data: Option<(usize, TrainingData)> = None;
+        let mut failed = Vec::new();
+        let count = jobs.len();
+        for (i, (job, k, fold)) in jobs.into_iter().enumerate() {
+            let what = format!("{} fold {k}", job.name);
+            eprintln!("{what} ({} of {count}, {total} folds in all)", i + 1);
+            let preprocessing = derive_preprocessing(dataset, &job.settings)?;
+            if data
+                .as_ref()
+                .is_none_or(|(of, d)| *of != k || d.preprocessing != preprocessing)
+            {
+                data = Some((k, load(dataset, preprocessing, fold)?));
+            }
+            let (_, data) = data.as_ref().context("loaded above")?;
+            match self.run_fold(&device, dataset, data, &job) {
+                Ok(result) => {
+                    let mean = self.write_table(rows)?;
+                    eprintln!(
+                        "{what}: {} cases, {}",
+                        result.cases.len(),
+                        summary(&mean, &job.name)
+                    );
+                }
+                // A network that can't be trained does not keep the others from their rows.
+                Err(error) => {
+                    eprintln!("error: {what}: {error:#}");
+                    failed.push(what);
+                }
+            }
+        }
+        Ok(failed)
+    }
+
+    fn run_fold(
+        &self,
+        device: &Device,
+        dataset: &Dataset,
+        data: &TrainingData,
+        job: &Job,
+    ) -> anyhow::Result<FoldResult> {
+        if self.force {
+            job.restart(&self.out)?;
+        }
+        let names: Vec<String> = data
+            .preprocessing
+            .labels
+            .iter()
+            .skip(1)
+            .map(|l| l.name.clone())
+            .collect();
+        let mut progress = Progress::new(job.settings.epochs, job.settings.batch, names);
+        let outcome =
+            pollster::block_on(job.run_fold(device, dataset, data, &self.out, |event| progress.show(&event)));
+        progress.finish();
+        let (result, log) = outcome?;
+        let run = crossval::fold_folder(&self.out, &job.name, job.settings.fold.unwrap_or_default());
+        draw_curve(&run, &job.settings, data, &log)?;
+        Ok(result)
+    }
+
+    fn write_table(&self, rows: &[Row]) -> anyhow::Result<Table> {
+        let names: Vec<&str> = rows.iter().map(|r| r.name.as_str()).collect();
+        let table = Table::of_folder(&self.out, &names)?;
+        table.save(&self.out)?;
+        let methods: Vec<String> = table.rows.iter().map(|r| r.method.clone()).collect();
+        let labels: Vec<String> = table.labels.iter().map(|l| l.name.clone()).collect();
+        let part = if table.complete { "" } else { ", part of the folds" };
+        let title = format!("{}, {}-fold cross-validation{part}", table.dataset, table.folds);
+        let path: &Path = &self.out.join("dice.png");
+        if table.rows.iter().any(|r| r.dice.is_some()) {
+            picture::dice_plot(path, &title, &methods, &labels, &table.scores(), true)?;
+        }
+        Ok(table)
+    }
+}
+
+fn summary(table: &Table, name: &str) -> String {
+    let dice = table.rows.iter().find(|r| r.name == name).and_then(|r| r.dice);
+    match dice {
+        Some(score) => format!("Dice so far {:.4}", score.mean),
+        None => "no label in any of them".into(),
+    }
+}
+
+fn load(dataset: &Dataset, preprocessing: Preprocessing, fold: &Fold) -> Result<TrainingData, CrossvalError> {
+    Ok(TrainingData::load(dataset, preprocessing, Some(fold))?)
+}

@@ -1,0 +1,408 @@
+//! Cross-validation: every fold of several networks is trained, its held-out cases are segmented and scored, and one
+//! table compares the networks.
+//!
+//! ```text
+//! OUT/NAME/fold_K/result.json     what the fold gave; written last, so it marks the fold as finished
+//! OUT/NAME/fold_K/…               the training run's own files
+//! OUT/NAME/predictions/CASE.nii.gz
+//! OUT/table.md, table.csv, table.json, cases.csv, dice.png
+//! ```
+//!
+//! Folds write nothing in common, so folders made on several machines merge by copying one into the other.
+
+mod recipe;
+mod table;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use recipe::{Row, rows};
+pub use table::{Score, Table, TableRow};
+
+use crate::dataset::{Dataset, DatasetError, Label};
+use crate::evaluate::{Report, overlaps};
+use crate::file::write_beside;
+use crate::gpu::Device;
+use crate::graph::GraphError;
+use crate::model;
+use crate::plan::Plan;
+use crate::predict::{PredictError, Predictor, inference_graph};
+use crate::train::{EpochRecord, Event, Settings, TrainError, TrainingData, step_graph, train};
+use crate::volume::{self, VolumeError};
+use crate::weights::{Model, WeightsError};
+
+/// What can go wrong in a cross-validation.
+#[derive(Debug, thiserror::Error)]
+pub enum CrossvalError {
+    /// A recipe, or what was asked for beside it, makes no sense.
+    #[error("{0}")]
+    Recipe(String),
+    /// A folder that holds something else than what is asked for.
+    #[error("{}: {problem}", .path.display())]
+    Folder {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+    /// A file can't be read or written.
+    #[error("{}: {source}", .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The dataset can't be used.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    /// A scan or label map can't be read or written.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    /// The training failed.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// Its weights can't be read.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The network can't be planned.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// The prediction failed.
+    #[error(transparent)]
+    Predict(#[from] PredictError),
+}
+
+/// Which of a run's weights segment the held-out cases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum Epoch {
+    /// Those of the last epoch
+    Last,
+    /// Those that scored best on the held-out cases themselves, which flatters them
+    Best,
+}
+
+impl Epoch {
+    fn file(self) -> &'static str {
+        match self {
+            Epoch::Last => "last.safetensors",
+            Epoch::Best => "best.safetensors",
+        }
+    }
+}
+
+/// What a fold gave; the fold's `result.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FoldResult {
+    /// The row's name: its folder.
+    pub name: String,
+    /// What the table calls it.
+    pub title: String,
+    /// The training's settings, with fold and network.
+    pub settings: Settings,
+    /// Name of the dataset's folder.
+    pub dataset: String,
+    /// Number of folds in all.
+    pub folds: usize,
+    /// Which weights segmented the cases.
+    pub weights: Epoch,
+    /// The epoch of those weights, from 1.
+    pub epoch: usize,
+    /// The adapter.
+    pub adapter: String,
+    /// The labels that are scored, without the background.
+    pub labels: Vec<Label>,
+    /// The held-out cases, by id.
+    pub cases: Vec<HeldOut>,
+    /// Trained numbers of the network.
+    pub parameters: usize,
+    /// Planned device memory of a training step in bytes: activations, gradients, weights, moments.
+    pub training_bytes: u64,
+    /// Planned device memory of the inference in bytes.
+    pub inference_bytes: u64,
+    /// Seconds of all training steps, without validation.
+    pub training_seconds: f64,
+}
+
+/// A case that its fold's network has not seen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldOut {
+    /// Its id.
+    pub case: String,
+    /// Dice of each label, `None` where neither map has the label.
+    pub dice: Vec<Option<f64>>,
+    /// Mean over the labels that have one.
+    pub mean: Option<f64>,
+    /// Seconds from the scan in memory to its label map: preprocessing, network, back to the scan's grid.
+    pub seconds: f64,
+}
+
+/// The folder of a row's fold, from 0.
+pub fn fold_folder(out: &Path, name: &str, fold: usize) -> PathBuf {
+    out.join(name).join(format!("fold_{fold}"))
+}
+
+/// The fold's result, `None` where it is not finished.
+///
+/// # Errors
+/// A file that can't be read.
+pub fn fold_result(run: &Path) -> Result<Option<FoldResult>, CrossvalError> {
+    let path = run.join("result.json");
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(CrossvalError::Io { path, source }),
+    };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|e| CrossvalError::Folder {
+            path,
+            problem: format!("it is no fold's result ({e}); --force trains the fold anew"),
+        })
+}
+
+/// The results of every finished fold in a folder, by row (names in alphabetical order), folds ascending.
+///
+/// # Errors
+/// A folder or result that can't be read.
+pub fn finished(out: &Path) -> Result<Vec<Vec<FoldResult>>, CrossvalError> {
+    let mut rows = Vec::new();
+    for row in subfolders(out)? {
+        let mut folds = Vec::new();
+        for run in subfolders(&row)? {
+            folds.extend(fold_result(&run)?);
+        }
+        folds.sort_by_key(|f| f.settings.fold);
+        if !folds.is_empty() {
+            rows.push(folds);
+        }
+    }
+    Ok(rows)
+}
+
+fn subfolders(folder: &Path) -> Result<Vec<PathBuf>, CrossvalError> {
+    let io = |source| CrossvalError::Io {
+        path: folder.into(),
+        source,
+    };
+    let entries = match std::fs::read_dir(folder) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(io)?,
+    };
+    let mut folders = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(io)?.path();
+        if path.is_dir() {
+            folders.push(path);
+        }
+    }
+    folders.sort();
+    Ok(folders)
+}
+
+/// A fold of a row, ready to run.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The row's name.
+    pub name: String,
+    /// What the table calls it.
+    pub title: String,
+    /// The training's settings, with fold and network.
+    pub settings: Settings,
+    /// Number of folds in all.
+    pub folds: usize,
+    /// Which weights segment the held-out cases.
+    pub weights: Epoch,
+}
+
+impl Job {
+    /// Whether the fold is finished in `out`, with these settings, weights and held-out cases.
+    ///
+    /// # Errors
+    /// A result of other settings or cases, which would make no table with this one.
+    pub fn is_finished(&self, out: &Path, held_out: &[&str]) -> Result<bool, CrossvalError> {
+        let run = self.run(out);
+        let Some(result) = fold_result(&run)? else {
+            return Ok(false);
+        };
+        let other = |what: &str| CrossvalError::Folder {
+            path: run.clone(),
+            problem: format!(
+                "it was trained with other {what}; --force trains it anew, another --out keeps it"
+            ),
+        };
+        if result.folds != self.folds
+            || result
+                .cases
+                .iter()
+                .map(|c| c.case.as_str())
+                .ne(held_out.iter().copied())
+        {
+            return Err(other("folds"));
+        }
+        // the dataset may lie elsewhere on another machine
+        let mut settings = result.settings;
+        settings.dataset = self.settings.dataset.clone();
+        match settings == self.settings {
+            true => Ok(result.weights == self.weights),
+            false => Err(other("settings")),
+        }
+    }
+
+    fn run(&self, out: &Path) -> PathBuf {
+        fold_folder(out, &self.name, self.settings.fold.unwrap_or_default())
+    }
+
+    /// Forgets what the fold has so far.
+    ///
+    /// # Errors
+    /// The operating system's refusal.
+    pub fn restart(&self, out: &Path) -> Result<(), CrossvalError> {
+        // the result first: a fold without its checkpoint must not count as finished
+        for name in ["result.json", "checkpoint.safetensors"] {
+            let path = self.run(out).join(name);
+            match std::fs::remove_file(&path) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(CrossvalError::Io { path, source });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Trains the fold, from its checkpoint where there is one, segments and scores its held-out cases and writes the
+    /// result. Returns it with the training's log. `data` are the fold's cases, preprocessed for this network.
+    ///
+    /// # Errors
+    /// Those of training and prediction, and files that can't be written.
+    pub async fn run_fold(
+        &self,
+        device: &Device,
+        dataset: &Dataset,
+        data: &TrainingData,
+        out: &Path,
+        report: impl FnMut(Event),
+    ) -> Result<(FoldResult, Vec<EpochRecord>), CrossvalError> {
+        let run = self.run(out);
+        let predictions = out.join(&self.name).join("predictions");
+        for folder in [&run, &predictions] {
+            std::fs::create_dir_all(folder).map_err(|source| CrossvalError::Io {
+                path: folder.clone(),
+                source,
+            })?;
+        }
+        let resume = run.join("checkpoint.safetensors").exists();
+        let settings = self.settings_for(&run, resume)?;
+        let text = toml::to_string(&settings).map_err(|e| CrossvalError::Recipe(e.to_string()))?;
+        write(&run.join("config.toml"), text.as_bytes())?;
+        let log = train(device, &settings, data, &run, resume, report).await?;
+
+        let model = Model::load(&run.join(self.weights.file()))?;
+        let (cases, labels) = segment(device, dataset, data, &model, &predictions).await?;
+        let network = model::find(&settings.arch)?;
+        let step = step_graph(&settings, &data.preprocessing)?;
+        let grid = data.preprocessing.grid.unwrap_or_default();
+        let inference = inference_graph(network, &data.preprocessing, grid)?;
+        let result = FoldResult {
+            name: self.name.clone(),
+            title: self.title.clone(),
+            settings,
+            dataset: data.dataset.clone(),
+            folds: self.folds,
+            weights: self.weights,
+            epoch: model.info.training.epochs,
+            adapter: device.adapter().name.clone(),
+            labels,
+            cases,
+            parameters: step
+                .parameters()
+                .map(|(_, p)| p.spec.shape.iter().product::<usize>())
+                .sum(),
+            training_bytes: Plan::new(&step, device.caps())?.device_bytes(),
+            inference_bytes: Plan::new(&inference, device.caps())?.device_bytes(),
+            training_seconds: log.iter().map(|e| e.train_seconds).sum(),
+        };
+        let json = serde_json::to_string_pretty(&result).map_err(|e| CrossvalError::Recipe(e.to_string()))?;
+        write(&run.join("result.json"), json.as_bytes())?;
+        Ok((result, log))
+    }
+
+    /// The settings, with the dataset's place as the run that is to be resumed has it.
+    fn settings_for(&self, run: &Path, resume: bool) -> Result<Settings, CrossvalError> {
+        let mut settings = self.settings.clone();
+        let path = run.join("config.toml");
+        if !resume {
+            return Ok(settings);
+        }
+        let text = std::fs::read_to_string(&path).map_err(|source| CrossvalError::Io {
+            path: path.clone(),
+            source,
+        })?;
+        let before: Settings = toml::from_str(&text).map_err(|e| CrossvalError::Folder {
+            path,
+            problem: e.to_string(),
+        })?;
+        settings.dataset = before.dataset.clone();
+        match settings == before {
+            true => Ok(settings),
+            false => Err(CrossvalError::Folder {
+                path: run.into(),
+                problem: "its training was begun with other settings; --force begins it anew, another --out keeps it"
+                    .into(),
+            }),
+        }
+    }
+}
+
+/// Segments and scores the fold's held-out cases.
+async fn segment(
+    device: &Device,
+    dataset: &Dataset,
+    data: &TrainingData,
+    model: &Model,
+    predictions: &Path,
+) -> Result<(Vec<HeldOut>, Vec<Label>), CrossvalError> {
+    let preprocessing = &data.preprocessing;
+    let grid = preprocessing.grid.unwrap_or_default();
+    let network = model::find(&model.info.arch)?;
+    let predictor = Predictor::with_weights(device, network, preprocessing, grid, &model.tensors).await?;
+    let mut scores = Vec::new();
+    let mut seconds = Vec::new();
+    for held_out in &data.validation {
+        let Some(case) = dataset.cases.iter().find(|c| c.id == held_out.id) else {
+            continue;
+        };
+        let scan = dataset.image(case)?;
+        if seconds.is_empty() {
+            // the first submission compiles the kernels
+            predictor.segment(device, &scan).await?;
+        }
+        let start = std::time::Instant::now();
+        let (labels, _) = predictor.segment(device, &scan).await?;
+        seconds.push(start.elapsed().as_secs_f64());
+        let path = predictions.join(format!("{}.nii.gz", case.id));
+        volume::write_labels(&path, &labels, &scan.geometry, true)?;
+        let counted = overlaps(&labels, &held_out.labels, preprocessing.ignore);
+        scores.push((case.id.clone(), counted));
+    }
+    let report = Report::new(&preprocessing.labels, &scores);
+    let cases = report.cases.into_iter().zip(seconds);
+    let cases = cases.map(|(score, seconds)| HeldOut {
+        case: score.case,
+        dice: score.dice,
+        mean: score.mean,
+        seconds,
+    });
+    Ok((cases.collect(), report.labels))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), CrossvalError> {
+    write_beside(path, bytes, true).map_err(|source| CrossvalError::Io {
+        path: path.into(),
+        source,
+    })
+}

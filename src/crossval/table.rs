@@ -1,0 +1,583 @@
+//! The table that compares the networks, as Markdown, CSV and JSON, with the scores of every case.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::{CrossvalError, Epoch, FoldResult, HeldOut, finished, write};
+use crate::dataset::Label;
+
+/// Mean and standard deviation over cases.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// Mean; of the labels' means where it is that of several labels.
+    pub mean: f64,
+    /// Standard deviation over cases (n − 1); `None` for a single one.
+    pub deviation: Option<f64>,
+}
+
+/// A network's row.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TableRow {
+    /// Its folder's name.
+    pub name: String,
+    /// What the table calls it.
+    pub method: String,
+    /// The network.
+    pub arch: String,
+    /// Trained numbers of the network.
+    pub parameters: usize,
+    /// The finished folds, from 0.
+    pub folds: Vec<usize>,
+    /// Number of held-out cases that are scored.
+    pub cases: usize,
+    /// Dice over labels and cases.
+    pub dice: Option<Score>,
+    /// Dice of each of the table's labels over cases.
+    pub label_dice: Vec<Option<Score>>,
+    /// Planned device memory of a training step in bytes.
+    pub training_bytes: u64,
+    /// Planned device memory of the inference in bytes.
+    pub inference_bytes: u64,
+    /// Seconds of a fold's training steps, mean over folds.
+    pub training_seconds: f64,
+    /// Seconds from scan to labels, mean over cases.
+    pub prediction_seconds: f64,
+    /// Which weights segmented the cases.
+    pub weights: Epoch,
+    /// Passes over the training cases.
+    pub epochs: usize,
+    /// The adapters that the folds ran on.
+    pub adapters: Vec<String>,
+}
+
+/// The comparison of several networks; `table.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Table {
+    /// Name of the dataset's folder.
+    pub dataset: String,
+    /// Number of folds.
+    pub folds: usize,
+    /// Whether every row covers every fold.
+    pub complete: bool,
+    /// The labels that are scored.
+    pub labels: Vec<Label>,
+    /// A row a network.
+    pub rows: Vec<TableRow>,
+    /// The scores of every case, by row.
+    #[serde(skip)]
+    results: Vec<Vec<FoldResult>>,
+}
+
+impl Table {
+    /// The table of results: a list of finished folds for each row, none empty.
+    ///
+    /// # Errors
+    /// No result, results that are not of one dataset, its labels and folds, or a case that two folds of a row hold out.
+    pub fn new(results: Vec<Vec<FoldResult>>) -> Result<Table, CrossvalError> {
+        let Some(first) = results.iter().flatten().next() else {
+            return Err(CrossvalError::Recipe("no fold is finished yet".into()));
+        };
+        let (dataset, folds, labels) = (first.dataset.clone(), first.folds, first.labels.clone());
+        for other in results.iter().flatten() {
+            if (&other.dataset, other.folds, &other.labels) != (&dataset, folds, &labels) {
+                return Err(CrossvalError::Recipe(format!(
+                    "{} and {} can't stand in one table: the first is of {dataset} in {folds} folds, the second of {} \
+                     in {}; give them folders of their own (--out)",
+                    first.name, other.name, other.dataset, other.folds
+                )));
+            }
+        }
+        let rows = results
+            .iter()
+            .map(|folds| row(folds, &labels))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Table {
+            complete: rows.iter().all(|r| r.folds.len() == folds),
+            dataset,
+            folds,
+            labels,
+            rows,
+            results,
+        })
+    }
+
+    /// The table of every finished fold in a folder: first the rows of these names, in their order, then the others that
+    /// are of the same dataset and folds.
+    ///
+    /// # Errors
+    /// Those of [`finished`] and [`Table::new`].
+    pub fn of_folder(out: &Path, names: &[&str]) -> Result<Table, CrossvalError> {
+        let mut results = finished(out)?;
+        let place = |row: &[FoldResult]| {
+            names
+                .iter()
+                .position(|n| *n == row[0].name)
+                .unwrap_or(names.len())
+        };
+        results.sort_by_key(|row| place(row));
+        let like = results
+            .first()
+            .map(|row| (row[0].dataset.clone(), row[0].folds, row[0].labels.clone()));
+        results.retain(|row| {
+            let same = row
+                .iter()
+                .all(|f| Some((f.dataset.clone(), f.folds, f.labels.clone())) == like);
+            let keep = same || place(row) < names.len();
+            if !keep {
+                tracing::warn!(
+                    "{} in {} is of another dataset or other folds: left out",
+                    row[0].name,
+                    out.display()
+                );
+            }
+            keep
+        });
+        Table::new(results)
+    }
+
+    /// What the table does not cover, `None` where it covers every fold.
+    pub fn partial(&self) -> Option<String> {
+        if self.complete {
+            return None;
+        }
+        let rows: Vec<String> = self
+            .rows
+            .iter()
+            .filter(|r| r.folds.len() < self.folds)
+            .map(|r| {
+                let done: Vec<String> = r.folds.iter().map(usize::to_string).collect();
+                let fold = if done.len() == 1 { "fold" } else { "folds" };
+                let count = done.len();
+                format!(
+                    "{} has {count} of {} ({fold} {})",
+                    r.method,
+                    self.folds,
+                    done.join(", ")
+                )
+            })
+            .collect();
+        let cases = match self.rows.iter().all(|r| r.folds == self.rows[0].folds) {
+            true => "All rows are over the same cases.",
+            false => "The rows are over different cases.",
+        };
+        Some(format!(
+            "Only part of the folds is finished: {}. {cases}",
+            rows.join("; ")
+        ))
+    }
+
+    /// The table with its notes.
+    pub fn markdown(&self) -> String {
+        let mut header = vec!["method".to_owned(), "parameters".into(), "Dice %".into()];
+        header.extend(self.labels.iter().map(|l| escape(&l.name)));
+        header.extend(
+            [
+                "memory, inference",
+                "memory, training",
+                "training",
+                "prediction",
+                "folds",
+            ]
+            .map(String::from),
+        );
+        let mut text = String::new();
+        if let Some(note) = self.partial() {
+            let _ = writeln!(text, "**{}**\n", escape(&note));
+        }
+        let mut line = |cells: &[String]| {
+            let _ = writeln!(text, "| {} |", cells.join(" | "));
+        };
+        line(&header);
+        line(
+            &header
+                .iter()
+                .enumerate()
+                .map(|(i, _)| if i == 0 { "---" } else { "---:" }.into())
+                .collect::<Vec<_>>(),
+        );
+        for row in &self.rows {
+            let mut cells = vec![escape(&row.method), thousands(row.parameters), percent(row.dice)];
+            cells.extend(row.label_dice.iter().map(|d| percent(*d)));
+            cells.extend([
+                mebibytes(row.inference_bytes),
+                mebibytes(row.training_bytes),
+                format!("{:.1} min", row.training_seconds / 60.0),
+                format!("{:.2} s", row.prediction_seconds),
+                format!("{} of {}", row.folds.len(), self.folds),
+            ]);
+            line(&cells);
+        }
+        let _ = write!(text, "\n{}\n", self.notes());
+        text
+    }
+
+    fn notes(&self) -> String {
+        let list = |values: &mut dyn Iterator<Item = String>| {
+            let mut values: Vec<String> = values.collect();
+            values.sort();
+            values.dedup();
+            values.join(", ")
+        };
+        let cases = list(&mut self.rows.iter().map(|r| r.cases.to_string()));
+        let adapters = list(&mut self.rows.iter().flat_map(|r| r.adapters.clone()));
+        let epochs = list(&mut self.rows.iter().map(|r| r.epochs.to_string()));
+        let weights = match self.rows.iter().any(|r| r.weights == Epoch::Best) {
+            true => "weights: those that scored best on the held-out cases themselves, which flatters them",
+            false => "weights: those of the last epoch",
+        };
+        format!(
+            "{}, {}-fold cross-validation, {epochs} epochs. Dice: mean ± standard deviation over {cases} held-out cases, \
+             on the scans' own grids; the first column is the mean of the labels' means; {weights}. Memory: planned on \
+             the device. Time: a fold's training steps, and a scan from memory to labels, means; adapter: {adapters}.",
+            escape(&self.dataset),
+            self.folds
+        )
+    }
+
+    /// A line a row; Dice as fractions, memory in bytes, time in seconds.
+    pub fn csv(&self) -> String {
+        let mut header: Vec<String> = [
+            "name",
+            "method",
+            "arch",
+            "parameters",
+            "folds",
+            "of_folds",
+            "cases",
+        ]
+        .map(String::from)
+        .to_vec();
+        for name in std::iter::once("mean").chain(self.labels.iter().map(|l| l.name.as_str())) {
+            header.extend([quote(&format!("dice_{name}")), quote(&format!("dice_{name}_sd"))]);
+        }
+        header.extend(
+            [
+                "inference_bytes",
+                "training_bytes",
+                "training_seconds",
+                "prediction_seconds",
+            ]
+            .map(String::from),
+        );
+        let mut text = header.join(",") + "\n";
+        for row in &self.rows {
+            let mut cells = vec![
+                quote(&row.name),
+                quote(&row.method),
+                row.arch.clone(),
+                row.parameters.to_string(),
+                row.folds.len().to_string(),
+                self.folds.to_string(),
+                row.cases.to_string(),
+            ];
+            for score in std::iter::once(&row.dice).chain(&row.label_dice) {
+                cells.extend([
+                    fraction(score.map(|s| s.mean)),
+                    fraction(score.and_then(|s| s.deviation)),
+                ]);
+            }
+            cells.extend([
+                row.inference_bytes.to_string(),
+                row.training_bytes.to_string(),
+                format!("{:.2}", row.training_seconds),
+                format!("{:.4}", row.prediction_seconds),
+            ]);
+            text += &(cells.join(",") + "\n");
+        }
+        text
+    }
+
+    /// A line for each case of each row: fold, Dice as fractions, seconds from scan to labels.
+    pub fn cases_csv(&self) -> String {
+        let mut header: Vec<String> = ["name", "fold", "case", "dice_mean"].map(String::from).to_vec();
+        header.extend(self.labels.iter().map(|l| quote(&format!("dice_{}", l.name))));
+        header.push("prediction_seconds".into());
+        let mut text = header.join(",") + "\n";
+        for fold in self.results.iter().flatten() {
+            for case in &fold.cases {
+                let mut cells = vec![
+                    quote(&fold.name),
+                    fold.settings.fold.unwrap_or_default().to_string(),
+                    quote(&case.case),
+                ];
+                cells.extend(
+                    std::iter::once(case.mean)
+                        .chain(case.dice.iter().copied())
+                        .map(fraction),
+                );
+                cells.push(format!("{:.4}", case.seconds));
+                text += &(cells.join(",") + "\n");
+            }
+        }
+        text
+    }
+
+    /// Dice of every case, by row, then by label.
+    pub fn scores(&self) -> Vec<Vec<Vec<f64>>> {
+        let of_label = |folds: &[FoldResult], label: usize| -> Vec<f64> {
+            cases(folds)
+                .filter_map(|c| c.dice.get(label).copied().flatten())
+                .collect()
+        };
+        self.results
+            .iter()
+            .map(|folds| {
+                (0..self.labels.len())
+                    .map(|label| of_label(folds, label))
+                    .collect()
+            })
+            .collect()
+    }
+
+    /// Writes table.md, table.csv, table.json and cases.csv into `out`, over those of an earlier call.
+    ///
+    /// # Errors
+    /// The operating system's refusal.
+    pub fn save(&self, out: &Path) -> Result<(), CrossvalError> {
+        let json = serde_json::to_string_pretty(self).map_err(|e| CrossvalError::Recipe(e.to_string()))?;
+        write(&out.join("table.md"), self.markdown().as_bytes())?;
+        write(&out.join("table.csv"), self.csv().as_bytes())?;
+        write(&out.join("table.json"), json.as_bytes())?;
+        write(&out.join("cases.csv"), self.cases_csv().as_bytes())
+    }
+}
+
+fn cases(folds: &[FoldResult]) -> impl Iterator<Item = &HeldOut> {
+    folds.iter().flat_map(|f| &f.cases)
+}
+
+fn row(folds: &[FoldResult], labels: &[Label]) -> Result<TableRow, CrossvalError> {
+    let first = &folds[0];
+    let mut ids: Vec<&str> = cases(folds).map(|c| c.case.as_str()).collect();
+    ids.sort_unstable();
+    if let Some(twice) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(CrossvalError::Recipe(format!(
+            "{}: two folds hold out the case {}; a cross-validation's table counts each case once",
+            first.name, twice[0]
+        )));
+    }
+    let label_dice: Vec<Option<Score>> = (0..labels.len())
+        .map(|label| score(cases(folds).map(|c| c.dice.get(label).copied().flatten())))
+        .collect();
+    let means: Vec<f64> = label_dice.iter().flatten().map(|s| s.mean).collect();
+    let dice = score(cases(folds).map(|c| c.mean)).map(|over_cases| Score {
+        mean: means.iter().sum::<f64>() / means.len() as f64,
+        ..over_cases
+    });
+    let mut adapters: Vec<String> = folds.iter().map(|f| f.adapter.clone()).collect();
+    adapters.sort();
+    adapters.dedup();
+    let mean = |values: &mut dyn Iterator<Item = f64>| {
+        let (sum, count) = values.fold((0.0, 0), |(sum, count), v| (sum + v, count + 1));
+        sum / f64::from(count)
+    };
+    let largest = |bytes: fn(&FoldResult) -> u64| folds.iter().map(bytes).max().unwrap_or(0);
+    Ok(TableRow {
+        name: first.name.clone(),
+        method: first.title.clone(),
+        arch: first.settings.arch.clone(),
+        parameters: first.parameters,
+        folds: folds.iter().filter_map(|f| f.settings.fold).collect(),
+        cases: ids.len(),
+        dice,
+        label_dice,
+        training_bytes: largest(|f| f.training_bytes),
+        inference_bytes: largest(|f| f.inference_bytes),
+        training_seconds: mean(&mut folds.iter().map(|f| f.training_seconds)),
+        prediction_seconds: mean(&mut cases(folds).map(|c| c.seconds)),
+        weights: first.weights,
+        epochs: first.settings.epochs,
+        adapters,
+    })
+}
+
+/// Mean and deviation of the values there are.
+fn score(values: impl Iterator<Item = Option<f64>>) -> Option<Score> {
+    let values: Vec<f64> = values.flatten().collect();
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+    (!values.is_empty()).then_some(Score {
+        mean,
+        deviation: (values.len() > 1).then(|| (squares / (count - 1.0)).sqrt()),
+    })
+}
+
+fn percent(score: Option<Score>) -> String {
+    match score {
+        None => "–".into(),
+        Some(Score {
+            mean,
+            deviation: None,
+        }) => format!("{:.2}", 100.0 * mean),
+        Some(Score {
+            mean,
+            deviation: Some(deviation),
+        }) => format!("{:.2} ± {:.2}", 100.0 * mean, 100.0 * deviation),
+    }
+}
+
+fn fraction(value: Option<f64>) -> String {
+    value.map_or_else(String::new, |v| format!("{v:.6}"))
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.0} MiB", bytes as f64 / 1048576.0)
+}
+
+/// 229217 as 229,217.
+fn thousands(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// For a cell of a Markdown table.
+fn escape(text: &str) -> String {
+    text.replace('|', "\\|").replace('\n', " ")
+}
+
+/// For a field of CSV (RFC 4180).
+fn quote(text: &str) -> String {
+    match text.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::Settings;
+
+    fn fold(name: &str, fold: usize, cases: &[(&str, [Option<f64>; 2])]) -> FoldResult {
+        let mut settings = Settings::new("data".into(), "unet");
+        settings.fold = Some(fold);
+        let label = |value, name: &str| Label {
+            value,
+            name: name.into(),
+        };
+        FoldResult {
+            name: name.into(),
+            title: format!("{name}, all"),
+            settings,
+            dataset: "data".into(),
+            folds: 2,
+            weights: Epoch::Last,
+            epoch: 44,
+            adapter: "a".into(),
+            labels: vec![label(1, "left|right"), label(2, "b")],
+            cases: cases
+                .iter()
+                .map(|(case, dice)| HeldOut {
+                    case: (*case).into(),
+                    dice: dice.to_vec(),
+                    mean: score(dice.iter().copied()).map(|s| s.mean),
+                    seconds: 0.5,
+                })
+                .collect(),
+            parameters: 1234567,
+            training_bytes: 3 << 20,
+            inference_bytes: 1 << 20,
+            training_seconds: 60.0 * (fold + 1) as f64,
+        }
+    }
+
+    #[test]
+    fn means_are_over_all_held_out_cases_and_deviations_too() {
+        let a = fold(
+            "net",
+            0,
+            &[("x", [Some(0.5), Some(1.0)]), ("y", [Some(0.7), None])],
+        );
+        let b = fold("net", 1, &[("z", [Some(0.9), Some(0.0)])]);
+        let table = Table::new(vec![vec![a, b]]).unwrap();
+        let row = &table.rows[0];
+        let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} against {b}");
+        near(row.label_dice[0].unwrap().mean, 0.7);
+        near(row.label_dice[0].unwrap().deviation.unwrap(), 0.2);
+        near(row.label_dice[1].unwrap().mean, 0.5);
+        near(row.label_dice[1].unwrap().deviation.unwrap(), 0.5f64.sqrt());
+        near(row.dice.unwrap().mean, 0.6);
+        // over the cases' means 0.75, 0.7 and 0.45
+        near(row.dice.unwrap().deviation.unwrap(), 0.1607275126832159);
+        near(row.training_seconds, 90.0);
+        assert_eq!((row.cases, table.complete, table.partial()), (3, true, None));
+        let markdown = table.markdown();
+        assert!(
+            markdown.contains("| net, all | 1,234,567 | 60.00 ± 16.07 | 70.00 ± 20.00 | 50.00 ± 70.71 |"),
+            "{markdown}"
+        );
+        assert!(
+            markdown.contains("left\\|right") && markdown.contains("1.5 min"),
+            "{markdown}"
+        );
+        assert!(!markdown.contains("Only part"), "{markdown}");
+        assert!(
+            table
+                .csv()
+                .contains("net,\"net, all\",unet,1234567,2,2,3,0.600000,0.160728,0.700000"),
+            "{}",
+            table.csv()
+        );
+        assert!(
+            table.cases_csv().contains("net,0,y,0.700000,0.700000,,0.5000"),
+            "{}",
+            table.cases_csv()
+        );
+        assert_eq!(table.scores(), [[vec![0.5, 0.7, 0.9], vec![1.0, 0.0]]]);
+        let json = serde_json::to_string(&table).unwrap();
+        assert_eq!(serde_json::from_str::<Table>(&json).unwrap().rows, table.rows);
+    }
+
+    #[test]
+    fn a_table_of_part_of_the_folds_says_so() {
+        let (a, b) = (
+            fold("net", 0, &[("x", [Some(0.5); 2])]),
+            fold("net", 1, &[("y", [Some(0.5); 2])]),
+        );
+        let other = fold("other", 1, &[("y", [Some(0.5); 2])]);
+        let different = Table::new(vec![vec![a, b.clone()], vec![other.clone()]]).unwrap();
+        let note = different.partial().unwrap();
+        assert!(
+            note.contains("other, all has 1 of 2 (fold 1)") && note.contains("different cases"),
+            "{note}"
+        );
+        assert!(different.markdown().starts_with("**Only part of the folds"));
+        let same = Table::new(vec![vec![b], vec![other]]).unwrap();
+        assert!(same.partial().unwrap().contains("same cases"));
+    }
+
+    #[test]
+    fn results_that_do_not_belong_together_are_refused() {
+        let a = fold("net", 0, &[("x", [None; 2])]);
+        let again = fold("net", 1, &[("x", [None; 2])]);
+        let error = Table::new(vec![vec![a.clone(), again]]).unwrap_err().to_string();
+        assert!(error.contains("two folds hold out the case x"), "{error}");
+        let mut other = fold("other", 0, &[("x", [None; 2])]);
+        other.folds = 5;
+        assert!(
+            Table::new(vec![vec![a.clone()], vec![other]])
+                .unwrap_err()
+                .to_string()
+                .contains("one table")
+        );
+        assert!(
+            Table::new(vec![])
+                .unwrap_err()
+                .to_string()
+                .contains("no fold is finished")
+        );
+        // a case without any label counts as a case, and has no score
+        let table = Table::new(vec![vec![a]]).unwrap();
+        assert_eq!((table.rows[0].cases, table.rows[0].dice), (1, None));
+    }
+}

@@ -1,0 +1,190 @@
+//! The plot of a cross-validation: each case's Dice by network and label.
+
+use std::path::Path;
+
+use plotters::prelude::*;
+
+use super::{Canvas, FONT, OVERSAMPLING, PictureError, colour};
+
+/// Widths in units of the plot's x axis; a label's box takes one.
+const GAP: f64 = 0.8;
+
+/// Draws Dice by network, a box for each label: quartiles and median, whiskers to the outermost case within 1.5 times
+/// the box's height, a dot a case. `scores` are Dice of cases by network, then by label.
+///
+/// # Errors
+/// Nothing to draw, an existing file without `force`, or the system's refusal.
+pub fn dice_plot(
+    path: &Path,
+    title: &str,
+    networks: &[String],
+    labels: &[String],
+    scores: &[Vec<Vec<f64>>],
+    force: bool,
+) -> Result<(), PictureError> {
+    let all = || scores.iter().flatten().flatten().copied();
+    if all().next().is_none() {
+        return Err(PictureError::Drawing {
+            path: path.into(),
+            problem: "there is no score to draw".into(),
+        });
+    }
+    let group = labels.len() as f64 + GAP;
+    let boxes = networks.len() * labels.len();
+    let width = (130 + 46 * boxes + 40 * networks.len()).clamp(480, 2400) as u32;
+    // from the tenth below the lowest dot
+    let lowest = (all().fold(1.0, f64::min) * 10.0 - 0.2).floor().max(0.0) / 10.0;
+    let mut canvas = Canvas::new(width, 520, WHITE);
+    canvas.draw(path, |area| {
+        let size = |points: u32| points * OVERSAMPLING;
+        let dark = RGBColor(40, 40, 40);
+        let style = |points: u32| (FONT, size(points)).into_font().color(&dark);
+        let area = area.margin(size(10), 0, 0, 0).titled(title, style(22))?;
+        let mut chart = ChartBuilder::on(&area)
+            .margin(size(12))
+            .x_label_area_size(size(34))
+            .y_label_area_size(size(60))
+            .build_cartesian_2d(0.0..group * networks.len() as f64, lowest..1.005)?;
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .disable_x_axis()
+            .y_desc("Dice")
+            .axis_desc_style(style(16))
+            .label_style(style(14))
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(RGBColor(220, 220, 220).stroke_width(OVERSAMPLING))
+            .y_label_formatter(&|v| format!("{v:.2}"))
+            .draw()?;
+        for (label, name) in labels.iter().enumerate() {
+            let paint = colour(label);
+            for (network, by_label) in scores.iter().enumerate() {
+                let Some(values) = by_label.get(label).filter(|v| !v.is_empty()) else {
+                    continue;
+                };
+                let centre = group * network as f64 + GAP / 2.0 + label as f64 + 0.5;
+                let Summary {
+                    low,
+                    box_low,
+                    median,
+                    box_high,
+                    high,
+                } = Summary::of(values);
+                let line = |from: (f64, f64), to: (f64, f64), colour: RGBColor, points: u32| {
+                    PathElement::new([from, to], colour.stroke_width(size(points)))
+                };
+                let (left, right) = (centre - 0.32, centre + 0.32);
+                chart.draw_series([
+                    Rectangle::new([(left, box_low), (right, box_high)], paint.mix(0.35).filled()),
+                    Rectangle::new([(left, box_low), (right, box_high)], paint.stroke_width(size(1))),
+                ])?;
+                chart.draw_series(values.iter().enumerate().map(|(i, v)| {
+                    let at = (centre + scatter(i), *v);
+                    Circle::new(at, size(2), paint.mix(0.8).filled())
+                }))?;
+                chart.draw_series([
+                    line((centre, low), (centre, box_low), dark, 1),
+                    line((centre, box_high), (centre, high), dark, 1),
+                    line((left, median), (right, median), dark, 2),
+                ])?;
+            }
+            // an empty series, for the legend
+            chart
+                .draw_series(std::iter::empty::<Circle<(f64, f64), u32>>())?
+                .label(name)
+                .legend(move |(x, y)| {
+                    let side = (10 * OVERSAMPLING) as i32;
+                    Rectangle::new([(x, y - side / 2), (x + side, y + side / 2)], paint.filled())
+                });
+        }
+        for (network, name) in networks.iter().enumerate() {
+            let centre = group * (network as f64 + 0.5);
+            let (x, y) = chart.backend_coord(&(centre, lowest));
+            let (left, top) = area.get_base_pixel();
+            let place = style(16).pos(plotters::style::text_anchor::Pos::new(
+                plotters::style::text_anchor::HPos::Center,
+                plotters::style::text_anchor::VPos::Top,
+            ));
+            area.draw(&Text::new(
+                name.clone(),
+                (x - left, y - top + size(10) as i32),
+                place,
+            ))?;
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::LowerRight)
+            .margin(size(12))
+            .legend_area_size(size(18))
+            .label_font(style(15))
+            .background_style(WHITE.mix(0.85))
+            .border_style(RGBColor(200, 200, 200))
+            .draw()?;
+        Ok(())
+    })?;
+    canvas.save(path, force)
+}
+
+/// The horizontal place of a case's dot in its box: multiples of the golden ratio spread evenly.
+fn scatter(case: usize) -> f64 {
+    ((case as f64 * 0.618_033_988_75).fract() - 0.5) * 0.5
+}
+
+/// What a box shows.
+#[derive(Debug, PartialEq)]
+struct Summary {
+    low: f64,
+    box_low: f64,
+    median: f64,
+    box_high: f64,
+    high: f64,
+}
+
+impl Summary {
+    /// Of at least one value; quartiles by linear interpolation, as numpy's.
+    fn of(values: &[f64]) -> Summary {
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let quantile = |q: f64| {
+            let position = q * (sorted.len() - 1) as f64;
+            let low = sorted[position.floor() as usize];
+            low + (sorted[position.ceil() as usize] - low) * position.fract()
+        };
+        let (box_low, box_high) = (quantile(0.25), quantile(0.75));
+        let reach = 1.5 * (box_high - box_low);
+        let inside = || {
+            sorted
+                .iter()
+                .copied()
+                .filter(|v| (box_low - reach..=box_high + reach).contains(v))
+        };
+        Summary {
+            low: inside().fold(box_low, f64::min),
+            box_low,
+            median: quantile(0.5),
+            box_high,
+            high: inside().fold(box_high, f64::max),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boxes_are_quartiles_and_whiskers_leave_outliers_out() {
+        // numpy.percentile([0, 6, 7, 8, 9, 10], [25, 50, 75])
+        let summary = Summary::of(&[10.0, 9.0, 8.0, 7.0, 6.0, 0.0]);
+        let want = Summary {
+            low: 6.0,
+            box_low: 6.25,
+            median: 7.5,
+            box_high: 8.75,
+            high: 10.0,
+        };
+        assert_eq!(summary, want);
+        let one = Summary::of(&[0.5]);
+        assert_eq!((one.low, one.median, one.high), (0.5, 0.5, 0.5));
+    }
+}
