@@ -123,6 +123,10 @@ pub struct FoldResult {
     pub training_bytes: u64,
     /// Planned device memory of the inference in bytes.
     pub inference_bytes: u64,
+    /// The most device memory that the training held in bytes, its validation included.
+    pub training_peak: u64,
+    /// The most device memory that the prediction held in bytes.
+    pub inference_peak: u64,
     /// Seconds of all training steps, without validation.
     pub training_seconds: f64,
 }
@@ -299,10 +303,14 @@ impl Job {
         let settings = self.settings_for(&run, resume)?;
         let text = toml::to_string(&settings).map_err(|e| CrossvalError::Recipe(e.to_string()))?;
         write(&run.join("config.toml"), text.as_bytes())?;
+        device.reset_peak();
         let log = train(device, &settings, data, &run, resume, report).await?;
+        let training_peak = device.memory().peak;
 
+        device.reset_peak();
         let model = Model::load(&run.join(self.weights.file()))?;
         let (cases, labels) = segment(device, dataset, data, &model, &predictions).await?;
+        let inference_peak = device.memory().peak;
         let network = model::find(&settings.arch)?;
         let step = step_graph(&settings, &data.preprocessing)?;
         let grid = data.preprocessing.grid.unwrap_or_default();
@@ -324,6 +332,8 @@ impl Job {
                 .sum(),
             training_bytes: Plan::new(&step, device.caps())?.device_bytes(),
             inference_bytes: Plan::new(&inference, device.caps())?.device_bytes(),
+            training_peak,
+            inference_peak,
             training_seconds: log.iter().map(|e| e.train_seconds).sum(),
         };
         let json = serde_json::to_string_pretty(&result).map_err(|e| CrossvalError::Recipe(e.to_string()))?;
@@ -367,9 +377,8 @@ async fn segment(
     predictions: &Path,
 ) -> Result<(Vec<HeldOut>, Vec<Label>), CrossvalError> {
     let preprocessing = &data.preprocessing;
-    let grid = preprocessing.grid.unwrap_or_default();
     let network = model::find(&model.info.arch)?;
-    let predictor = Predictor::with_weights(device, network, preprocessing, grid, &model.tensors).await?;
+    let mut predictor = Predictor::with_weights(device, network, preprocessing, &model.tensors).await?;
     let mut scores = Vec::new();
     let mut seconds = Vec::new();
     for held_out in &data.validation {

@@ -40,6 +40,10 @@ pub struct TableRow {
     pub training_bytes: u64,
     /// Planned device memory of the inference in bytes.
     pub inference_bytes: u64,
+    /// The most device memory that a training held in bytes, its validation included.
+    pub training_peak: u64,
+    /// The most device memory that a prediction held in bytes.
+    pub inference_peak: u64,
     /// Seconds of a fold's training steps, mean over folds.
     pub training_seconds: f64,
     /// Seconds from scan to labels, mean over cases.
@@ -201,8 +205,8 @@ impl Table {
             let mut cells = vec![escape(&row.method), thousands(row.parameters), percent(row.dice)];
             cells.extend(row.label_dice.iter().map(|d| percent(*d)));
             cells.extend([
-                mebibytes(row.inference_bytes),
-                mebibytes(row.training_bytes),
+                mebibytes(row.inference_peak),
+                mebibytes(row.training_peak),
                 format!("{:.1} min", row.training_seconds / 60.0),
                 format!("{:.2} s", row.prediction_seconds),
                 format!("{} of {}", row.folds.len(), self.folds),
@@ -229,8 +233,8 @@ impl Table {
         };
         format!(
             "{}, {}-fold cross-validation, {epochs} epochs. Dice: mean ± standard deviation over {cases} held-out cases, \
-             on the scans' own grids; the first column is the mean of the labels' means; {weights}. Memory: planned on \
-             the device. Time: a fold's training steps, and a scan from memory to labels, means; adapter: {adapters}.",
+             on the scans' own grids; the first column is the mean of the labels' means; {weights}. Memory: the \
+             most that the device's buffers held, for training with its validation. Time: a fold's training steps, and a scan from memory to labels, means; adapter: {adapters}.",
             escape(&self.dataset),
             self.folds
         )
@@ -256,6 +260,8 @@ impl Table {
             [
                 "inference_bytes",
                 "training_bytes",
+                "inference_peak_bytes",
+                "training_peak_bytes",
                 "training_seconds",
                 "prediction_seconds",
             ]
@@ -281,6 +287,8 @@ impl Table {
             cells.extend([
                 row.inference_bytes.to_string(),
                 row.training_bytes.to_string(),
+                row.inference_peak.to_string(),
+                row.training_peak.to_string(),
                 format!("{:.2}", row.training_seconds),
                 format!("{:.4}", row.prediction_seconds),
             ]);
@@ -385,6 +393,8 @@ fn row(folds: &[FoldResult], labels: &[Label]) -> Result<TableRow, CrossvalError
         label_dice,
         training_bytes: largest(|f| f.training_bytes),
         inference_bytes: largest(|f| f.inference_bytes),
+        training_peak: largest(|f| f.training_peak),
+        inference_peak: largest(|f| f.inference_peak),
         training_seconds: mean(&mut folds.iter().map(|f| f.training_seconds)),
         prediction_seconds: mean(&mut cases(folds).map(|c| c.seconds)),
         weights: first.weights,
@@ -487,6 +497,8 @@ mod tests {
             parameters: 1234567,
             training_bytes: 3 << 20,
             inference_bytes: 1 << 20,
+            training_peak: 4 << 20,
+            inference_peak: 2 << 20,
             training_seconds: 60.0 * (fold + 1) as f64,
         }
     }
