@@ -65,8 +65,8 @@ impl Crossval {
             Some(path) => std::fs::read_to_string(path).with_context(|| format!("{}", path.display()))?,
             None => String::new(),
         };
-        let mut rows =
-            crossval::rows(&recipe, self.dataset.as_deref(), &self.arch).map_err(|e| match &self.config {
+        let mut rows = crossval::rows(&recipe, self.dataset.as_deref(), &self.arch, self.options.paper)
+            .map_err(|e| match &self.config {
                 Some(path) => Usage(format!("{}: {e}", path.display())),
                 None => Usage(e.to_string()),
             })?;

@@ -22,12 +22,19 @@ pub struct Row {
 }
 
 /// The rows of a comparison. `recipe` is TOML: settings of [`Settings`] for all, `[networks.NAME]` tables with those
-/// that differ, and there also `arch` where NAME is not the network, and `title` for the table. `names` picks rows, or
-/// names networks that the recipe does not have; empty for all of the recipe's. `dataset` overrides the recipe's.
+/// that differ, and there also `arch` where NAME is not the network, and `title` for the table. With `paper = true`, in
+/// the recipe or as the argument, what it leaves open is as in [`Settings::paper`], else as in [`Settings::new`].
+/// `names` picks rows, or names networks that the recipe does not have; empty for all of the recipe's. `dataset`
+/// overrides the recipe's.
 ///
 /// # Errors
 /// TOML that can't be read, unknown settings or networks, no network or no dataset at all.
-pub fn rows(recipe: &str, dataset: Option<&Path>, names: &[String]) -> Result<Vec<Row>, CrossvalError> {
+pub fn rows(
+    recipe: &str,
+    dataset: Option<&Path>,
+    names: &[String],
+    paper: bool,
+) -> Result<Vec<Row>, CrossvalError> {
     let wrong = |problem: String| CrossvalError::Recipe(problem);
     let mut common: Table = recipe
         .parse()
@@ -47,6 +54,9 @@ pub fn rows(recipe: &str, dataset: Option<&Path>, names: &[String]) -> Result<Ve
             "dataset".into(),
             Value::String(dataset.to_string_lossy().into_owned()),
         );
+    }
+    if paper {
+        common.insert("paper".into(), Value::Boolean(true));
     }
     if !common.contains_key("dataset") {
         return Err(wrong("name the DATASET folder".into()));
@@ -93,7 +103,12 @@ fn row(common: &Table, own: Table, name: &str) -> Result<Row, CrossvalError> {
     let title = text(&mut told, "title")?;
     let arch = text(&mut told, "arch")?;
     let network = model::find(&arch).map_err(|e| wrong(&e))?;
-    let mut table = Table::try_from(Settings::new("".into(), network.name)).map_err(|e| wrong(&e))?;
+    let start = match told.remove("paper") {
+        None | Some(Value::Boolean(false)) => Settings::new("".into(), network.name),
+        Some(Value::Boolean(true)) => Settings::paper("".into(), network),
+        Some(_) => return Err(wrong(&"`paper` must be true or false")),
+    };
+    let mut table = Table::try_from(start).map_err(|e| wrong(&e))?;
     let validates = told.contains_key("validate_every");
     table.extend(told);
     Ok(Row {
@@ -127,7 +142,7 @@ mod tests {
 
     #[test]
     fn rows_have_the_common_settings_and_their_own_in_the_recipes_order() {
-        let rows = rows(RECIPE, Some(Path::new("data")), &[]).unwrap();
+        let rows = rows(RECIPE, Some(Path::new("data")), &[], false).unwrap();
         let names: Vec<&str> = rows.iter().map(|r| r.name.as_str()).collect();
         assert_eq!(names, ["unet", "hybrid++"]);
         assert_eq!(
@@ -152,12 +167,27 @@ mod tests {
     #[test]
     fn names_pick_rows_and_add_networks() {
         let names = ["unet".to_owned(), "obelisk-hybrid".to_owned()];
-        let picked = rows(RECIPE, Some(Path::new("data")), &names).unwrap();
+        let picked = rows(RECIPE, Some(Path::new("data")), &names, false).unwrap();
         assert_eq!(picked[0].title, "All-conv U-Net");
         assert_eq!(
             (picked[1].settings.arch.as_str(), picked[1].settings.batch),
             ("obelisk-hybrid", 4)
         );
+    }
+
+    #[test]
+    fn the_papers_settings_are_what_a_recipe_starts_from() {
+        let data = Path::new("data");
+        let names = ["unet".to_owned(), "obelisk-hybrid".to_owned()];
+        for (recipe, argument) in [("paper = true\nbatch = 2", false), ("batch = 2", true)] {
+            let rows = rows(recipe, Some(data), &names, argument).unwrap();
+            for row in rows {
+                let mut paper = Settings::paper(data.into(), model::find(&row.name).unwrap());
+                paper.batch = 2;
+                assert_eq!(row.settings, paper);
+            }
+        }
+        assert!(rows("paper = 1", Some(data), &names, false).is_err());
     }
 
     #[test]
@@ -174,13 +204,18 @@ mod tests {
             ("epochs = = 2", "unet", "TOML"),
         ] {
             let names: Vec<String> = names.split_whitespace().map(str::to_owned).collect();
-            let error = rows(recipe, data, &names).unwrap_err().to_string();
+            let error = rows(recipe, data, &names, false).unwrap_err().to_string();
             assert!(error.contains(part), "{recipe}: {error}");
         }
         let twice = ["unet".to_owned(), "unet".to_owned()];
-        assert!(rows("", data, &twice).unwrap_err().to_string().contains("twice"));
         assert!(
-            rows("", None, &twice[..1])
+            rows("", data, &twice, false)
+                .unwrap_err()
+                .to_string()
+                .contains("twice")
+        );
+        assert!(
+            rows("", None, &twice[..1], false)
                 .unwrap_err()
                 .to_string()
                 .contains("DATASET")

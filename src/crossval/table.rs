@@ -207,7 +207,7 @@ impl Table {
             cells.extend([
                 mebibytes(row.inference_peak),
                 mebibytes(row.training_peak),
-                format!("{:.1} min", row.training_seconds / 60.0),
+                duration(row.training_seconds),
                 format!("{:.2} s", row.prediction_seconds),
                 format!("{} of {}", row.folds.len(), self.folds),
             ]);
@@ -433,6 +433,13 @@ fn fraction(value: Option<f64>) -> String {
     value.map_or_else(String::new, |v| format!("{v:.6}"))
 }
 
+fn duration(seconds: f64) -> String {
+    match seconds < 120.0 {
+        true => format!("{seconds:.1} s"),
+        false => format!("{:.1} min", seconds / 60.0),
+    }
+}
+
 fn mebibytes(bytes: u64) -> String {
     format!("{:.0} MiB", bytes as f64 / 1048576.0)
 }
@@ -529,7 +536,7 @@ mod tests {
             "{markdown}"
         );
         assert!(
-            markdown.contains("left\\|right") && markdown.contains("1.5 min"),
+            markdown.contains("left\\|right") && markdown.contains("90.0 s"),
             "{markdown}"
         );
         assert!(!markdown.contains("Only part"), "{markdown}");

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, VPos};
 
-use super::{Canvas, FONT, OVERSAMPLING, PictureError, colour};
+use super::{Canvas, FONT, OVERSAMPLING, PictureError, colour, text};
 
 /// Widths in units of the plot's x axis; a label's box takes one.
 const GAP: f64 = 0.8;
@@ -42,6 +43,7 @@ pub fn dice_plot(
         let area = area.margin(size(10), 0, 0, 0).titled(title, style(22))?;
         let mut chart = ChartBuilder::on(&area)
             .margin(size(12))
+            .margin_top(size(32))
             .x_label_area_size(size(34))
             .y_label_area_size(size(60))
             .build_cartesian_2d(0.0..group * networks.len() as f64, lowest..1.005)?;
@@ -56,7 +58,7 @@ pub fn dice_plot(
             .bold_line_style(RGBColor(220, 220, 220).stroke_width(OVERSAMPLING))
             .y_label_formatter(&|v| format!("{v:.2}"))
             .draw()?;
-        for (label, name) in labels.iter().enumerate() {
+        for label in 0..labels.len() {
             let paint = colour(label);
             for (network, by_label) in scores.iter().enumerate() {
                 let Some(values) = by_label.get(label).filter(|v| !v.is_empty()) else {
@@ -88,38 +90,32 @@ pub fn dice_plot(
                     line((left, median), (right, median), dark, 2),
                 ])?;
             }
-            // an empty series, for the legend
-            chart
-                .draw_series(std::iter::empty::<Circle<(f64, f64), u32>>())?
-                .label(name)
-                .legend(move |(x, y)| {
-                    let side = (10 * OVERSAMPLING) as i32;
-                    Rectangle::new([(x, y - side / 2), (x + side, y + side / 2)], paint.filled())
-                });
         }
         for (network, name) in networks.iter().enumerate() {
             let centre = group * (network as f64 + 0.5);
             let (x, y) = chart.backend_coord(&(centre, lowest));
             let (left, top) = area.get_base_pixel();
-            let place = style(16).pos(plotters::style::text_anchor::Pos::new(
-                plotters::style::text_anchor::HPos::Center,
-                plotters::style::text_anchor::VPos::Top,
-            ));
+            let place = text(16, dark, HPos::Center, VPos::Top);
             area.draw(&Text::new(
                 name.clone(),
                 (x - left, y - top + size(10) as i32),
                 place,
             ))?;
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::LowerRight)
-            .margin(size(12))
-            .legend_area_size(size(18))
-            .label_font(style(15))
-            .background_style(WHITE.mix(0.85))
-            .border_style(RGBColor(200, 200, 200))
-            .draw()?;
+        // above the plot, where no box can be
+        let mut x = size(72) as i32;
+        for (label, name) in labels.iter().enumerate() {
+            let (y, side) = (size(10) as i32, size(12) as i32);
+            let swatch = [(x, y), (x + side, y + side)];
+            area.draw(&Rectangle::new(swatch, colour(label).filled()))?;
+            let place = text(15, dark, HPos::Left, VPos::Center);
+            area.draw(&Text::new(
+                name.clone(),
+                (x + side + size(6) as i32, y + side / 2),
+                place,
+            ))?;
+            x += side + size(28 + 8 * name.chars().count() as u32) as i32;
+        }
         Ok(())
     })?;
     canvas.save(path, force)
