@@ -78,7 +78,7 @@ fn folds_are_trained_once_and_the_table_has_evaluates_numbers() {
     let samples = dataset(folder.path());
     std::fs::write(
         path("recipe.toml"),
-        "folds = 2\nepochs = 1\nsize = [32, 40, 32]\nseed = 5\n\n[networks.obelisk-hybrid]\ntitle = \"Hybrid\"\n\n\
+        "folds = 2\nepochs = 1\nspacing = [3.0, 3.0, 3.0]\nsize = [16, 24, 16]\nseed = 5\n\n[networks.obelisk-hybrid]\ntitle = \"Hybrid\"\n\n\
          [networks.unet]\nloss = \"cross-entropy\"\nbatch = 3\n",
     )
     .unwrap();
