@@ -322,7 +322,7 @@ impl Job {
             dataset: data.dataset.clone(),
             folds: self.folds,
             weights: self.weights,
-            epoch: model.info.training.epochs,
+            epoch: model.info.training.as_ref().map_or(0, |t| t.epochs),
             adapter: device.adapter().name.clone(),
             labels,
             cases,

@@ -303,9 +303,15 @@ pub fn step_graph(settings: &Settings, preprocessing: &Preprocessing) -> Result<
     let augment = settings.affine > 0.0;
     Ok(match settings.samples {
         None => training_graph(network, [batch, channels, d, h, w], classes, loss, augment)?,
-        Some(samples) => {
-            sparse_training_graph(network, [channels, d, h, w], batch, samples, classes, loss, augment)?
-        }
+        Some(samples) => sparse_training_graph(
+            network,
+            [channels, d, h, w],
+            batch,
+            samples,
+            classes,
+            loss,
+            augment,
+        )?,
     })
 }
 
