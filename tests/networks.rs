@@ -1,9 +1,16 @@
 //! Every network's graphs: what they plan to, and their wiring against PyTorch.
 mod common;
 
-use obelisk::model::NETWORKS;
-use obelisk::op::Caps;
+use std::collections::HashMap;
+
+use common::*;
+use obelisk::gpu::{Executable, Weights};
+use obelisk::model::{self, NETWORKS, published};
+use obelisk::op::{Caps, StepScalars};
 use obelisk::plan::Plan;
+use obelisk::predict::inference_graph;
+use obelisk::preprocess::Preprocessing;
+use obelisk::tensor::Tensor;
 use obelisk::train::{Loss, training_graph};
 
 #[test]
@@ -40,10 +47,95 @@ fn scans_of_312x230x320_plan_where_buffers_hold_their_logits() {
             && network.fixed.is_none_or(|fixed| fixed.halved)
         {
             for grid in [[312, 230, 320], [311, 229, 319]] {
-                let graph = obelisk::predict::inference_graph(network, &preprocessing(), grid).unwrap();
+                let graph = inference_graph(network, &preprocessing(), grid).unwrap();
                 let plan = Plan::new(&graph, &caps);
                 plan.unwrap_or_else(|e| panic!("{} at {grid:?}: {e}", network.name));
             }
+        }
+    }
+}
+
+/// 32-bit FNV-1a, the seed of a tensor in make_networks.py.
+fn fnv1a(name: &str) -> u32 {
+    name.bytes()
+        .fold(0x811c_9dc5, |h, b| (h ^ b as u32).wrapping_mul(0x0100_0193))
+}
+
+/// The tensor of that name in make_networks.py.
+fn made(name: &str, shape: &[usize]) -> Tensor {
+    let mut tensor = noise(shape, fnv1a(name));
+    let (scale, shift) = match name {
+        _ if name.starts_with("offset") => (0.4, 0.0),
+        _ if shape.len() > 1 => {
+            let fan_in: usize = shape[1..].iter().product();
+            ((6.0 / fan_in as f64).sqrt() as f32, 0.0)
+        }
+        _ if name.ends_with("running_var") => (0.5, 1.0),
+        _ if name.ends_with(".weight") => (0.3, 1.0),
+        _ => (0.2, 0.0),
+    };
+    tensor.data.iter_mut().for_each(|v| *v = *v * scale + shift);
+    tensor
+}
+
+#[test]
+fn every_network_gives_pytorchs_logits() {
+    let path = reference("networks.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let cases: HashMap<String, serde_json::Value> =
+        serde_json::from_str(&header.metadata().as_ref().unwrap()["cases"]).unwrap();
+    let stored = read_tensors(&path);
+    for network in NETWORKS
+        .iter()
+        .filter(|n| n.fixed.is_none() && n.points.is_none())
+    {
+        assert!(cases.contains_key(network.name), "{} is stored", network.name);
+    }
+    for (arch, case) in cases {
+        let network = model::find(&arch).unwrap();
+        let number = |value: &serde_json::Value| value.as_u64().unwrap() as usize;
+        let size: [usize; 3] = std::array::from_fn(|axis| number(&case["size"][axis]));
+        let (labels, stride) = (number(&case["labels"]), number(&case["stride"]));
+        let preprocessing = Preprocessing {
+            labels: published::unet_tcia().labels[..labels].to_vec(),
+            ..published::unet_tcia()
+        };
+        let graph = inference_graph(network, &preprocessing, size).unwrap();
+        let tensors: HashMap<String, Tensor> = graph
+            .parameters()
+            .chain(graph.states())
+            .map(|(_, info)| (info.name.clone(), made(&info.name, &info.spec.shape)))
+            .collect();
+        let [d, h, w] = size;
+        let image = made("image", &[1, 1, d, h, w]);
+        let expected = &stored[&format!("{arch}/logits")];
+        let all: Vec<_> = match network.fixed {
+            None => devices().iter().collect(),
+            // one device: these are large; all logits of the largest scan are in one buffer
+            Some(_) => devices()
+                .iter()
+                .filter(|d| d.caps().max_buffer >= 1 << 30)
+                .collect(),
+        };
+        for device in all {
+            let logits = pollster::block_on(async {
+                let plan = Plan::new(&graph, device.caps()).unwrap();
+                let weights = Weights::new(device, &plan, false).await.unwrap();
+                weights.upload(device, &tensors).unwrap();
+                let executable = Executable::new(device, plan, &weights).await.unwrap();
+                executable.upload(device, "image", &image).unwrap();
+                executable.submit(device, &StepScalars::default()).unwrap();
+                executable.read(device, "logits").await.unwrap()
+            });
+            let [_, ds, hs, ws] = expected.shape[..] else {
+                panic!("{:?}", expected.shape)
+            };
+            let taken = Tensor::from_fn(&expected.shape, |i| {
+                let (x, y, z, label) = (i % ws, i / ws % hs, i / ws / hs % ds, i / ws / hs / ds);
+                logits.data[((label * d + stride * z) * h + stride * y) * w + stride * x]
+            });
+            assert_close(&arch, &taken, expected, 1e-4);
         }
     }
 }

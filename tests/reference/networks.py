@@ -1,7 +1,8 @@
-"""The networks in PyTorch: obelisk-hybrid and unet, with the parameter names of the published weights.
+"""The convolutional and hybrid networks in PyTorch, with the parameter names of the published weights.
 
-Images are [N, 1, D, H, W], logits [N, labels, D, H, W]. Any size works: strided convolutions round up, and
-upsampling (trilinear, align_corners=False) goes to the size of the map it meets. Nothing here uses dropout.
+Images are [N, 1, D, H, W], logits [N, labels, D, H, W]. Any size works but for GlobalFcUNet, whose fully-connected layers
+fit one: strided convolutions round up, and upsampling (trilinear, align_corners=False) goes to the size of the map it
+meets. Nothing here uses dropout.
 """
 
 import math
@@ -14,6 +15,11 @@ import torch.nn.functional as F
 def smooth(x):
     """3x3x3 mean at stride 1; the zeros of the padding count."""
     return F.avg_pool3d(x, 3, stride=1, padding=1, count_include_pad=True)
+
+
+def halve(x):
+    """3x3x3 mean at stride 2; the zeros of the padding count."""
+    return F.avg_pool3d(x, 3, stride=2, padding=1, count_include_pad=True)
 
 
 def upsample(x, size):
@@ -52,6 +58,7 @@ class ObeliskHybrid(Named):
     the published TCIA weights need grid2 = (18, 36, 18) at 144^3."""
 
     slope = 0.025
+    dense_slope = 0.025
 
     def __init__(self, labels, grid1=None, grid2=None):
         super().__init__()
@@ -84,7 +91,7 @@ class ObeliskHybrid(Named):
 
     def run_dense_block(self, i, x):
         def layer(letter, x):
-            return F.leaky_relu(getattr(self, f"linear{i}{letter}")(x), self.slope)
+            return F.leaky_relu(getattr(self, f"linear{i}{letter}")(x), self.dense_slope)
 
         y = layer("a", x)
         for batch, letter in ("ab", "bc", "cd"):
@@ -108,33 +115,119 @@ class ObeliskHybrid(Named):
         return self.conv77U(x)
 
 
+class VisceralHybrid(ObeliskHybrid):
+    """obeliskhybrid_visceral: everything sees the halved image, OBELISK 1 samples the map x1, and the dense blocks have
+    plain ReLU."""
+
+    slope = 0.05
+    dense_slope = 0.0
+
+    def __init__(self, labels):
+        Named.__init__(self)
+        self.offset1 = nn.Parameter(torch.zeros(1, 128, 1, 1, 3))
+        self.offset2 = nn.Parameter(torch.zeros(1, 512, 1, 1, 3))
+        self.conv("0", 1, 4)
+        self.conv("1", 4, 16, stride=2)
+        self.conv("11", 16, 16)
+        self.conv("2", 16, 32, stride=2)
+        self.dense_block("1", 4 * 128, 4, 32)
+        self.dense_block("2", 512, 4, 32)
+        self.conv("6bU", 64, 32)
+        self.conv("6U", 80, 32)
+        self.conv8 = nn.Conv3d(32, labels, 1)
+
+    def forward(self, scan):
+        image = halve(scan)
+        size = image.shape[2:]
+        quarter, eighth = ([math.ceil(n / by) for n in size] for by in (4, 8))
+        x1 = self.run("0", image)
+        x2 = self.run("11", self.run("1", x1))
+        x = self.run("2", x2)
+        o1 = upsample(self.run_dense_block("1", obelisk(x1, self.offset1, quarter)), x2.shape[2:])
+        o2 = upsample(self.run_dense_block("2", obelisk(smooth(image), self.offset2, eighth)), x.shape[2:])
+        x = self.run("6bU", torch.cat([x, o2], 1))
+        x = self.run("6U", torch.cat([upsample(x, x2.shape[2:]), o1, x2], 1))
+        return upsample(upsample(self.conv8(x), size), scan.shape[2:])
+
+
 class UNet(Named):
     """unet, table 1 of the paper. Layers #1 to #14: conv0, conv1, conv11, conv2, conv22, conv3, conv33, conv4, conv44,
-    conv6cU, conv6bU, conv6U, conv7U, conv77U."""
+    conv6cU, conv6bU, conv6U, conv7U, conv77U. Its variants have other widths: `levels` are the encoder's channels and
+    groups, `up` the decoder's, with the last, conv7U, to the labels."""
 
     slope = 0.1
+    levels = ((16, 1), (32, 1), (64, 1), (80, 1))
+    up = ((64, 1), (32, 1), (9, 1))
 
     def __init__(self, labels):
         super().__init__()
         self.conv("0", 1, 5)
-        for level, inputs, outputs in ((1, 5, 16), (2, 16, 32), (3, 32, 64), (4, 64, 80)):
-            self.conv(f"{level}", inputs, outputs, stride=2)
-            self.conv(f"{level}{level}", outputs, outputs)
-        self.conv("6cU", 144, 64)
-        self.conv("6bU", 96, 32)
-        self.conv("6U", 48, 9)
-        self.conv("7U", 14, labels)
+        widths = [5]
+        for level, (outputs, groups) in enumerate(self.levels, 1):
+            self.conv(f"{level}", widths[-1], outputs, stride=2, groups=groups)
+            self.conv(f"{level}{level}", outputs, outputs, groups=groups)
+            widths.append(outputs)
+        self.numbers = ("6dU", "6cU", "6bU", "6U", "7U")[-len(self.up) - 1 :]
+        x = widths.pop()
+        for number, (outputs, groups) in zip(self.numbers, (*self.up, (labels, 1))):
+            self.conv(number, x + widths.pop(), outputs, groups=groups)
+            x = outputs
         self.conv77U = nn.Conv3d(labels, labels, 3, padding=1)
+
+    def bottleneck(self, x):
+        return x
 
     def forward(self, image):
         skips = [self.run("0", image)]
-        for level in "1234":
-            skips.append(self.run(level + level, self.run(level, skips[-1])))
-        x = skips.pop()
-        for name in ("6cU", "6bU", "6U", "7U"):
+        for level in range(1, len(self.levels) + 1):
+            skips.append(self.run(f"{level}{level}", self.run(f"{level}", skips[-1])))
+        x = self.bottleneck(skips.pop())
+        for number in self.numbers:
             skip = skips.pop()
-            x = self.run(name, torch.cat([upsample(x, skip.shape[2:]), skip], 1))
+            x = self.run(number, torch.cat([upsample(x, skip.shape[2:]), skip], 1))
         return self.conv77U(x)
+
+
+class LeanUNet(UNet):
+    """unet-lean: groups of 4 in layers #6, #7 and #11, of 8 in #8 to #10."""
+
+    levels = ((16, 1), (32, 1), (64, 4), (80, 8))
+    up = ((64, 8), (32, 4), (9, 1))
+
+
+class TciaUNet(UNet):
+    """allconvunet_tcia, without its dropout."""
+
+    levels = ((14, 1), (28, 1), (42, 1), (56, 1), (70, 1))
+    up = ((56, 1), (42, 1), (28, 1), (14, 1))
+
+
+class VisceralUNet(UNet):
+    """allconvunet_visceral: the image is halved first; the logits are the halved image's."""
+
+    up = ((64, 1), (32, 1), (8, 1))
+
+    def forward(self, scan):
+        return super().forward(halve(scan))
+
+
+class GlobalFcUNet(UNet):
+    """unet-global-fc, globalfcnet_tcia and globalfcnet_visceral for images of one size, without dropout."""
+
+    levels = ((10, 1), (30, 1), (50, 1), (20, 1))
+    up = ((20, 1), (10, 1), (8, 1))
+
+    def __init__(self, labels, size):
+        super().__init__(labels)
+        for _ in self.levels:
+            size = [math.ceil(n / 2) for n in size]
+        self.fc1 = nn.Linear(20 * math.prod(size), 400)
+        self.fc2U = nn.Linear(400, 20 * math.prod(size))
+        self.conv("6dU", 40, 20)
+
+    def bottleneck(self, x):
+        global_x = self.fc2U(self.fc1(x.flatten(1))).reshape(x.shape)
+        return self.run("6dU", torch.cat([global_x, x], 1))
 
 
 def initialise(network, seed, sigma=0.05):

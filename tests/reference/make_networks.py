@@ -1,0 +1,96 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["torch==2.15.0", "numpy==2.4.6", "safetensors==0.8.0"]
+# ///
+"""What the networks give in float64 with weights that need no storing.
+
+    uv run make_networks.py
+
+Writes networks.safetensors: for each network NAME/logits [labels, ...], every `stride`-th voxel on each axis, and the
+metadata `cases`, JSON: {NAME: {"size": [D, H, W], "labels": L, "stride": n}}. The image and each parameter and state are
+`noise(shape, seed)`, a hash of the element's index, with the seed fnv1a(name) ("image" for the image), then by kind:
+
+  offsets                        0.4 v
+  other tensors of two axes and more   v sqrt(6 / fan_in), fan_in the product of all axes but the first
+  running_var                    1 + 0.5 v
+  other vectors named .weight    1 + 0.3 v   (batch norms)
+  other vectors                  0.2 v
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from networks import GlobalFcUNet, LeanUNet, ObeliskHybrid, TciaUNet, UNet, VisceralHybrid, VisceralUNet, upsample
+
+HERE = Path(__file__).resolve().parent
+
+
+def fnv1a(name):
+    h = 0x811C9DC5
+    for byte in name.encode():
+        h = (h ^ byte) * 0x01000193 & 0xFFFFFFFF
+    return h
+
+
+def noise(shape, seed):
+    """Numbers in [-1, 1) from the index and the seed."""
+    with np.errstate(over="ignore"):
+        h = np.arange(math.prod(shape), dtype=np.uint32) * np.uint32(0x9E3779B1)
+        h ^= np.uint32(seed * 0x85EBCA6B & 0xFFFFFFFF)
+        h ^= h >> 15
+        h *= np.uint32(0x2C1B3C6D)
+        h ^= h >> 12
+        h *= np.uint32(0x297A2D39)
+        h ^= h >> 15
+    return torch.tensor((h.astype(np.float32) / np.float32(2**31) - 1).reshape(shape), dtype=torch.float64)
+
+
+def tensor(name, shape):
+    v = noise(shape, fnv1a(name))
+    if name.startswith("offset"):
+        return 0.4 * v
+    if len(shape) > 1:
+        return v * math.sqrt(6 / math.prod(shape[1:]))
+    if name.endswith("running_var"):
+        return 1 + 0.5 * v
+    if name.endswith(".weight"):
+        return 1 + 0.3 * v
+    return 0.2 * v
+
+
+SMALL, LABELS = (37, 42, 29), 3
+TCIA, VISCERAL, SCAN = (144, 144, 144), (156, 115, 160), (312, 230, 320)
+CASES = {
+    "obelisk-hybrid": (ObeliskHybrid(LABELS), SMALL, LABELS, 3),
+    "obeliskhybrid_visceral": (VisceralHybrid(LABELS), SMALL, LABELS, 3),
+    "unet": (UNet(LABELS), SMALL, LABELS, 3),
+    "unet-lean": (LeanUNet(LABELS), SMALL, LABELS, 3),
+    "unet-global-fc": (GlobalFcUNet(LABELS, SMALL), SMALL, LABELS, 3),
+    "allconvunet_tcia": (TciaUNet(9), TCIA, 9, 16),
+    "allconvunet_visceral": (VisceralUNet(8), SCAN, 8, 32),
+    "globalfcnet_tcia": (GlobalFcUNet(9, TCIA), TCIA, 9, 16),
+    "globalfcnet_visceral": (GlobalFcUNet(8, VISCERAL), VISCERAL, 8, 16),
+}
+stored, cases = {}, {}
+for name, (network, size, labels, stride) in CASES.items():
+    state = {
+        key: tensor(key, tuple(value.shape)) if value.is_floating_point() else value
+        for key, value in network.state_dict().items()
+    }
+    network = network.double().eval()
+    network.load_state_dict(state, strict=True)
+    with torch.no_grad():
+        logits = network(tensor("image", (1, 1, *size)))[0]
+        # channel by channel: all of the largest scan's logits at once are 1.5 GB
+        logits = torch.stack([upsample(l[None, None], size)[0, 0, ::stride, ::stride, ::stride] for l in logits])
+    print(f"{name:24} {sum(p.numel() for p in network.parameters()):10,} parameters, logits within {logits.abs().max():.2f}")
+    stored[f"{name}/logits"] = logits.float().contiguous()
+    cases[name] = {"size": size, "labels": labels, "stride": stride}
+save_file(stored, HERE / "networks.tmp", {"cases": json.dumps(cases)})
+os.replace(HERE / "networks.tmp", HERE / "networks.safetensors")
