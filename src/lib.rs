@@ -24,4 +24,6 @@ pub mod shader;
 pub mod tensor;
 pub mod train;
 pub mod volume;
+#[cfg(all(feature = "web", target_arch = "wasm32"))]
+pub mod web;
 pub mod weights;

@@ -268,11 +268,11 @@ impl Preprocessing {
         })
     }
 
-    /// Turns, scales and resamples a scan.
+    /// Whether a scan has as many channels as the network takes.
     ///
     /// # Errors
-    /// Another number of channels than expected, and those of [`Preprocessing::place`].
-    pub fn prepare_image(&self, scan: &Volume) -> Result<Prepared, VolumeError> {
+    /// Another number, with the names of those that are expected.
+    pub fn check_channels(&self, scan: &Volume) -> Result<(), VolumeError> {
         if scan.channels != self.channels.len() {
             let names: Vec<&str> = self.channels.iter().map(|c| c.name.as_str()).collect();
             let problem = format!(
@@ -285,6 +285,15 @@ impl Preprocessing {
                 problem,
             });
         }
+        Ok(())
+    }
+
+    /// Turns, scales and resamples a scan.
+    ///
+    /// # Errors
+    /// Another number of channels than expected, and those of [`Preprocessing::place`].
+    pub fn prepare_image(&self, scan: &Volume) -> Result<Prepared, VolumeError> {
+        self.check_channels(scan)?;
         let placement = self.place(&scan.geometry, &scan.source)?;
         let mut data = placement
             .turn

@@ -134,7 +134,11 @@ pub async fn adapters(backend: Option<&str>) -> Result<Vec<AdapterSummary>, GpuE
     Ok(candidates(backend).await?.iter().map(summary).collect())
 }
 
-/// What to install when there is no adapter.
+/// What to do when there is no adapter.
+#[cfg(target_arch = "wasm32")]
+const INSTALL: &str = "the browser offers no WebGPU adapter. Update the browser (Chrome or Edge 113, Safari 26, Firefox \
+    141 or later) and the graphics driver, and allow hardware acceleration in its settings";
+#[cfg(not(target_arch = "wasm32"))]
 const INSTALL: &str = "no GPU adapter was found. Linux: install your GPU's Vulkan driver, or software Vulkan \
     (Debian, Ubuntu: `apt install mesa-vulkan-drivers libvulkan1`; Fedora: `dnf install mesa-vulkan-drivers \
     vulkan-loader`). macOS: Metal comes with the system. Windows: update the graphics driver (DirectX 12)";

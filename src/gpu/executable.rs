@@ -424,7 +424,7 @@ impl Executable {
     ) -> Result<ControlFlow<()>, GpuError> {
         device.check()?;
         self.check_residents()?;
-        device.queue.write_buffer(&self.step, 0, bytemuck::bytes_of(step));
+        device.write(&self.step, 0, bytemuck::bytes_of(step));
         let all = self.plan.flops().max(1) as f64;
         let (mut first, mut part, mut done) = (0, 0, 0);
         for (i, launch) in self.plan.launches.iter().enumerate() {

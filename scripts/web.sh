@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# The browser app. `scripts/web.sh build` makes web/dist, a static site; `serve` builds and serves it on this machine;
+# `test` builds it and runs the browser tests in headless Chromium. Installs what is missing.
+. "$(dirname "$0")/setup.sh"
+
+tools=$PWD/target/web-tools
+
+# Vite wants Node 20.19 or later; Debian's may be older, and npm has newer ones.
+node_new_enough() { node -e 'const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 20 || (a === 20 && b >= 19) ? 0 : 1)' 2>/dev/null; }
+export PATH=$tools/node_modules/node/bin:$tools/bin:$PATH
+command -v npm >/dev/null || install nodejs npm
+if ! node_new_enough; then
+    say "Installing a newer Node into target/"
+    npm install --prefix "$tools" --no-save --silent node@22
+    node_new_enough || { say "Please install Node 20.19 or later"; exit 1; }
+fi
+
+# With rustup its wasm32 target; where rustup can't fetch it, Debian's compiler builds the standard library from source.
+compile() {
+    local flags=(rustc --lib --crate-type cdylib --profile web --locked --no-default-features --features web
+        --target wasm32-unknown-unknown --target-dir target/web)
+    # Every browser with WebGPU has WebAssembly's vectors.
+    local rustflags="-C target-feature=+simd128"
+    if command -v rustup >/dev/null && { rustup target list --installed | grep -qx wasm32-unknown-unknown ||
+        timeout 120 rustup target add wasm32-unknown-unknown 2>/dev/null; }; then
+        RUSTFLAGS=$rustflags cargo "${flags[@]}"
+        return
+    fi
+    if ! [ -x /usr/bin/rustc ] || ! command -v wasm-ld-22 >/dev/null || ! dpkg -s rust-web-src >/dev/null 2>&1; then
+        install rustc-web cargo-web rust-web-src lld-22
+    fi
+    PATH=/usr/bin:$PATH RUSTC_BOOTSTRAP=1 RUSTFLAGS=$rustflags \
+        CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER=wasm-ld-22 \
+        /usr/bin/cargo "${flags[@]}" -Zbuild-std=std,panic_abort
+}
+
+# The command-line program must be of the same version as the crate.
+install_wasm_bindgen() {
+    local version
+    version=$(grep -A1 '^name = "wasm-bindgen"$' Cargo.lock | sed -n 's/^version = "\(.*\)"/\1/p')
+    [ "$(wasm-bindgen --version 2>/dev/null)" = "wasm-bindgen $version" ] && return
+    say "Building wasm-bindgen $version"
+    cargo install wasm-bindgen-cli --version "$version" --root "$tools" --quiet
+}
+
+build() {
+    say "Compiling the engine for browsers"
+    compile
+    install_wasm_bindgen
+    if [ web/package-lock.json -nt web/node_modules/.package-lock.json ]; then
+        say "Installing the page's dependencies"
+        (cd web && npm ci --no-audit --no-fund --loglevel error)
+    fi
+    local engine=target/web/wasm32-unknown-unknown/web/obelisk.wasm
+    if [ "$engine" -nt web/package/obelisk.js ]; then
+        wasm-bindgen --target web --out-dir target/web/package --out-name obelisk "$engine"
+        web/node_modules/.bin/wasm-opt -O3 --enable-simd --enable-bulk-memory --enable-nontrapping-float-to-int \
+            --enable-sign-ext --enable-mutable-globals --enable-reference-types --enable-multivalue --strip-debug \
+            target/web/package/obelisk_bg.wasm -o target/web/package/obelisk_bg.wasm
+        cp target/web/package/* web/package/
+    fi
+    (cd web && npm run --silent build)
+    say "web/dist is a static site; the engine is $(gzip -9c web/package/obelisk_bg.wasm | wc -c) bytes gzipped"
+}
+
+browser_tests() {
+    local chromium=${CHROMIUM:-/usr/bin/chromium}
+    [ -x "$chromium" ] || install chromium
+    say "Browser tests"
+    cargo build --release --locked
+    (cd web && CHROMIUM=$chromium node --test --test-concurrency=1 test/*.test.js)
+}
+
+case ${1:-build} in
+build) build ;;
+serve)
+    build
+    (cd web && npx vite preview --host 127.0.0.1)
+    ;;
+test)
+    build
+    browser_tests
+    ;;
+*)
+    say "scripts/web.sh [build|serve|test]"
+    exit 2
+    ;;
+esac

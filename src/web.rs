@@ -1,0 +1,366 @@
+//! The interface for JavaScript: open the browser's GPU, read weights and a scan, segment, get labels and volumes.
+//!
+//! It runs in a page or a worker. Everything heavy waits for the device in parts, so that messages and drawing go on;
+//! reading a scan and bringing labels back to its grid run on the calling thread, which is why the app uses a worker.
+//! Every error is a JavaScript `Error` with a message for the user; its `name` is `ScanError`, `WeightsError`,
+//! `DeviceError`, `TooLargeError` or `AbortError`.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::rc::Rc;
+
+use js_sys::Function;
+use wasm_bindgen::prelude::*;
+use web_sys::AbortSignal;
+
+use crate::gpu::{Device, DeviceOptions, GpuError};
+use crate::graph::GraphError;
+use crate::model;
+use crate::plan::Plan;
+use crate::predict::{PredictError, Predictor, inference_graph};
+use crate::preprocess::tiles;
+use crate::volume::{self, Geometry, Volume};
+use crate::weights;
+
+#[wasm_bindgen(start)]
+fn start() {
+    std::panic::set_hook(Box::new(|info| wasm_bindgen::throw_str(&info.to_string())));
+}
+
+fn error(name: &str, message: impl std::fmt::Display) -> JsValue {
+    let error = js_sys::Error::new(&message.to_string());
+    error.set_name(name);
+    error.into()
+}
+
+fn gpu_error(e: GpuError) -> JsValue {
+    let name = match e {
+        GpuError::OutOfMemory { .. } => "TooLargeError",
+        GpuError::Tensor(_) => "WeightsError",
+        _ => "DeviceError",
+    };
+    error(name, e)
+}
+
+fn graph_error(e: GraphError) -> JsValue {
+    let name = match e {
+        GraphError::Limit { .. } => "TooLargeError",
+        _ => "WeightsError",
+    };
+    error(name, e)
+}
+
+fn predict_error(e: PredictError) -> JsValue {
+    match e {
+        PredictError::Preprocess(e) => error("ScanError", e),
+        PredictError::Graph(e) => graph_error(e),
+        PredictError::Gpu(e) => gpu_error(e),
+        PredictError::Stopped => error("AbortError", "Stopped."),
+    }
+}
+
+/// The browser's GPU.
+#[wasm_bindgen]
+#[derive(Debug)]
+pub struct Gpu {
+    device: Rc<Device>,
+}
+
+#[wasm_bindgen]
+impl Gpu {
+    /// Opens the fastest adapter that the browser offers.
+    ///
+    /// # Errors
+    /// `DeviceError`: no WebGPU, no adapter, or an adapter that gives no device.
+    pub async fn open() -> Result<Gpu, JsValue> {
+        let device = Device::open(&DeviceOptions::default()).await.map_err(gpu_error)?;
+        Ok(Gpu {
+            device: Rc::new(device),
+        })
+    }
+
+    /// Maker and architecture, as far as the browser tells.
+    #[wasm_bindgen(getter)]
+    pub fn name(&self) -> String {
+        self.device.adapter().name.clone()
+    }
+
+    /// Whether the adapter runs on the CPU.
+    #[wasm_bindgen(getter)]
+    pub fn software(&self) -> bool {
+        self.device.caps().cpu
+    }
+
+    /// Largest buffer in MiB.
+    #[wasm_bindgen(getter, js_name = maxBufferMib)]
+    pub fn max_buffer_mib(&self) -> f64 {
+        self.device.adapter().max_buffer_mib as f64
+    }
+
+    /// The most memory that buffers took on this device at once, in MiB.
+    #[wasm_bindgen(getter, js_name = peakMib)]
+    pub fn peak_mib(&self) -> f64 {
+        mib(self.device.memory().peak)
+    }
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / (1 << 20) as f64
+}
+
+/// A label of a network: the number in label files and its name.
+#[wasm_bindgen(getter_with_clone)]
+#[derive(Clone, Debug)]
+pub struct Label {
+    /// The number in label files.
+    pub value: i32,
+    /// What it is called.
+    pub name: String,
+}
+
+/// A weights file.
+#[wasm_bindgen]
+#[derive(Debug)]
+pub struct Model {
+    model: weights::Model,
+}
+
+#[wasm_bindgen]
+impl Model {
+    /// Reads the bytes of a `.safetensors` file that this program trained or imported; `name` is for messages.
+    ///
+    /// # Errors
+    /// `WeightsError`: other bytes, or a network that this version does not know.
+    pub fn parse(bytes: &[u8], name: &str) -> Result<Model, JsValue> {
+        let model =
+            weights::Model::from_bytes(bytes, Path::new(name)).map_err(|e| error("WeightsError", e))?;
+        model::find(&model.info.arch).map_err(|e| error("WeightsError", format!("{name}: {e}")))?;
+        Ok(Model { model })
+    }
+
+    /// The network's name.
+    #[wasm_bindgen(getter)]
+    pub fn arch(&self) -> String {
+        self.model.info.arch.clone()
+    }
+
+    /// The labels in order; the first is the background.
+    #[wasm_bindgen(getter)]
+    pub fn labels(&self) -> Vec<Label> {
+        let label = |l: &crate::dataset::Label| Label {
+            value: l.value,
+            name: l.name.clone(),
+        };
+        self.model.info.preprocessing.labels.iter().map(label).collect()
+    }
+
+    /// The scan's channels that it takes, in order.
+    #[wasm_bindgen(getter)]
+    pub fn channels(&self) -> Vec<String> {
+        let channels = &self.model.info.preprocessing.channels;
+        channels.iter().map(|c| c.name.clone()).collect()
+    }
+
+    /// What a scan will need on this device, before anything is compiled or allocated.
+    ///
+    /// # Errors
+    /// `ScanError`: a scan that the network can't take. `TooLargeError`: more than the adapter holds.
+    pub fn estimate(&self, gpu: &Gpu, scan: &Scan) -> Result<Estimate, JsValue> {
+        let preprocessing = &self.model.info.preprocessing;
+        let scan = &scan.volume;
+        let shape = preprocessing
+            .check_channels(scan)
+            .and_then(|()| preprocessing.place(&scan.geometry, &scan.source))
+            .map_err(|e| error("ScanError", e))?
+            .shape();
+        let grid = preprocessing.grid.unwrap_or(shape);
+        let network = model::find(&self.model.info.arch).map_err(graph_error)?;
+        let graph = inference_graph(network, preprocessing, grid).map_err(graph_error)?;
+        let plan = Plan::new(&graph, gpu.device.caps()).map_err(graph_error)?;
+        let tiles = tiles(shape, grid).len();
+        let read_back: u64 = plan.kept.iter().map(|(_, _, spec)| spec.bytes()).sum();
+        Ok(Estimate {
+            tiles,
+            memory_mib: mib(plan.slot_bytes() + plan.parameters.bytes + plan.states.bytes + read_back),
+            gflop: plan.flops() as f64 * tiles as f64 / 1e9,
+        })
+    }
+
+    /// Numbers in its tensors.
+    #[wasm_bindgen(getter)]
+    pub fn parameters(&self) -> f64 {
+        self.model.tensors.values().map(|t| t.data.len() as f64).sum()
+    }
+}
+
+/// A scan.
+#[wasm_bindgen]
+#[derive(Debug)]
+pub struct Scan {
+    volume: Volume,
+}
+
+#[wasm_bindgen]
+impl Scan {
+    /// Reads the bytes of a `.nii` or `.nii.gz` file; `name` is for messages.
+    ///
+    /// # Errors
+    /// `ScanError`: what is wrong with the file and what to do.
+    pub fn parse(bytes: &[u8], name: &str) -> Result<Scan, JsValue> {
+        let volume = volume::read_bytes(bytes, Path::new(name)).map_err(|e| error("ScanError", e))?;
+        Ok(Scan { volume })
+    }
+
+    /// Voxels along the file's three axes.
+    #[wasm_bindgen(getter)]
+    pub fn shape(&self) -> Vec<u32> {
+        self.volume.geometry.shape.map(|n| n as u32).to_vec()
+    }
+
+    /// Millimetres from voxel to voxel along each axis; 0 where the file declares none.
+    #[wasm_bindgen(getter)]
+    pub fn spacing(&self) -> Vec<f64> {
+        self.volume.geometry.spacing.to_vec()
+    }
+
+    /// Which way each axis points, such as `RAS`.
+    #[wasm_bindgen(getter)]
+    pub fn orientation(&self) -> String {
+        self.volume.geometry.orientation.to_string()
+    }
+
+    /// Its channels: the length of the file's fourth axis.
+    #[wasm_bindgen(getter)]
+    pub fn channels(&self) -> usize {
+        self.volume.channels
+    }
+
+    /// Voxels that were not finite and have been replaced.
+    #[wasm_bindgen(getter, js_name = nonFinite)]
+    pub fn non_finite(&self) -> f64 {
+        self.volume.non_finite as f64
+    }
+}
+
+/// What a scan will need.
+#[wasm_bindgen]
+#[derive(Clone, Copy, Debug)]
+pub struct Estimate {
+    /// Pieces of the network's grid that cover the scan.
+    pub tiles: usize,
+    /// Device memory in MiB: the plan's buffers, the weights, and reading the result back.
+    #[wasm_bindgen(js_name = memoryMib)]
+    pub memory_mib: f64,
+    /// Floating-point operations in all, in 10⁹.
+    pub gflop: f64,
+}
+
+/// A label's volume in a scan.
+#[wasm_bindgen(getter_with_clone)]
+#[derive(Clone, Debug)]
+pub struct LabelVolume {
+    /// The number in label files.
+    pub value: i32,
+    /// What it is called.
+    pub name: String,
+    /// Voxels of the scan that have it.
+    pub voxels: f64,
+    /// Their volume in millilitres; absent where the scan declares no voxel size.
+    pub ml: Option<f64>,
+}
+
+/// Labels on the scan's own grid.
+#[wasm_bindgen]
+#[derive(Debug)]
+pub struct Segmentation {
+    labels: Vec<i32>,
+    names: Vec<crate::dataset::Label>,
+    geometry: Geometry,
+}
+
+#[wasm_bindgen]
+impl Segmentation {
+    /// The label map as a NIfTI file in the scan's geometry, compressed (`.nii.gz`) or not.
+    ///
+    /// # Errors
+    /// None for labels of this interface.
+    pub fn nifti(&self, compress: bool) -> Result<Vec<u8>, JsValue> {
+        volume::encode_labels(&self.labels, &self.geometry, compress).map_err(|e| error("ScanError", e))
+    }
+
+    /// Voxels and millilitres of each label but the background, in the network's order.
+    pub fn volumes(&self) -> Vec<LabelVolume> {
+        let declared = !self.geometry.spacing.contains(&0.0);
+        let voxel_ml = glam::DMat3::from_mat4(self.geometry.affine).determinant().abs() / 1000.0;
+        let volume = |label: &crate::dataset::Label| {
+            let voxels = self.labels.iter().filter(|v| **v == label.value).count() as f64;
+            LabelVolume {
+                value: label.value,
+                name: label.name.clone(),
+                voxels,
+                ml: declared.then_some(voxels * voxel_ml),
+            }
+        };
+        self.names.iter().skip(1).map(volume).collect()
+    }
+}
+
+/// A network on a device, ready to segment.
+#[wasm_bindgen]
+#[derive(Debug)]
+pub struct Segmenter {
+    device: Rc<Device>,
+    predictor: Predictor,
+}
+
+#[wasm_bindgen]
+impl Segmenter {
+    /// Plans the network, allocates its buffers and compiles its shaders (for networks without a grid of their own,
+    /// when a scan comes).
+    ///
+    /// # Errors
+    /// `WeightsError`: tensors that are missing or of other shapes. `TooLargeError`: more than the adapter holds.
+    /// `DeviceError`: a device that failed.
+    pub async fn create(gpu: &Gpu, model: &Model) -> Result<Segmenter, JsValue> {
+        let info = &model.model.info;
+        let network = model::find(&info.arch).map_err(graph_error)?;
+        let device = gpu.device.clone();
+        let predictor = Predictor::with_weights(&device, network, &info.preprocessing, &model.model.tensors)
+            .await
+            .map_err(predict_error)?;
+        Ok(Segmenter { device, predictor })
+    }
+
+    /// Segments the scan. `progress` is called with the share done, 0 to 1; aborting `signal` stops the run at the
+    /// next part.
+    ///
+    /// # Errors
+    /// Those of [`Segmenter::create`] and [`Model::estimate`]; `AbortError` after `signal`.
+    pub async fn segment(
+        &mut self,
+        scan: &Scan,
+        progress: Option<Function>,
+        signal: Option<AbortSignal>,
+    ) -> Result<Segmentation, JsValue> {
+        let mut watch = |share: f64| {
+            if let Some(progress) = &progress {
+                // What the callback throws is its own affair.
+                let _ = progress.call1(&JsValue::NULL, &share.into());
+            }
+            match signal.as_ref().is_some_and(AbortSignal::aborted) {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        };
+        let (labels, _) = self
+            .predictor
+            .segment_watched(&self.device, &scan.volume, &mut watch)
+            .await
+            .map_err(predict_error)?;
+        Ok(Segmentation {
+            labels,
+            names: self.predictor.preprocessing().labels.clone(),
+            geometry: scan.volume.geometry.clone(),
+        })
+    }
+}

@@ -1,0 +1,336 @@
+// The page: opens files, shows what a scan will need, runs the engine, shows and saves what it found.
+
+import sampleUrl from '../../examples/data/imagesTs/hippocampus_041.nii.gz?url'
+import { colour } from './colours'
+import { convert } from './dicom'
+import { Engine, EngineError } from './engine'
+import { type Opened, dropped, fetchFile, read, save, stem } from './files'
+import type { LabelVolume, ModelInfo, Needs, Result, ScanInfo } from './messages'
+import { MODELS } from './models'
+import { Viewer } from './viewer'
+
+function find<T extends HTMLElement>(id: string): T {
+  const element = document.getElementById(id)
+  if (!element) {
+    throw new Error(`the page has no #${id}`)
+  }
+  return element as T
+}
+
+const engine = new Engine()
+const viewer = new Viewer(find<HTMLCanvasElement>('canvas'))
+const modelSelect = find<HTMLSelectElement>('model')
+const run = find<HTMLButtonElement>('run')
+const stop = find<HTMLButtonElement>('stop')
+const progress = find<HTMLProgressElement>('progress')
+
+let scan: (Opened & { info: ScanInfo }) | undefined
+let model: (Opened & { info: ModelInfo }) | undefined
+let result: Result | undefined
+let busy = false
+
+// What is said
+
+const TITLES: Record<string, string> = {
+  ScanError: 'This scan can’t be used',
+  WeightsError: 'These weights can’t be used',
+  TooLargeError: 'Too large for this graphics adapter',
+  DeviceError: 'The graphics adapter failed',
+  NoWebGpuError: 'This browser has no WebGPU',
+}
+
+const ADVICE: Record<string, string> = {
+  DeviceError: 'Run it again to start the adapter anew; close other pages that use it if this repeats.',
+  NoWebGpuError:
+    'Viewing works, segmenting needs Chrome or Edge 113, Safari 26 or Firefox 141 (or later), over https or from localhost.',
+}
+
+function showError(error: unknown): void {
+  const { name, message } = error instanceof Error ? error : new Error(String(error))
+  find('error-title').textContent = TITLES[name] ?? 'That did not work'
+  find('error-text').textContent = [message, ADVICE[name]].filter(Boolean).join(' ')
+  find('error').hidden = false
+  find('error').scrollIntoView({ block: 'nearest' })
+}
+
+function hideError(): void {
+  find('error').hidden = true
+}
+
+function say(text: string): void {
+  find('status').textContent = text
+}
+
+function fill(element: HTMLElement, main: string, small: string): void {
+  const quiet = document.createElement('small')
+  quiet.textContent = small
+  element.replaceChildren(main, document.createElement('br'), quiet)
+}
+
+/** Runs one action at a time; its error is shown and the page goes on. */
+async function act(action: () => Promise<void>): Promise<void> {
+  if (busy) {
+    return
+  }
+  busy = true
+  hideError()
+  update()
+  try {
+    await action()
+  } catch (error) {
+    say('')
+    if (error instanceof EngineError && error.name === 'AbortError') {
+      say('Stopped.')
+    } else {
+      showError(error)
+    }
+  } finally {
+    busy = false
+    update()
+  }
+}
+
+function update(): void {
+  run.disabled = busy || !scan || !model
+  for (const id of ['open', 'open-dicom', 'sample', 'open-model', 'model', 'drop-open', 'drop-sample']) {
+    find<HTMLButtonElement>(id).disabled = busy
+  }
+  find('drop').hidden = scan !== undefined
+  find('labels').hidden = result === undefined
+}
+
+// Scans and networks
+
+async function openScan(file: Opened): Promise<void> {
+  say('Reading the scan…')
+  const info = await engine.call('scan', file.bytes, file.name)
+  scan = { ...file, info }
+  result = undefined
+  const shape = info.shape.join(' × ')
+  const spacing = info.spacing.includes(0)
+    ? 'voxel size not declared'
+    : `${info.spacing.map((v) => +v.toFixed(2)).join(' × ')} mm`
+  const channels = info.channels > 1 ? ` · ${info.channels} channels` : ''
+  const replaced = info.nonFinite > 0 ? ` · ${info.nonFinite} voxels were not numbers and were replaced` : ''
+  fill(find('scan-info'), file.name, `${shape} voxels · ${spacing} · ${info.orientation}${channels}${replaced}`)
+  update()
+  await viewer.showScan(file.bytes, file.name)
+  say('')
+  await estimate()
+}
+
+async function openModel(file: Opened, about: string): Promise<void> {
+  say('Reading the network…')
+  const info = await engine.call('model', file.bytes, file.name)
+  model = { ...file, info }
+  const names = info.labels.slice(1).map(({ name }) => name)
+  const labels = names.length > 4 ? `${names.length} labels` : names.join(', ')
+  fill(find('model-info'), about, `${info.arch} · ${info.parameters.toLocaleString('en')} numbers · ${labels}`)
+  say('')
+  await estimate()
+}
+
+async function estimate(): Promise<void> {
+  const needs = find('needs')
+  if (!scan || !model) {
+    needs.textContent = 'Choose a scan first.'
+    return
+  }
+  needs.textContent = 'Looking what this scan needs…'
+  try {
+    const { name, software } = await engine.call('gpu')
+    const badge = find('adapter')
+    badge.hidden = false
+    badge.textContent = `${name || 'WebGPU'}${software ? ' (software)' : ''}`
+    needs.textContent = describe(await engine.call('estimate'))
+  } catch (error) {
+    needs.textContent = 'Can’t be segmented as it is.'
+    throw error
+  }
+}
+
+function describe({ tiles, memoryMib, gflop }: Needs): string {
+  const pieces = tiles === 1 ? 'one piece' : `${tiles} pieces`
+  return `Needs ${Math.ceil(memoryMib)} MiB of graphics memory and ${gflop.toPrecision(3)} billion operations, in ${pieces}.`
+}
+
+async function chooseModel(index: number): Promise<void> {
+  const { url, name, about } = MODELS[index]
+  await openModel(await fetchFile(url, `${name}.safetensors`), about)
+}
+
+/** Opens what was dropped or chosen: weights, a scan, or a DICOM series. */
+async function openFiles(files: File[]): Promise<void> {
+  const weights = files.find(({ name }) => name.endsWith('.safetensors'))
+  const nifti = files.find(({ name }) => /\.(nii|gz)$/i.test(name))
+  if (weights) {
+    await openOwnModel(weights)
+  }
+  if (nifti) {
+    await openScan(await read(nifti))
+  } else if (!weights && files.length > 0) {
+    say('Converting DICOM…')
+    await openScan(await convert(files))
+  }
+}
+
+async function openOwnModel(file: File): Promise<void> {
+  await openModel(await read(file), file.name)
+  const own = modelSelect.querySelector<HTMLOptionElement>('option[value="own"]') ?? new Option('', 'own')
+  own.textContent = file.name
+  modelSelect.append(own)
+  modelSelect.value = 'own'
+}
+
+// Segmenting
+
+engine.onProgress = (phase, share) => {
+  progress.value = share
+  say(share > 0 && share < 1 ? `${phase}… ${Math.round(100 * share)} %` : `${phase}…`)
+}
+
+// The new worker knows nothing of what was opened.
+engine.onRestart = () => {
+  const [oldScan, oldModel] = [scan, model]
+  if (oldScan) {
+    engine.call('scan', oldScan.bytes, oldScan.name).catch(showError)
+  }
+  if (oldModel) {
+    engine.call('model', oldModel.bytes, oldModel.name).catch(showError)
+  }
+}
+
+async function segment(): Promise<void> {
+  progress.removeAttribute('value')
+  find('progress-box').hidden = false
+  stop.hidden = false
+  stop.disabled = false
+  run.hidden = true
+  stop.focus()
+  try {
+    result = await engine.call('segment')
+    listLabels(result.volumes)
+    await viewer.showLabels(result.labels, result.volumes)
+    say(`Done in ${result.seconds.toFixed(1)} s with ${Math.ceil(result.peakMib)} MiB of graphics memory.`)
+  } finally {
+    find('progress-box').hidden = true
+    stop.hidden = true
+    run.hidden = false
+    run.disabled = false
+    run.focus()
+  }
+}
+
+function listLabels(volumes: LabelVolume[]): void {
+  const rows = volumes.map(({ value, name, ml, voxels }, index) => {
+    const box = document.createElement('input')
+    box.type = 'checkbox'
+    box.checked = true
+    box.value = String(value)
+    box.setAttribute('aria-label', `Show ${name}`)
+    const swatch = document.createElement('span')
+    swatch.className = 'swatch'
+    swatch.style.background = `rgb(${colour(index).join(' ')})`
+    const shown = document.createElement('label')
+    shown.append(box, swatch)
+    const row = document.createElement('tr')
+    const cell = (content: Node | string) => row.insertCell().append(content)
+    cell(shown)
+    cell(name)
+    cell(ml === undefined ? `${voxels} voxels` : ml.toFixed(ml < 10 ? 2 : 1))
+    return row
+  })
+  find('label-rows').replaceChildren(...rows)
+}
+
+function visibleLabels(): Set<number> {
+  const boxes = find('label-rows').querySelectorAll<HTMLInputElement>('input:checked')
+  return new Set([...boxes].map(({ value }) => Number(value)))
+}
+
+function csv(volumes: LabelVolume[]): string {
+  const quoted = (text: string) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text)
+  const lines = volumes.map(({ value, name, voxels, ml }) => [value, quoted(name), voxels, ml?.toFixed(4) ?? ''].join(','))
+  return ['label,name,voxels,ml', ...lines, ''].join('\n')
+}
+
+// Wiring
+
+function chosenFiles(id: string): File[] {
+  const input = find<HTMLInputElement>(id)
+  const files = [...(input.files ?? [])]
+  // So that the same file can be chosen again.
+  input.value = ''
+  return files
+}
+
+function onClick(id: string, action: () => void): void {
+  find(id).addEventListener('click', action)
+}
+
+const openSample = () => act(async () => openScan(await fetchFile(sampleUrl, 'hippocampus_041.nii.gz')))
+onClick('sample', openSample)
+onClick('drop-sample', openSample)
+onClick('open', () => find('file').click())
+onClick('drop-open', () => find('file').click())
+onClick('open-dicom', () => find('folder').click())
+onClick('open-model', () => find('model-file').click())
+onClick('run', () => act(segment))
+onClick('stop', () => {
+  stop.disabled = true
+  engine.stop()
+})
+onClick('error-close', hideError)
+for (const id of ['file', 'folder', 'model-file']) {
+  find(id).addEventListener('change', () => {
+    const files = chosenFiles(id)
+    act(() => openFiles(files))
+  })
+}
+modelSelect.append(...MODELS.map(({ name }, index) => new Option(name, String(index))))
+let shownModel = '0'
+modelSelect.addEventListener('change', () =>
+  act(async () => {
+    const wanted = modelSelect.value
+    if (wanted !== 'own') {
+      await chooseModel(Number(wanted))
+    }
+    shownModel = wanted
+  }).finally(() => {
+    modelSelect.value = shownModel
+  }),
+)
+find('label-rows').addEventListener('change', () => viewer.setVisible(visibleLabels()))
+find<HTMLInputElement>('opacity').addEventListener('input', ({ target }) =>
+  viewer.setOpacity(Number((target as HTMLInputElement).value)),
+)
+onClick('save-labels', () => scan && result && save(result.labels, `${stem(scan.name)}_labels.nii.gz`))
+onClick('save-csv', () => scan && result && save(csv(result.volumes), `${stem(scan.name)}_volumes.csv`, 'text/csv'))
+onClick('save-picture', () =>
+  act(async () => scan && save(await viewer.picture(), `${stem(scan.name)}.png`, 'image/png')),
+)
+viewer.onLocation = (text) => {
+  find('location').textContent = text
+}
+
+const view = find('view')
+window.addEventListener('dragover', (event) => {
+  event.preventDefault()
+  view.classList.add('over')
+})
+window.addEventListener('dragleave', ({ relatedTarget }) => {
+  if (!relatedTarget) {
+    view.classList.remove('over')
+  }
+})
+window.addEventListener('drop', (event) => {
+  event.preventDefault()
+  view.classList.remove('over')
+  const files = event.dataTransfer && dropped(event.dataTransfer)
+  act(async () => openFiles((await files) ?? []))
+})
+
+act(() => chooseModel(0))
+if (import.meta.env.PROD && 'serviceWorker' in navigator) {
+  navigator.serviceWorker.register('./sw.js').catch((error) => console.warn('No offline use:', error))
+}

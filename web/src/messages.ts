@@ -1,0 +1,71 @@
+// What the page and the worker say to each other.
+
+/** What is known of a scan once it is read. */
+export interface ScanInfo {
+  shape: number[]
+  spacing: number[]
+  orientation: string
+  channels: number
+  nonFinite: number
+}
+
+/** What is known of a weights file once it is read. */
+export interface ModelInfo {
+  arch: string
+  channels: string[]
+  parameters: number
+  labels: { value: number; name: string }[]
+}
+
+/** What a scan will need. */
+export interface Needs {
+  tiles: number
+  memoryMib: number
+  gflop: number
+}
+
+/** The adapter that runs the network. */
+export interface GpuInfo {
+  name: string
+  software: boolean
+}
+
+/** A label's volume in a scan. */
+export interface LabelVolume {
+  value: number
+  name: string
+  voxels: number
+  ml?: number
+}
+
+export interface Result {
+  /** The label map, .nii.gz, in the scan's geometry. */
+  labels: Uint8Array<ArrayBuffer>
+  volumes: LabelVolume[]
+  seconds: number
+  peakMib: number
+}
+
+/** The worker's functions by name, with arguments and answers. */
+export interface Calls {
+  gpu: { args: []; answer: GpuInfo }
+  scan: { args: [bytes: Uint8Array<ArrayBuffer>, name: string]; answer: ScanInfo }
+  model: { args: [bytes: Uint8Array<ArrayBuffer>, name: string]; answer: ModelInfo }
+  estimate: { args: []; answer: Needs }
+  segment: { args: []; answer: Result }
+}
+
+export type Name = keyof Calls
+
+/** An error by name and message: errors of the engine lose their class on the way. */
+export interface Failure {
+  name: string
+  message: string
+}
+
+export type ToWorker = { [N in Name]: { id: number; call: N; args: Calls[N]['args'] } }[Name] | { stop: true }
+
+export type ToPage =
+  | { id: number; answer: Calls[Name]['answer'] }
+  | { id: number; failure: Failure }
+  | { phase: string; share: number }

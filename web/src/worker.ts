@@ -1,0 +1,135 @@
+// Runs the engine off the page's thread, so that the page draws and answers while a scan is read or segmented.
+
+import init, { Gpu, Model, Scan, Segmenter } from '../package/obelisk.js'
+import type { Calls, Failure, GpuInfo, ModelInfo, Name, Needs, Result, ScanInfo, ToPage, ToWorker } from './messages'
+
+const ready = init()
+let gpu: Gpu | undefined
+let scan: Scan | undefined
+let model: Model | undefined
+let segmenter: Segmenter | undefined
+let stop: AbortController | undefined
+
+function send(message: ToPage, transfer: Transferable[] = []): void {
+  postMessage(message, { transfer })
+}
+
+function named(name: string, message: string): Error {
+  const error = new Error(message)
+  error.name = name
+  return error
+}
+
+async function openGpu(): Promise<Gpu> {
+  if (!gpu) {
+    if (!navigator.gpu) {
+      throw named('NoWebGpuError', 'This browser has no WebGPU.')
+    }
+    gpu = await Gpu.open()
+  }
+  return gpu
+}
+
+function forgetSegmenter(): void {
+  segmenter?.free()
+  segmenter = undefined
+}
+
+/** After a device failed nothing on it is of use; the next call opens another. */
+function forgetGpu(): void {
+  forgetSegmenter()
+  gpu?.free()
+  gpu = undefined
+}
+
+function chosen(): { scan: Scan; model: Model } {
+  if (!scan || !model) {
+    throw named('ScanError', 'Choose a scan and a network first.')
+  }
+  return { scan, model }
+}
+
+const functions: { [N in Name]: (...args: Calls[N]['args']) => Promise<Calls[N]['answer']> } = {
+  async gpu(): Promise<GpuInfo> {
+    const { name, software } = await openGpu()
+    return { name, software }
+  },
+
+  async scan(bytes, name): Promise<ScanInfo> {
+    const read = Scan.parse(bytes, name)
+    scan?.free()
+    scan = read
+    return {
+      shape: [...read.shape],
+      spacing: [...read.spacing],
+      orientation: read.orientation,
+      channels: read.channels,
+      nonFinite: read.nonFinite,
+    }
+  },
+
+  async model(bytes, name): Promise<ModelInfo> {
+    const read = Model.parse(bytes, name)
+    forgetSegmenter()
+    model?.free()
+    model = read
+    return {
+      arch: read.arch,
+      channels: read.channels,
+      parameters: read.parameters,
+      labels: read.labels.map(({ value, name }) => ({ value, name })),
+    }
+  },
+
+  async estimate(): Promise<Needs> {
+    const { scan, model } = chosen()
+    const estimate = model.estimate(await openGpu(), scan)
+    const { tiles, memoryMib, gflop } = estimate
+    estimate.free()
+    return { tiles, memoryMib, gflop }
+  },
+
+  async segment(): Promise<Result> {
+    const { scan, model } = chosen()
+    const start = performance.now()
+    stop = new AbortController()
+    const device = await openGpu()
+    if (!segmenter) {
+      send({ phase: 'Preparing the network', share: 0 })
+      segmenter = await Segmenter.create(device, model)
+    }
+    send({ phase: 'Reading the scan', share: 0 })
+    const progress = (share: number) =>
+      send({ phase: share < 1 ? 'Segmenting' : 'Bringing labels to the scan', share })
+    const segmentation = await segmenter.segment(scan, progress, stop.signal)
+    const labels = segmentation.nifti(true) as Uint8Array<ArrayBuffer>
+    const volumes = segmentation.volumes().map(({ value, name, voxels, ml }) => ({ value, name, voxels, ml }))
+    segmentation.free()
+    return { labels, volumes, seconds: (performance.now() - start) / 1000, peakMib: device.peakMib }
+  },
+}
+
+async function answer(id: number, call: Name, args: unknown[]): Promise<void> {
+  try {
+    await ready
+    const answer = await (functions[call] as (...args: unknown[]) => Promise<Calls[Name]['answer']>)(...args)
+    send({ id, answer }, 'labels' in answer && answer.labels instanceof Uint8Array ? [answer.labels.buffer] : [])
+  } catch (error) {
+    const { name, message } = error instanceof Error ? error : named('Error', String(error))
+    if (name === 'DeviceError' || name === 'TooLargeError') {
+      forgetGpu()
+    }
+    send({ id, failure: { name, message } satisfies Failure })
+  }
+}
+
+// One call at a time: the engine's objects can't be borrowed twice.
+let last: Promise<void> = Promise.resolve()
+
+addEventListener('message', ({ data }: MessageEvent<ToWorker>) => {
+  if ('stop' in data) {
+    stop?.abort()
+  } else {
+    last = last.then(() => answer(data.id, data.call, data.args))
+  }
+})
