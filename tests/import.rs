@@ -292,3 +292,43 @@ fn the_program_executes_nothing_of_a_hostile_checkpoint() {
     // Their code would make a file here.
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
+
+#[cfg(feature = "cli")]
+#[test]
+fn a_checkpoint_predicts_what_its_imported_file_does() {
+    let folder = tempfile::tempdir().unwrap();
+    if !obelisk(folder.path(), &["info"]).status.success() {
+        assert!(std::env::var_os("CI").is_none(), "no adapter in CI");
+        eprintln!("SKIPPED: there is no adapter");
+        return;
+    }
+    let Some(reference) = shared("reference/obelisk_visceral_fold1") else {
+        return;
+    };
+    let checkpoint = reference.join("weights.pth");
+    let checkpoint = checkpoint.to_str().unwrap();
+    let scan = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/imagesTs/hippocampus_041.nii.gz");
+    let imported = obelisk(
+        folder.path(),
+        &["import", checkpoint, "--output", "imported.safetensors"],
+    );
+    assert!(imported.status.success(), "{imported:?}");
+    for (model, output) in [(checkpoint, "a"), ("imported.safetensors", "b")] {
+        let (labels, logits) = (format!("{output}.nii.gz"), format!("{output}.safetensors"));
+        let files = [
+            "--model",
+            model,
+            "--input",
+            scan.to_str().unwrap(),
+            "--output",
+            &labels,
+            "--logits",
+            &logits,
+        ];
+        let done = obelisk(folder.path(), &[&["predict"], &files[..]].concat());
+        assert!(done.status.success(), "{done:?}");
+    }
+    let [a, b] = ["a.safetensors", "b.safetensors"].map(|name| stored(&folder.path().join(name)));
+    assert_eq!(a["logits"].1[0], 8);
+    assert_eq!(a, b);
+}

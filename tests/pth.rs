@@ -230,7 +230,6 @@ fn hostile_files_are_refused_and_nothing_is_executed() {
     );
 }
 
-/// Cuts and changes leave a file that is refused or, where they hit numbers of a legacy file, has other numbers.
 #[test]
 fn files_truncated_anywhere_are_refused() {
     for name in ["types_zip.pth", "types_legacy.pth", "network_nested_zip.pth"] {

@@ -211,7 +211,7 @@ pub(super) fn load(bytes: &[u8]) -> Result<(Pickle, usize), String> {
         match machine.step() {
             Ok(true) => return Ok((machine.pickle, machine.at)),
             Ok(false) => {}
-            Err(reason) if machine.truncated(&reason) && bytes.len() > MOST_BYTES => {
+            Err(reason) if reason == TRUNCATED && bytes.len() > MOST_BYTES => {
                 return Err(format!("its pickle is longer than {} MiB", MOST_BYTES >> 20));
             }
             Err(reason) => return Err(format!("at byte {start} of its pickle: {reason}")),
@@ -646,10 +646,6 @@ impl<'a> Machine<'a> {
     fn pop_to_mark(&mut self) -> Result<Vec<Value>, String> {
         let mark = self.marks.pop().ok_or("it closes a group that it never opened")?;
         Ok(self.stack.split_off(mark))
-    }
-
-    fn truncated(&self, reason: &str) -> bool {
-        reason == TRUNCATED
     }
 
     fn take(&mut self, n: usize) -> Result<&'a [u8], String> {
