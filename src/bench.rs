@@ -9,14 +9,16 @@ use serde::Serialize;
 
 pub use ceilings::{Ceilings, ceilings, copy_plan, fma_plan};
 
-use crate::gpu::{AdapterSummary, Device, DeviceOptions, Executable, GpuError, Memory, Weights};
-use crate::graph::{Graph, GraphError};
+use crate::gpu::{AdapterSummary, Device, DeviceOptions, Executable, GpuError, Memory, Resident, Weights};
+use crate::graph::{Graph, GraphError, Init};
 use crate::model::{self, Builder, Network};
 use crate::op::StepScalars;
 use crate::op::arg_max::ArgMax;
+use crate::op::obelisk_layer::obelisk_layer;
+use crate::op::obelisk_sample::Locations;
 use crate::plan::Plan;
 use crate::tensor::{Spec, Tensor};
-use crate::train::{Loss, training_graph};
+use crate::train::{Loss, sparse_training_graph, training_graph};
 use crate::weights::initialise;
 
 /// What can go wrong while measuring.
@@ -33,24 +35,54 @@ pub enum BenchError {
 /// What to measure.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Network's name.
-    pub arch: String,
+    /// The network, or one layer.
+    pub subject: Subject,
     /// Images `[batch, channels, D, H, W]`.
     pub size: [usize; 3],
     /// Images at once.
     pub batch: usize,
     /// Input channels.
     pub channels: usize,
-    /// Classes.
-    pub labels: usize,
     /// Runs that are timed, at least one.
     pub steps: usize,
-    /// What training minimises.
-    pub loss: Loss,
-    /// Whether training steps augment their images and labels on the device.
-    pub augment: bool,
     /// Also time each kernel and measure the adapter's ceilings.
     pub per_kernel: bool,
+}
+
+/// What runs.
+#[derive(Clone, Debug)]
+pub enum Subject {
+    /// A network by name. Inference ends in labels, as predicting without resampling does.
+    Network {
+        /// Its name.
+        arch: String,
+        /// Classes.
+        labels: usize,
+        /// What training minimises.
+        loss: Loss,
+        /// Whether training steps augment on the device.
+        augment: bool,
+        /// Training at so many random locations of each image, for networks that can.
+        samples: Option<usize>,
+    },
+    /// One OBELISK layer (method section 1) on the quarter grid. Its training is forward and backward: gradients of weights
+    /// and offsets.
+    Layer(Layer),
+}
+
+/// The numbers of an OBELISK layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Layer {
+    /// Offsets or, when binary, pairs of offsets.
+    pub offsets: usize,
+    /// Output channels.
+    pub outputs: usize,
+    /// Groups of the convolution.
+    pub groups: usize,
+    /// Differences of the image at two offsets.
+    pub binary: bool,
+    /// Also the gradient of the image, which makes it a map.
+    pub input_gradient: bool,
 }
 
 /// Median, least and most of several runs, in seconds.
@@ -95,6 +127,8 @@ pub struct Measurement {
     pub gigaflop: f64,
     /// Bytes of device memory that the plan asks for: slots, parameters, their gradients and moments, states.
     pub planned_bytes: u64,
+    /// Bytes of the images that stay on the device from step to step, beside the plan.
+    pub resident_bytes: u64,
     /// Device memory as it was, uploads and read-backs included.
     pub memory: Memory,
     /// The process's largest resident set so far (Linux): all of its memory, and on software adapters the device's too.
@@ -131,23 +165,47 @@ pub struct Report {
     pub timestamps: bool,
 }
 
-/// Inference: images to labels, as predicting without resampling does it.
+/// Inference: images to labels, or a layer's forward pass.
 pub fn inference(options: &DeviceOptions, settings: &Settings, since: Instant) -> Result<Report, BenchError> {
-    let network = model::find(&settings.arch)?;
-    let graph = labels_graph(network, settings)?;
-    measure(options, settings, &graph, "labels", false, since)
+    let graph = match &settings.subject {
+        Subject::Network { arch, labels, .. } => labels_graph(model::find(arch)?, settings, *labels)?,
+        Subject::Layer(layer) => layer_graph(layer, settings, false)?,
+    };
+    measure(options, settings, &graph, false, since)
 }
 
-/// Training steps: loss, gradients, Adam.
+/// Training steps: loss, gradients, Adam; of a layer, forward and backward.
 pub fn training(options: &DeviceOptions, settings: &Settings, since: Instant) -> Result<Report, BenchError> {
-    let network = model::find(&settings.arch)?;
     let [d, h, w] = settings.size;
     let shape = [settings.batch, settings.channels, d, h, w];
-    let graph = training_graph(network, shape, settings.labels, settings.loss, settings.augment)?;
-    measure(options, settings, &graph, "loss", true, since)
+    let graph = match &settings.subject {
+        Subject::Layer(layer) => layer_graph(layer, settings, true)?,
+        Subject::Network {
+            arch,
+            labels,
+            loss,
+            augment,
+            samples,
+        } => {
+            let network = model::find(arch)?;
+            match samples {
+                None => training_graph(network, shape, *labels, *loss, *augment)?,
+                Some(samples) => sparse_training_graph(
+                    network,
+                    [settings.channels, d, h, w],
+                    settings.batch,
+                    *samples,
+                    *labels,
+                    *loss,
+                    *augment,
+                )?,
+            }
+        }
+    };
+    measure(options, settings, &graph, true, since)
 }
 
-fn labels_graph(network: &Network, settings: &Settings) -> Result<Graph, GraphError> {
+fn labels_graph(network: &Network, settings: &Settings, labels: usize) -> Result<Graph, GraphError> {
     let mut graph = Graph::new();
     let [d, h, w] = settings.size;
     let shape = [settings.batch, settings.channels, d, h, w];
@@ -156,9 +214,40 @@ fn labels_graph(network: &Network, settings: &Settings) -> Result<Graph, GraphEr
         graph: &mut graph,
         training: false,
     };
-    let logits = (network.build)(&mut builder, image, settings.labels)?;
+    let logits = (network.build)(&mut builder, image, labels)?;
     let labels = graph.push1(ArgMax, &[logits])?;
     graph.keep("labels", labels);
+    Ok(graph)
+}
+
+fn layer_graph(layer: &Layer, settings: &Settings, backward: bool) -> Result<Graph, GraphError> {
+    let mut graph = Graph::new();
+    let [d, h, w] = settings.size;
+    let shape = [settings.batch, settings.channels, d, h, w];
+    let spec = match layer.input_gradient {
+        true => Spec::map(shape),
+        false => Spec::flat(&shape),
+    };
+    let image = graph.input("image", spec)?;
+    let terms = if layer.binary { 2 } else { 1 };
+    let offset = graph.parameter("offset", &[1, layer.offsets, 1, terms, 3], Init::Normal(0.05))?;
+    let columns = layer.offsets * settings.channels / layer.groups;
+    let weight = graph.parameter("weight", &[layer.outputs, columns, 1, 1, 1], Init::Normal(0.1))?;
+    let grid = Locations::Grid(settings.size.map(|n| n.div_ceil(4)));
+    let y = obelisk_layer(&mut graph, image, offset, weight, None, grid, layer.groups)?;
+    graph.keep("y", y);
+    if backward {
+        let upstream = graph.input("upstream", graph.spec(y).clone())?;
+        let mut wanted = vec![weight, offset];
+        wanted.extend(layer.input_gradient.then_some(image));
+        for (i, gradient) in graph
+            .gradients_from(&[(y, upstream)], &wanted)?
+            .into_iter()
+            .enumerate()
+        {
+            graph.keep(&format!("gradient {i}"), gradient.expect("y depends on it"));
+        }
+    }
     Ok(graph)
 }
 
@@ -166,7 +255,6 @@ fn measure(
     options: &DeviceOptions,
     settings: &Settings,
     graph: &Graph,
-    result: &str,
     training: bool,
     since: Instant,
 ) -> Result<Report, BenchError> {
@@ -178,16 +266,17 @@ fn measure(
     let planned_bytes = plan.slot_bytes() + arenas * plan.parameters.bytes + plan.states.bytes;
     let compiling = Instant::now();
     let weights = pollster::block_on(Weights::new(&device, &plan, training))?;
-    let executable = pollster::block_on(Executable::new(&device, plan, &weights))?;
+    let mut executable = pollster::block_on(Executable::new(&device, plan, &weights))?;
     let pipelines_seconds = compiling.elapsed().as_secs_f64();
     weights.upload(&device, &initialise(graph, 1))?;
-    upload_inputs(&device, &executable, settings)?;
+    let resident_bytes = upload_inputs(&device, &mut executable, settings)?;
     let step = StepScalars {
         learning_rate: 1e-3,
         ..StepScalars::default()
     };
     executable.submit(&device, &step)?;
-    pollster::block_on(executable.read(&device, result))?;
+    let result = executable.plan().kept[0].0.clone();
+    pollster::block_on(executable.read(&device, &result))?;
     let first_result_seconds = since.elapsed().as_secs_f64();
 
     let mut seconds = Vec::new();
@@ -221,6 +310,7 @@ fn measure(
             dispatches: plan.launches.len(),
             gigaflop: plan.flops() as f64 / 1e9,
             planned_bytes,
+            resident_bytes,
             memory,
             peak_rss_bytes,
             kernels,
@@ -228,19 +318,36 @@ fn measure(
     })
 }
 
-/// Noise for images, every class for labels, the identity for the augmentation: values that no kernel can skip.
-fn upload_inputs(device: &Device, executable: &Executable, settings: &Settings) -> Result<(), BenchError> {
-    let labels = settings.labels as u32;
-    for (name, _, spec) in &executable.plan().inputs {
-        let data = |i: usize| match name.as_str() {
-            "labels" => (scrambled(i) % labels) as f32,
-            "class_weights" => 1.0,
-            "theta" => f32::from([0, 5, 10].contains(&(i % 12))),
+/// Noise for images and locations, every class for labels, the identity for the augmentation: values that no kernel can
+/// skip. Returns the bytes of the resident images.
+fn upload_inputs(
+    device: &Device,
+    executable: &mut Executable,
+    settings: &Settings,
+) -> Result<u64, BenchError> {
+    let labels = match settings.subject {
+        Subject::Network { labels, .. } => labels as u32,
+        Subject::Layer(_) => 1,
+    };
+    let tensor = |name: &str, shape: &[usize]| {
+        Tensor::from_fn(shape, |i| match name.split('.').next() {
+            Some("labels") => (scrambled(i) % labels) as f32,
+            Some("class_weights") => 1.0,
+            Some("theta") => f32::from([0, 5, 10].contains(&(i % 12))),
             _ => scrambled(i) as f32 / 2f32.powi(31) - 1.0,
-        };
-        executable.upload(device, name, &Tensor::from_fn(&spec.shape, data))?;
+        })
+    };
+    for (name, _, spec) in &executable.plan().inputs {
+        executable.upload(device, name, &tensor(name, &spec.shape))?;
     }
-    Ok(())
+    let mut bytes = 0;
+    for (name, spec) in executable.plan().residents.clone() {
+        let image = tensor(&name, &spec.shape);
+        let resident = pollster::block_on(Resident::upload(device, &image, spec))?;
+        bytes += resident.bytes();
+        executable.bind(device, &name, &resident)?;
+    }
+    Ok(bytes)
 }
 
 /// Numbers without a pattern that a cache or a branch predictor could use.

@@ -120,6 +120,26 @@ fn the_report_is_consistent() {
             .sum();
         assert!((flop / 1e9 - number("/gigaflop")).abs() < 1e-9);
     }
+    // Parts of networks and sparse steps measure too.
+    for arguments in [
+        &["--layer", "8,16,2", "--binary"][..],
+        &["--layer", "8,16,1", "--channels", "3", "--input-gradient"],
+        &["--arch", "obelisk", "--sparse", "2,32", "--labels", "3"],
+    ] {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_obelisk"))
+            .args(["bench", "--size", "24,32,24", "--steps", "1", "--json"])
+            .args(arguments)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {text}");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let m = &report["training"];
+        assert!(m["seconds"]["median"].as_f64() > Some(0.0), "{report}");
+        let sparse = arguments.contains(&"--sparse");
+        assert_eq!(m["resident_bytes"], if sparse { 2 * 24 * 32 * 24 * 4 } else { 0 });
+        assert_eq!(report["inference"].is_null(), sparse);
+    }
     let nonsense = std::process::Command::new(env!("CARGO_BIN_EXE_obelisk"))
         .args(["bench", "--size", "24,32"])
         .output()

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use clap::Args;
-use obelisk::bench::{self, Kernel, Measurement, Report, Settings};
+use obelisk::bench::{self, Kernel, Layer, Measurement, Report, Settings, Subject};
 use obelisk::gpu::DeviceOptions;
 use obelisk::train::Loss;
 
@@ -46,6 +46,24 @@ pub struct Bench {
     /// Training steps augment their images too
     #[arg(long)]
     augment: bool,
+    /// Train so many scans a step (instead of --batch) at so many random locations each, for networks that can
+    #[arg(
+        long,
+        value_name = "SCANS,SAMPLES",
+        value_delimiter = ',',
+        conflicts_with = "inference"
+    )]
+    sparse: Option<Vec<usize>>,
+    /// Instead of a network, one OBELISK layer on the quarter grid: offsets, output channels, groups. Training is its
+    /// forward and backward pass
+    #[arg(long, value_name = "K,OUT,GROUPS", value_delimiter = ',', conflicts_with_all = ["arch", "sparse"])]
+    layer: Option<Vec<usize>>,
+    /// The layer's coefficients are differences at two offsets
+    #[arg(long, requires = "layer")]
+    binary: bool,
+    /// The layer's image needs its gradient, too
+    #[arg(long, requires = "layer")]
+    input_gradient: bool,
     /// Also time each kernel, and hold it against what the adapter reaches at best
     #[arg(long)]
     per_kernel: bool,
@@ -59,7 +77,7 @@ impl Bench {
         let settings = self.settings()?;
         let mut since = started;
         let mut reports = Vec::new();
-        if !self.training {
+        if !self.training && self.sparse.is_none() {
             reports.push(("inference", bench::inference(options, &settings, since)?));
             since = Instant::now();
         }
@@ -75,35 +93,60 @@ impl Bench {
     }
 
     fn settings(&self) -> Result<Settings, Usage> {
-        let Ok(size) = <[usize; 3]>::try_from(self.size.clone()) else {
-            return Err(Usage("--size takes three numbers, D,H,W".into()));
-        };
+        let size = numbers("--size", "D,H,W", &self.size)?;
         let counts = [self.batch, self.labels, self.channels, self.steps];
-        if size.iter().chain(&counts).any(|n| *n == 0) {
+        if counts.contains(&0) {
             return Err(Usage(
-                "--size, --batch, --labels, --channels and --steps start at 1".into(),
+                "--batch, --labels, --channels and --steps start at 1".into(),
             ));
         }
-        Ok(Settings {
-            arch: self.arch.clone(),
-            size,
-            batch: self.batch,
-            channels: self.channels,
-            labels: self.labels,
-            steps: self.steps,
-            loss: match self.hard_mining {
-                true => Loss::HardMining,
-                false => Loss::CrossEntropyDice,
+        let sparse = self.sparse.as_ref();
+        let sparse = sparse
+            .map(|s| numbers("--sparse", "SCANS,SAMPLES", s))
+            .transpose()?;
+        let layer = self.layer.as_ref();
+        let layer = layer.map(|l| numbers("--layer", "K,OUT,GROUPS", l)).transpose()?;
+        let subject = match layer {
+            Some([offsets, outputs, groups]) => {
+                let inputs = offsets * self.channels;
+                if !inputs.is_multiple_of(groups) || !outputs.is_multiple_of(groups) {
+                    let message = format!(
+                        "--layer can't split {inputs} inputs and {outputs} outputs into {groups} groups"
+                    );
+                    return Err(Usage(message));
+                }
+                Subject::Layer(Layer {
+                    offsets,
+                    outputs,
+                    groups,
+                    binary: self.binary,
+                    input_gradient: self.input_gradient,
+                })
+            }
+            None => Subject::Network {
+                arch: self.arch.clone(),
+                labels: self.labels,
+                loss: match self.hard_mining {
+                    true => Loss::HardMining,
+                    false => Loss::CrossEntropyDice,
+                },
+                augment: self.augment,
+                samples: sparse.map(|[_, samples]| samples),
             },
-            augment: self.augment,
+        };
+        Ok(Settings {
+            subject,
+            size,
+            batch: sparse.map_or(self.batch, |[scans, _]| scans),
+            channels: self.channels,
+            steps: self.steps,
             per_kernel: self.per_kernel,
         })
     }
 
     fn to_json(&self, reports: &[(&str, Report)]) -> serde_json::Result<String> {
         let mut all = serde_json::json!({
-            "version": env!("CARGO_PKG_VERSION"), "arch": self.arch, "size": self.size, "batch": self.batch,
-            "labels": self.labels, "channels": self.channels, "steps": self.steps,
+            "version": env!("CARGO_PKG_VERSION"), "what": self.what(), "size": self.size, "steps": self.steps,
         });
         for (what, report) in reports {
             all["adapter"] = serde_json::to_value(&report.adapter)?;
@@ -116,20 +159,36 @@ impl Bench {
         serde_json::to_string_pretty(&all)
     }
 
-    fn print(&self, reports: &[(&str, Report)]) {
+    /// What was measured, in words.
+    fn what(&self) -> String {
         let size: Vec<String> = self.size.iter().map(usize::to_string).collect();
+        let image = format!("{} x {}", self.channels, size.join("x"));
+        match (&self.layer, &self.sparse) {
+            (Some(l), _) => {
+                let kind = if self.binary {
+                    "pairs of offsets"
+                } else {
+                    "offsets"
+                };
+                format!(
+                    "OBELISK layer, {} {kind} to {} in {} groups, {} x {image}",
+                    l[0], l[1], l[2], self.batch
+                )
+            }
+            (None, Some(s)) => format!(
+                "{}, {} x {image}, {} samples each, {} labels",
+                self.arch, s[0], s[1], self.labels
+            ),
+            (None, None) => format!("{}, {} x {image}, {} labels", self.arch, self.batch, self.labels),
+        }
+    }
+
+    fn print(&self, reports: &[(&str, Report)]) {
         for (i, (what, report)) in reports.iter().enumerate() {
             if i == 0 {
                 let adapter = &report.adapter;
                 println!("{} ({}, {})", adapter.name, adapter.backend, adapter.driver);
-                println!(
-                    "{}, {} x {} x {}, {} labels",
-                    self.arch,
-                    self.batch,
-                    self.channels,
-                    size.join("x"),
-                    self.labels
-                );
+                println!("{}", self.what());
             }
             print_measurement(what, &report.measurement);
             if let Some(ceilings) = &report.ceilings {
@@ -146,6 +205,14 @@ impl Bench {
                 print_kernels(&report.measurement.kernels, ceilings);
             }
         }
+    }
+}
+
+/// So many numbers, none of them zero.
+fn numbers<const N: usize>(option: &str, form: &str, given: &[usize]) -> Result<[usize; N], Usage> {
+    match <[usize; N]>::try_from(given) {
+        Ok(numbers) if !numbers.contains(&0) => Ok(numbers),
+        _ => Err(Usage(format!("{option} takes {form}, each at least 1"))),
     }
 }
 
@@ -176,6 +243,13 @@ fn print_measurement(what: &str, m: &Measurement) {
         megabytes(m.planned_bytes),
         megabytes(m.memory.peak)
     );
+    if m.resident_bytes > 0 {
+        println!(
+            "  images that stay on the device: {:.1} MB; the peak beyond them: {:.1} MB",
+            megabytes(m.resident_bytes),
+            megabytes(m.memory.peak - m.resident_bytes)
+        );
+    }
     if let Some(a) = m.memory.allocator {
         println!(
             "  allocator at the peak: {:.1} MB handed out, {:.1} MB reserved",
