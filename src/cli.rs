@@ -6,6 +6,7 @@ mod evaluate;
 mod import;
 mod info;
 mod predict;
+mod prepare;
 mod train;
 
 use std::path::Path;
@@ -37,6 +38,8 @@ pub struct Arguments {
 enum Command {
     /// Show the adapters, the one chosen and why, and the networks
     Info(info::Info),
+    /// Make a dataset of scans and labels as they are published: turn, crop, resample
+    Prepare(Box<prepare::Prepare>),
     /// Train a network on a folder of scans and labels
     Train(Box<train::Train>),
     /// Train and score every fold of several networks, and compare them in a table
@@ -65,6 +68,7 @@ pub fn run(arguments: Arguments, started: std::time::Instant) -> anyhow::Result<
     };
     match arguments.command {
         Command::Info(command) => command.run(&options),
+        Command::Prepare(command) => command.run(),
         Command::Train(command) => command.run(&options),
         Command::Crossval(command) => command.run(&options),
         Command::Predict(command) => command.run(&options),

@@ -37,12 +37,14 @@ pub struct Fold {
     pub validation: Vec<usize>,
 }
 
-/// How cases are divided for cross-validation: a number of folds or `loo`, leave-one-out.
+/// How cases are divided for cross-validation: a number of folds, `loo` for leave-one-out, or `splits`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "FoldsText", into = "FoldsText")]
 pub enum Folds {
     /// scikit-learn's `KFold(K, shuffle=True, random_state=12345)` over the sorted ids.
     Count(usize),
+    /// Those of the folder's `splits_final.json`, which must be there.
+    Splits,
     /// As many folds as cases; fold k holds out case k of the sorted ids.
     LeaveOneOut,
 }
@@ -70,7 +72,7 @@ impl From<Folds> for FoldsText {
     fn from(folds: Folds) -> FoldsText {
         match folds {
             Folds::Count(count) => FoldsText::Count(count),
-            Folds::LeaveOneOut => FoldsText::Word(folds.to_string()),
+            Folds::LeaveOneOut | Folds::Splits => FoldsText::Word(folds.to_string()),
         }
     }
 }
@@ -82,8 +84,9 @@ impl std::str::FromStr for Folds {
         match text.parse() {
             Ok(count) if count >= 2 => Ok(Folds::Count(count)),
             Err(_) if text == "loo" => Ok(Folds::LeaveOneOut),
+            Err(_) if text == "splits" => Ok(Folds::Splits),
             _ => Err(format!(
-                "`{text}` is neither a number of folds, 2 or more, nor loo"
+                "`{text}` is no number of folds, 2 or more, nor loo or splits"
             )),
         }
     }
@@ -94,6 +97,7 @@ impl std::fmt::Display for Folds {
         match self {
             Folds::Count(count) => write!(f, "{count}"),
             Folds::LeaveOneOut => f.write_str("loo"),
+            Folds::Splits => f.write_str("splits"),
         }
     }
 }
@@ -209,12 +213,17 @@ impl Dataset {
     /// # Errors
     /// More folds than cases.
     pub fn folds(&self, folds: Option<Folds>) -> Result<Vec<Fold>, DatasetError> {
-        if let (None, Some(splits)) = (folds, &self.splits) {
-            return Ok(splits.clone());
+        match (folds, &self.splits) {
+            (None | Some(Folds::Splits), Some(splits)) => return Ok(splits.clone()),
+            (Some(Folds::Splits), None) => {
+                let path = self.folder.join("splits_final.json");
+                return invalid(&path, "the file is missing, and its folds were asked for");
+            }
+            _ => {}
         }
         let cases = self.cases.len();
         let count = match folds {
-            None => DEFAULT_FOLDS,
+            None | Some(Folds::Splits) => DEFAULT_FOLDS,
             Some(Folds::Count(count)) => count,
             Some(Folds::LeaveOneOut) => {
                 let others = |k| (0..cases).filter(|i| *i != k).collect();
@@ -243,7 +252,7 @@ impl Dataset {
             return Ok(all.swap_remove(k));
         }
         let source = match (folds, &self.splits) {
-            (None, Some(_)) => self.folder.join("splits_final.json"),
+            (None | Some(Folds::Splits), Some(_)) => self.folder.join("splits_final.json"),
             _ => self.folder.clone(),
         };
         invalid(

@@ -19,6 +19,7 @@ pub mod op;
 pub mod picture;
 pub mod plan;
 pub mod predict;
+pub mod prepare;
 pub mod preprocess;
 pub mod shader;
 pub mod tensor;

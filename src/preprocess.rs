@@ -106,6 +106,8 @@ pub struct Overrides {
     pub orientation: Option<Orientation>,
     /// Millimetres along D, H, W.
     pub spacing: Option<[f64; 3]>,
+    /// Take each scan's voxels as they are stored, whatever their spacing.
+    pub stored_spacing: bool,
     /// Voxels along D, H, W.
     pub grid: Option<[usize; 3]>,
 }
@@ -169,7 +171,7 @@ impl Preprocessing {
         let mut geometries = Vec::new();
         for case in &dataset.cases {
             let (geometry, _) = volume::read_geometry(&case.images[0])?;
-            if geometry.spacing.contains(&0.0) {
+            if geometry.spacing.contains(&0.0) && !overrides.stored_spacing {
                 return Err(undeclared_spacing(&geometry, &case.images[0]).into());
             }
             geometries.push(geometry);
@@ -201,12 +203,17 @@ impl Preprocessing {
             sorted.sort_by(f64::total_cmp);
             quantile(&sorted, rank)
         };
-        let spacing = overrides.spacing.unwrap_or_else(|| {
-            std::array::from_fn(|a| (axis(&|i| oriented[i].1[a], 0.5) * 1e6).round() / 1e6)
-        });
+        let median = || std::array::from_fn(|a| (axis(&|i| oriented[i].1[a], 0.5) * 1e6).round() / 1e6);
+        let spacing = match overrides.stored_spacing {
+            true => None,
+            false => Some(overrides.spacing.unwrap_or_else(median)),
+        };
         let resampled: Vec<[usize; 3]> = oriented
             .iter()
-            .map(|(shape, own)| resample::resampled_shape(*shape, *own, spacing))
+            .map(|(shape, own)| match spacing {
+                None => *shape,
+                Some(target) => resample::resampled_shape(*shape, *own, target),
+            })
             .collect();
         let grid = overrides.grid.unwrap_or_else(|| {
             std::array::from_fn(|a| {
@@ -216,7 +223,7 @@ impl Preprocessing {
         });
         Ok(Preprocessing {
             orientation: Some(orientation),
-            spacing: Some(spacing),
+            spacing,
             grid: Some(grid),
             ignore: dataset.ignore,
             channels: dataset

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use glam::DMat4;
 
-pub use nifti::{SpatialHeader, encode_labels, read, read_bytes, read_geometry, write_labels};
+pub use nifti::{SpatialHeader, encode_labels, read, read_bytes, read_geometry, write_image, write_labels};
 pub use orient::{Orientation, Reorientation};
 
 /// A scan: voxels and where they lie in the patient.

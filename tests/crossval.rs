@@ -174,6 +174,17 @@ fn folds_are_trained_once_and_the_table_has_evaluates_numbers() {
         for (label, want) in row.label_dice.iter().zip(&report.label_means) {
             near(label.unwrap().mean, want.unwrap());
         }
+        let printed = done(&obelisk(&[
+            "evaluate",
+            "--dataset",
+            samples.to_str().unwrap(),
+            "--predictions",
+            predictions.to_str().unwrap(),
+            "--labels",
+            path("references").to_str().unwrap(),
+        ]));
+        assert_eq!(printed, format!("{report}\n"));
+        assert!(printed.contains("1 Anterior"), "{printed}");
         for case in &report.cases {
             let line = format!("{},{:.6},", case.case, case.mean.unwrap());
             assert!(cases.contains(&line), "{line} is not in {cases}");

@@ -128,6 +128,8 @@ fn a_decathlon_dataset_opens_with_its_gaps_in_order() {
             .to_string()
             .contains("no fold 5")
     );
+    let listed = dataset.folds(Some(Folds::Splits));
+    assert!(listed.unwrap_err().to_string().contains("splits_final.json"));
     let left_out = dataset.folds(Some(Folds::LeaveOneOut)).unwrap();
     assert_eq!(left_out.len(), 6);
     assert_eq!(
@@ -153,6 +155,7 @@ fn a_decathlon_dataset_opens_with_its_gaps_in_order() {
     let fold = dataset.fold(None, 0).unwrap();
     assert_eq!((fold.train, fold.validation), (vec![0, 2], vec![1]));
     assert_eq!(dataset.folds(None).unwrap().len(), 2);
+    assert_eq!(dataset.folds(Some(Folds::Splits)).unwrap().len(), 2);
     assert_eq!(
         dataset.folds(Some(Folds::Count(4))).unwrap().len(),
         4,
@@ -216,6 +219,7 @@ fn settings_are_derived_from_the_scans_and_yield_to_the_user() {
         orientation: Some("ASR".parse().unwrap()),
         spacing: Some([2.0, 1.0, 0.5]),
         grid: Some([9, 10, 11]),
+        ..Overrides::default()
     };
     let chosen = Preprocessing::derive(&dataset, overrides).unwrap();
     assert_eq!(
@@ -230,6 +234,18 @@ fn settings_are_derived_from_the_scans_and_yield_to_the_user() {
         Preprocessing::derive(&dataset, spacing_only).unwrap().grid,
         Some([16, 16, 24])
     );
+    let stored = Overrides {
+        stored_spacing: true,
+        ..Overrides::default()
+    };
+    let stored = Preprocessing::derive(&dataset, stored).unwrap();
+    assert_eq!(stored.spacing, None);
+    for case in &dataset.cases {
+        let scan = dataset.image(case).unwrap();
+        let placement = stored.prepare_image(&scan).unwrap().placement;
+        let turn = scan.geometry.orientation.to(stored.orientation.unwrap());
+        assert_eq!(placement.shape(), turn.permute(scan.geometry.shape));
+    }
     let wrong = Overrides {
         spacing: Some([1.0, 0.0, 1.0]),
         ..Overrides::default()
@@ -443,6 +459,7 @@ fn settings(spacing: [f64; 3]) -> Preprocessing {
         spacing: Some(spacing),
         grid: Some([16, 16, 24]),
         orientation: Some("PSR".parse().unwrap()),
+        ..Overrides::default()
     };
     Preprocessing::derive(&dataset, overrides).unwrap()
 }

@@ -209,7 +209,7 @@ fn names_are_kept_and_existing_files_need_force() {
         );
     }
     let message = volume::write_labels(&out.path().join("a.nii"), &written[1..], &scan.geometry, false);
-    assert!(message.unwrap_err().to_string().contains("59 labels"));
+    assert!(message.unwrap_err().to_string().contains("59 voxels"));
     let names: Vec<_> = std::fs::read_dir(out.path())
         .unwrap()
         .map(|e| e.unwrap().file_name())

@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use obelisk::dataset::Dataset;
 use obelisk::evaluate;
 use obelisk::file::write_beside;
 
@@ -15,6 +16,9 @@ pub struct Evaluate {
     /// Folder of reference label files of the same names
     #[arg(long, value_name = "FOLDER")]
     labels: PathBuf,
+    /// Score this dataset's labels by name, and leave out voxels of its ignore label
+    #[arg(long, value_name = "FOLDER")]
+    dataset: Option<PathBuf>,
     /// Also write the report as JSON here
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -28,7 +32,10 @@ impl Evaluate {
         self.json
             .iter()
             .try_for_each(|p| refuse_existing(p, self.force))?;
-        let report = evaluate::evaluate(&self.predictions, &self.labels, None, None)?;
+        let dataset = self.dataset.as_deref().map(Dataset::open).transpose()?;
+        let labels = dataset.as_ref().map(|d| d.labels.as_slice());
+        let ignore = dataset.as_ref().and_then(|d| d.ignore);
+        let report = evaluate::evaluate(&self.predictions, &self.labels, labels, ignore)?;
         if let Some(path) = &self.json {
             write_beside(
                 path,

@@ -47,8 +47,9 @@ pub(super) struct TrainingOptions {
     /// OBELISK layers, else cross-entropy); other options override them
     #[arg(long)]
     pub(super) paper: bool,
-    /// Folds that the cases are divided into: a number, or loo for leave-one-out [default: the dataset's own, or 5]
-    #[arg(long, value_name = "K|loo")]
+    /// Folds that the cases are divided into: a number, loo for leave-one-out, or splits for the dataset's
+    /// splits_final.json [default: its splits_final.json, or 5]
+    #[arg(long, value_name = "K|loo|splits")]
     pub(super) folds: Option<Folds>,
     /// Passes over the training cases
     #[arg(long)]
@@ -92,13 +93,16 @@ pub(super) struct TrainingOptions {
     /// Target spacing in mm along the oriented axes [default: the dataset's median]
     #[arg(long, value_name = "D,H,W", value_parser = three::<f64>)]
     spacing: Option<[f64; 3]>,
+    /// Take scans' voxels as they are stored, whatever their spacing, where they have been brought to one grid
+    #[arg(long, conflicts_with = "spacing")]
+    stored_spacing: bool,
     /// Target grid in voxels [default: covers the dataset's scans]
     #[arg(long, value_name = "D,H,W", value_parser = three::<usize>)]
     size: Option<[usize; 3]>,
 }
 
 /// Three numbers with commas between them.
-fn three<T: std::str::FromStr>(text: &str) -> Result<[T; 3], String> {
+pub(super) fn three<T: std::str::FromStr>(text: &str) -> Result<[T; 3], String> {
     let parts: Vec<T> = text
         .split([',', 'x'])
         .map(|p| p.trim().parse().map_err(|_| format!("`{p}` is no number")))
@@ -232,6 +236,12 @@ impl TrainingOptions {
         );
         settings.folds = self.folds.or(settings.folds);
         settings.spacing = self.spacing.or(settings.spacing);
+        settings.stored_spacing |= self.stored_spacing;
+        if settings.stored_spacing && settings.spacing.is_some() {
+            return Err(Usage(
+                "a spacing and the stored spacing can't both be taken; leave one out".into(),
+            ));
+        }
         settings.size = self.size.or(settings.size);
         settings.orientation = self.orient.clone().or(settings.orientation.take());
         if self.dense {
@@ -282,6 +292,7 @@ pub(super) fn derive_preprocessing(dataset: &Dataset, settings: &Settings) -> an
     let overrides = Overrides {
         orientation: orientation.map_err(|e| Usage(format!("--orient: {e}")))?,
         spacing: settings.spacing,
+        stored_spacing: settings.stored_spacing,
         grid: settings.size,
     };
     Ok(Preprocessing::derive(dataset, overrides)?)

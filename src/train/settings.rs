@@ -91,6 +91,10 @@ pub struct Settings {
     pub orientation: Option<String>,
     /// Target spacing in mm (D, H, W); absent to take the dataset's median.
     pub spacing: Option<[f64; 3]>,
+    /// Take each scan's voxels as they are stored, whatever their spacing; for datasets whose scans have been brought to
+    /// one grid.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stored_spacing: bool,
     /// Target grid in voxels (D, H, W); absent to cover the dataset's scans.
     pub size: Option<[usize; 3]>,
 }
@@ -135,6 +139,7 @@ impl Settings {
             validate_every: 1,
             orientation: None,
             spacing: None,
+            stored_spacing: false,
             size: None,
         }
     }

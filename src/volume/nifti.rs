@@ -88,18 +88,33 @@ fn open(path: &Path) -> Result<BufReader<File>, VolumeError> {
 /// Another ending, an existing file without `force`, a number of labels that is not that of the grid, or the
 /// operating system's refusal.
 pub fn write_labels(path: &Path, labels: &[i32], like: &Geometry, force: bool) -> Result<(), VolumeError> {
+    write_file(path, force, |compress| encode_labels(labels, like, compress))
+}
+
+/// Writes a scan of one channel `[X, Y, Z]` (z fastest) on the grid `like` as f32; otherwise as [`write_labels`].
+///
+/// # Errors
+/// As [`write_labels`].
+pub fn write_image(path: &Path, voxels: &[f32], like: &Geometry, force: bool) -> Result<(), VolumeError> {
+    write_file(path, force, |compress| {
+        encode(voxels, like, 16, 4, compress, |voxel| voxel.to_le_bytes())
+    })
+}
+
+fn write_file(
+    path: &Path,
+    force: bool,
+    encode: impl FnOnce(bool) -> Result<Vec<u8>, String>,
+) -> Result<(), VolumeError> {
     let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    let format = |problem: String| VolumeError::Format {
+        path: path.into(),
+        problem,
+    };
     if super::stem(path).is_none() {
-        return Err(VolumeError::Format {
-            path: path.into(),
-            problem: "the name of a label map must end in .nii or .nii.gz".into(),
-        });
+        return Err(format("the name must end in .nii or .nii.gz".into()));
     }
-    let bytes =
-        encode_labels(labels, like, name.ends_with(".gz")).map_err(|problem| VolumeError::Format {
-            path: path.into(),
-            problem,
-        })?;
+    let bytes = encode(name.ends_with(".gz")).map_err(format)?;
     write_beside(path, &bytes, force).map_err(|source| VolumeError::Io {
         path: path.into(),
         source,
@@ -111,13 +126,6 @@ pub fn write_labels(path: &Path, labels: &[i32], like: &Geometry, force: bool) -
 /// # Errors
 /// A number of labels that is not that of the grid.
 pub fn encode_labels(labels: &[i32], like: &Geometry, compress: bool) -> Result<Vec<u8>, String> {
-    if labels.len() != like.voxels() {
-        return Err(format!(
-            "{} labels for a grid of {:?} voxels",
-            labels.len(),
-            like.shape
-        ));
-    }
     let low = labels.iter().copied().min().unwrap_or(0);
     let high = labels.iter().copied().max().unwrap_or(0);
     let (code, bytes) = match (low, high) {
@@ -127,14 +135,29 @@ pub fn encode_labels(labels: &[i32], like: &Geometry, compress: bool) -> Result<
         (0.., ..=65535) => (512, 2),
         _ => (8, 4),
     };
+    encode(labels, like, code, bytes, compress, |label| label.to_le_bytes())
+}
+
+/// A file of voxels of which the first `bytes` little-endian bytes are stored.
+fn encode<T: Copy>(
+    voxels: &[T],
+    like: &Geometry,
+    code: i16,
+    bytes: usize,
+    compress: bool,
+    little_endian: impl Fn(T) -> [u8; 4],
+) -> Result<Vec<u8>, String> {
+    if voxels.len() != like.voxels() {
+        return Err(format!("{} voxels for a grid of {:?}", voxels.len(), like.shape));
+    }
     let mut file = like.header.encode(like.shape, code, bytes);
     let start = file.len();
-    file.resize(start + labels.len() * bytes, 0);
+    file.resize(start + voxels.len() * bytes, 0);
     let [x, y, z] = like.shape;
-    for (voxel, label) in labels.iter().enumerate() {
-        let (i, j, k) = (voxel / (y * z), voxel / z % y, voxel % z);
+    for (index, voxel) in voxels.iter().enumerate() {
+        let (i, j, k) = (index / (y * z), index / z % y, index % z);
         let at = start + bytes * (i + x * (j + y * k));
-        file[at..at + bytes].copy_from_slice(&label.to_le_bytes()[..bytes]);
+        file[at..at + bytes].copy_from_slice(&little_endian(*voxel)[..bytes]);
     }
     if !compress {
         return Ok(file);

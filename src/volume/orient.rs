@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use glam::DMat3;
+use glam::{DMat3, DMat4};
 use serde::{Deserialize, Serialize};
 
 /// The patient direction that each voxel axis runs towards, as nibabel's `aff2axcodes` gives it: `RAS` means that
@@ -190,6 +190,20 @@ impl Reorientation {
     /// A per-axis triple (shape, spacing) in the output's order.
     pub fn permute<T: Copy>(&self, axes: [T; 3]) -> [T; 3] {
         self.source.map(|axis| axes[axis])
+    }
+
+    /// From a voxel of the rearranged array to the same voxel of the source, which has `shape`.
+    pub fn to_source(&self, shape: [usize; 3]) -> DMat4 {
+        let mut matrix = [[0.0; 4]; 4];
+        matrix[3][3] = 1.0;
+        for out in 0..3 {
+            let axis = self.source[out];
+            matrix[out][axis] = if self.flip[out] { -1.0 } else { 1.0 };
+            if self.flip[out] {
+                matrix[3][axis] = (shape[axis] - 1) as f64;
+            }
+        }
+        DMat4::from_cols_array_2d(&matrix)
     }
 
     /// Rearranges `channels` dense arrays of `shape` (last axis fastest).

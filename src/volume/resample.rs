@@ -20,8 +20,12 @@ struct Taps {
 }
 
 fn taps(n: usize, m: usize) -> Vec<Taps> {
+    triangles(n, m, 2 * n.max(m) as i64)
+}
+
+/// Triangles whose half-width is `width` in units of 1/2m input voxel.
+fn triangles(n: usize, m: usize, width: i64) -> Vec<Taps> {
     let (n, m) = (n as i64, m as i64);
-    let width = 2 * n.max(m);
     (0..m)
         .map(|o| {
             // position and distance in units of 1/2m input voxel
@@ -71,6 +75,25 @@ fn along(data: &[f32], n: usize, inner: usize, taps: &[Taps]) -> Vec<f32> {
 /// # Panics
 /// If `data` does not hold `channels × from` values.
 pub fn linear(data: &[f32], channels: usize, from: [usize; 3], to: [usize; 3]) -> Vec<f32> {
+    separably(data, channels, from, to, taps)
+}
+
+/// Linear interpolation of `[channels, from…]` at the voxel centres of `[channels, to…]` between the nearest voxels alone,
+/// without anti-aliasing: what ITK's and c3d's resampling does, and with it the published crops.
+///
+/// # Panics
+/// If `data` does not hold `channels × from` values.
+pub fn interpolated(data: &[f32], channels: usize, from: [usize; 3], to: [usize; 3]) -> Vec<f32> {
+    separably(data, channels, from, to, |n, m| triangles(n, m, 2 * m as i64))
+}
+
+fn separably(
+    data: &[f32],
+    channels: usize,
+    from: [usize; 3],
+    to: [usize; 3],
+    taps: impl Fn(usize, usize) -> Vec<Taps>,
+) -> Vec<f32> {
     assert_eq!(
         data.len(),
         channels * from.iter().product::<usize>(),
@@ -178,6 +201,24 @@ mod tests {
             }
             assert_eq!(linear(&squares, 1, [5, 1, 1], [size, 1, 1]), got);
             assert_eq!(linear(&squares, 1, [1, 5, 1], [1, size, 1]), got);
+        }
+    }
+
+    /// torch.nn.functional.interpolate(torch.arange(5.)[None, None] ** 2, size, mode='linear'), align_corners False.
+    #[test]
+    fn interpolation_mixes_two_voxels_however_coarse_the_grid() {
+        let squares = [0.0, 1.0, 4.0, 9.0, 16.0];
+        let cases: [(usize, &[f32]); 4] = [
+            (5, &squares),
+            (8, &[0.0, 0.4375, 1.1875, 3.0625, 5.5625, 8.6875, 12.9375, 16.0]),
+            (2, &[0.75, 10.75]),
+            (3, &[1.0 / 3.0, 4.0, 13.666667]),
+        ];
+        for (size, want) in cases {
+            let got = interpolated(&squares, 1, [1, 5, 1], [1, size, 1]);
+            for (g, w) in got.iter().zip(want) {
+                assert!((g - w).abs() < 1e-5, "{size}: {got:?} against {want:?}");
+            }
         }
     }
 

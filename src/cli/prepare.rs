@@ -1,0 +1,164 @@
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+use obelisk::prepare::{self, Class, Extent, Source, Target};
+use obelisk::volume::{self, Orientation};
+
+use super::train::three;
+use super::{Usage, refuse_existing};
+
+/// `obelisk prepare`
+#[derive(Debug, Args)]
+pub struct Prepare {
+    /// Folder of scans
+    #[arg(long, value_name = "FOLDER")]
+    images: PathBuf,
+    /// Folder of label files: of the scans' names, or with the same last number (PANCREAS_0002, label0002); or one file
+    /// a label, named SCAN_VALUE….nii.gz
+    #[arg(long, value_name = "FOLDER")]
+    labels: PathBuf,
+    /// The labels in the network's order, each with its value in the label files; other values become background
+    #[arg(long, value_name = "NAME=VALUE,…", value_delimiter = ',', required = true)]
+    classes: Vec<Class>,
+    /// Folder of the dataset
+    #[arg(long, value_name = "DATASET")]
+    out: PathBuf,
+    /// Crop each scan to its box in this list (columns `data set`, `original_id`, extent_ant, extent_post, …); scans
+    /// that are not listed are left out
+    #[arg(long, value_name = "LIST.csv")]
+    crops: Option<PathBuf>,
+    /// The list's rows to use, by their `data set`
+    #[arg(long, value_name = "NAME", requires = "crops")]
+    data_set: Option<String>,
+    /// Resample to about this spacing in mm along the axes of --orient
+    #[arg(long, value_name = "D,H,W", value_parser = three::<f64>)]
+    spacing: Option<[f64; 3]>,
+    /// Voxels of each scan: what --spacing gives is cropped or padded around its centre; without --spacing each scan, or
+    /// its box, is resampled to them
+    #[arg(long, value_name = "D,H,W", value_parser = three::<usize>)]
+    size: Option<[usize; 3]>,
+    /// Orientation of the stored arrays, as nibabel names it (LAI is c3d's RPS)
+    #[arg(long, value_name = "CODE", default_value = "LAI")]
+    orient: Orientation,
+    /// The channel's name; CT is scaled from Hounsfield units when training, others are z-scored
+    #[arg(long, value_name = "NAME", default_value = "CT")]
+    channel: String,
+    /// Replace files that exist
+    #[arg(long)]
+    force: bool,
+}
+
+impl Prepare {
+    pub fn run(&self) -> anyhow::Result<()> {
+        if self
+            .spacing
+            .is_some_and(|s| !s.iter().all(|v| v.is_finite() && *v > 0.0))
+            || self.size.is_some_and(|s| s.contains(&0))
+        {
+            return Err(Usage("--spacing and --size must be positive".into()).into());
+        }
+        refuse_existing(&self.out.join("dataset.json"), self.force)?;
+        let target = Target {
+            orientation: self.orient,
+            spacing: self.spacing,
+            size: self.size,
+        };
+        let jobs = self.jobs()?;
+        for folder in ["imagesTr", "labelsTr"] {
+            let folder = self.out.join(folder);
+            std::fs::create_dir_all(&folder).with_context(|| format!("{}", folder.display()))?;
+        }
+        let mut ids = Vec::new();
+        for (source, extent) in &jobs {
+            let case = prepare::prepare(source, &self.classes, &target, extent.as_ref())?;
+            let path = |folder: &str| self.out.join(folder).join(format!("{}.nii.gz", source.id));
+            volume::write_image(&path("imagesTr"), &case.image, &case.geometry, self.force)?;
+            volume::write_labels(&path("labelsTr"), &case.labels, &case.geometry, self.force)?;
+            let missing: Vec<&str> = (1..=self.classes.len())
+                .filter(|class| !case.labels.contains(&(*class as i32)))
+                .map(|class| self.classes[class - 1].name.as_str())
+                .collect();
+            let mut notes = Vec::new();
+            if !missing.is_empty() {
+                notes.push(format!("without {}", missing.join(", ")));
+            }
+            if !case.dropped.is_empty() {
+                let values: Vec<String> = case.dropped.keys().map(i32::to_string).collect();
+                notes.push(format!("background now: {}", values.join(", ")));
+            }
+            let geometry = &case.geometry;
+            let spacing = geometry.spacing.map(|s| format!("{s:.3}")).join(" × ");
+            eprintln!(
+                "{}: {:?} voxels of {spacing} mm {}",
+                source.id,
+                geometry.shape,
+                notes.join("; ")
+            );
+            ids.push(source.id.clone());
+        }
+        prepare::write_description(&self.out, &self.channel, &self.classes, &ids, self.force)
+            .with_context(|| format!("{}", self.out.join("dataset.json").display()))?;
+        println!("{}", self.out.display());
+        Ok(())
+    }
+
+    /// The scans with their boxes.
+    fn jobs(&self) -> anyhow::Result<Vec<(Source, Option<Extent>)>> {
+        let sources = prepare::pair(&self.images, &self.labels)?;
+        let Some(list) = &self.crops else {
+            return Ok(sources.into_iter().map(|s| (s, None)).collect());
+        };
+        let text = std::fs::read_to_string(list).with_context(|| format!("{}", list.display()))?;
+        let mut crops =
+            prepare::cropping_list(&text).map_err(|e| anyhow::anyhow!("{}: {e}", list.display()))?;
+        let mut sets: Vec<String> = crops.iter().map(|c| c.data_set.clone()).collect();
+        sets.sort();
+        sets.dedup();
+        match &self.data_set {
+            Some(name) => crops.retain(|c| c.data_set == *name),
+            None if sets.len() > 1 => {
+                return Err(Usage(format!(
+                    "{} lists {}; choose with --data-set",
+                    list.display(),
+                    sets.join(" and ")
+                ))
+                .into());
+            }
+            None => {}
+        }
+        if crops.is_empty() {
+            return Err(Usage(format!(
+                "{} lists no such scan; it has {}",
+                list.display(),
+                sets.join(" and ")
+            ))
+            .into());
+        }
+        let mut jobs = Vec::new();
+        for source in sources {
+            let listed = crops
+                .iter()
+                .position(|c| Some(c.number) == prepare::number(&source.id));
+            match listed {
+                Some(at) => jobs.push((source, Some(crops.remove(at).extent))),
+                None => eprintln!(
+                    "{} is not listed, or another scan has its number: left out",
+                    source.id
+                ),
+            }
+        }
+        if !crops.is_empty() {
+            let numbers: Vec<String> = crops.iter().map(|c| c.number.to_string()).collect();
+            eprintln!(
+                "listed, but not in {} with labels: {}",
+                self.images.display(),
+                numbers.join(", ")
+            );
+        }
+        match jobs.is_empty() {
+            true => anyhow::bail!("{} lists no scan of {}", list.display(), self.images.display()),
+            false => Ok(jobs),
+        }
+    }
+}
