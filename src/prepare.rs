@@ -174,7 +174,7 @@ impl Steps {
     }
 
     /// Voxel of the result to voxel of the scan as stored.
-    fn to_source(&self, stored: [usize; 3]) -> DMat4 {
+    fn to_source(self, stored: [usize; 3]) -> DMat4 {
         let vector = |v: [f64; 3]| DVec3::from_array(v);
         // the box is resampled face to face: o becomes (o + ½)·n/m − ½
         let scale = vector(std::array::from_fn(|a| {

@@ -193,7 +193,7 @@ impl Reorientation {
     }
 
     /// From a voxel of the rearranged array to the same voxel of the source, which has `shape`.
-    pub fn to_source(&self, shape: [usize; 3]) -> DMat4 {
+    pub fn to_source(self, shape: [usize; 3]) -> DMat4 {
         let mut matrix = [[0.0; 4]; 4];
         matrix[3][3] = 1.0;
         for out in 0..3 {
