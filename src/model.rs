@@ -47,7 +47,7 @@ pub struct Fixed {
 }
 
 /// A network whose logits at a location depend on no other location's.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct PointNetwork {
     /// What a scan goes through once, whatever the locations: image `[N, C, D, H, W]` (flat) to one of the same shape.
     /// Has no parameters.
@@ -55,6 +55,8 @@ pub struct PointNetwork {
     /// Logits at the sites' locations, one site after the other along N: a map `[ΣN, labels, d, h, w]`, with
     /// [`At::Points`] `[ΣN, labels, 1, 1, S]`. All sites have as many locations.
     pub at: fn(&mut Builder, sites: &[Site], labels: usize) -> Result<Value, GraphError>,
+    /// Where a regular grid (d, h, w) that is upsampled to the image has its points.
+    pub grid: fn([usize; 3]) -> At,
 }
 
 /// Smoothed images and where a [`PointNetwork`] looks at them.
@@ -73,6 +75,8 @@ pub struct Site {
 pub enum At {
     /// A regular grid (d, h, w) whose outer points are the centres of the outer voxels.
     Grid([usize; 3]),
+    /// The centres of the cells of a regular grid (d, h, w) that divides the image evenly.
+    Cells([usize; 3]),
     /// Flat `[N, S, 3]`: (x, y, z) with x along W, −1 and +1 at the centres of the outer voxels.
     Points(Value),
 }

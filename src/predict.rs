@@ -26,6 +26,14 @@ pub enum PredictError {
     /// The device failed.
     #[error(transparent)]
     Gpu(#[from] GpuError),
+    /// A location that is not in the scan.
+    #[error("location {} lies outside the scan, at voxel {voxel:?}", .index + 1)]
+    Outside {
+        /// Its position among the locations.
+        index: usize,
+        /// Where it is in the scan's voxels.
+        voxel: [f64; 3],
+    },
     /// The caller's [`Watch`] said so.
     #[error("stopped before the end")]
     Stopped,

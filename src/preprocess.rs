@@ -137,6 +137,21 @@ impl Placement {
     pub fn shape(&self) -> [usize; 3] {
         self.resampled
     }
+
+    /// Where a position in the scan's voxels (i, j, k; fractions too) lies in the prepared array (D, H, W).
+    pub fn position(&self, voxel: [f64; 3]) -> [f64; 3] {
+        let turned = self.turn.position(voxel, self.oriented);
+        std::array::from_fn(|axis| {
+            let factor = self.resampled[axis] as f64 / self.oriented[axis] as f64;
+            (turned[axis] + 0.5) * factor - 0.5
+        })
+    }
+
+    /// Millimetres from voxel to voxel of the prepared array (D, H, W), for a scan of that spacing.
+    pub fn spacing(&self, scan: [f64; 3]) -> [f64; 3] {
+        let turned = self.turn.permute(scan);
+        std::array::from_fn(|axis| turned[axis] * self.oriented[axis] as f64 / self.resampled[axis] as f64)
+    }
 }
 
 /// A grid that every axis' `GRID_STEP`-th part divides suits networks that halve it three times.

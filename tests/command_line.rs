@@ -209,6 +209,58 @@ fn sparse_training_twice_gives_the_same_bytes_and_so_does_resuming() {
     done(&obelisk(&["train", "--resume", "--out", text(&path("c"))]));
     assert_eq!(weights("a"), weights("c"));
 
+    // Its weights answer at single points, the same by world coordinates and by voxels, and on any grid.
+    let model = path("a").join("last.safetensors");
+    let scans = obelisk::dataset::scans(&data().join("imagesTs"), 1).unwrap();
+    let scan = &scans.values().next().unwrap()[0];
+    let geometry = volume::read(scan).unwrap().geometry;
+    let voxels: Vec<glam::DVec3> = (0..20)
+        .map(|i| glam::DVec3::new(i as f64, (2 * i) as f64, 20.5 - i as f64))
+        .collect();
+    let table = |name: &str, points: Vec<glam::DVec3>| {
+        let lines: String = points
+            .iter()
+            .map(|p| format!("{},{},{}\n", p.x, p.y, p.z))
+            .collect();
+        std::fs::write(path(name), lines).unwrap();
+    };
+    table("voxels.csv", voxels.clone());
+    let world = |v: &glam::DVec3| geometry.affine.transform_point3(*v);
+    table("world.csv", voxels.iter().map(world).collect());
+    table("far.csv", vec![glam::DVec3::splat(9000.0)]);
+    let predict = |output: &str, more: &[&str]| {
+        let output = path(output);
+        let mut arguments = vec!["predict", "--model", text(&model), "--input", text(scan)];
+        arguments.extend(["--output", text(&output)]);
+        arguments.extend(more);
+        obelisk(&arguments)
+    };
+    done(&predict(
+        "v.csv",
+        &["--points", text(&path("voxels.csv")), "--voxels"],
+    ));
+    done(&predict("w.csv", &["--points", text(&path("world.csv"))]));
+    let labels = |name: &str| -> Vec<String> {
+        let text = std::fs::read_to_string(path(name)).unwrap();
+        let lines = text.lines().skip(1);
+        lines.map(|l| l.split(',').nth(3).unwrap().to_owned()).collect()
+    };
+    assert_eq!(labels("v.csv").len(), 20);
+    assert_eq!(labels("v.csv"), labels("w.csv"));
+    refused(
+        &predict("f.csv", &["--points", text(&path("far.csv"))]),
+        1,
+        "line 1",
+    );
+    refused(
+        &predict("v.csv", &["--points", text(&path("far.csv"))]),
+        1,
+        "--force",
+    );
+    done(&predict("fine.nii.gz", &["--grid-spacing", "2.5"]));
+    let shape = volume::read(&path("fine.nii.gz")).unwrap().geometry.shape;
+    assert_eq!(shape, geometry.shape);
+
     // Other networks can't, and this one can be told not to.
     refused(&train(&path("d"), &["--samples", "40"]), 2, "obelisk-unary");
     refused(

@@ -102,7 +102,18 @@ fn sampling_and_its_gradients_equal_pytorch() {
 }
 
 /// Offsets whose samples keep `margin` voxels away from cell borders on every axis, for central differences.
-fn offsets_off_borders(k: usize, terms: usize, size: [usize; 3], grid: [usize; 3], margin: f64) -> Tensor {
+fn offsets_off_borders(
+    k: usize,
+    terms: usize,
+    size: [usize; 3],
+    locations: Locations,
+    margin: f64,
+) -> Tensor {
+    let (grid, cells) = match locations {
+        Locations::Grid(grid) => (grid, false),
+        Locations::Cells(grid) => (grid, true),
+        Locations::Points => unreachable!("points lie anywhere"),
+    };
     let mut seed = 0;
     let mut data = Vec::new();
     for i in 0..k * terms * 3 {
@@ -113,6 +124,7 @@ fn offsets_off_borders(k: usize, terms: usize, size: [usize; 3], grid: [usize; 3
             let offset = noise(&[1], seed).data[0] * 0.7;
             let clear = (0..grid[axis]).all(|s| {
                 let location = match grid[axis] {
+                    n if cells => (s as f64 + 0.5) * size[axis] as f64 / n as f64 - 0.5,
                     1 => extent / 2.0,
                     n => s as f64 * extent / (n - 1) as f64,
                 };
@@ -140,14 +152,13 @@ fn odd_sizes_agree_with_the_reference_and_central_differences() {
     ] {
         for terms in [1, 2] {
             for layout in [Layout::Flat, Layout::Map] {
-                let shape = [n, c, size[0], size[1], size[2]];
-                let data = Data::from([
-                    ("input".into(), noise(&shape, 1)),
-                    ("offsets".into(), offsets_off_borders(k, terms, size, grid, 0.02)),
-                ]);
-                let locations = Locations::Grid(grid);
-                let build = |g: &mut Graph| vec![sample(g, &data, layout, locations)];
-                check_op(build, &data, &["input", "offsets"], 1e-5, 2e-3, 2e-3);
+                for locations in [Locations::Grid(grid), Locations::Cells(grid)] {
+                    let shape = [n, c, size[0], size[1], size[2]];
+                    let offsets = offsets_off_borders(k, terms, size, locations, 0.02);
+                    let data = Data::from([("input".into(), noise(&shape, 1)), ("offsets".into(), offsets)]);
+                    let build = |g: &mut Graph| vec![sample(g, &data, layout, locations)];
+                    check_op(build, &data, &["input", "offsets"], 1e-5, 2e-3, 2e-3);
+                }
             }
         }
     }
@@ -229,7 +240,10 @@ fn samples_beyond_a_binding_are_cut_into_depth_ranges() {
     let (size, grid) = ([6, 5, 7], [16, 8, 8]);
     let data = Data::from([
         ("input".into(), noise(&[2, 1, 6, 5, 7], 1)),
-        ("offsets".into(), offsets_off_borders(2, 1, size, grid, 0.01)),
+        (
+            "offsets".into(),
+            offsets_off_borders(2, 1, size, Locations::Grid(grid), 0.01),
+        ),
         ("upstream".into(), noise(&[2, 2, 16, 8, 8], 4)),
     ]);
     let mut graph = Graph::new();
@@ -374,7 +388,10 @@ fn fused_layers_of_odd_sizes_agree_with_the_reference_and_central_differences() 
             let shape = [n, c, size[0], size[1], size[2]];
             let data = Data::from([
                 ("input".into(), noise(&shape, 1)),
-                ("offsets".into(), offsets_off_borders(k, terms, size, grid, 0.02)),
+                (
+                    "offsets".into(),
+                    offsets_off_borders(k, terms, size, Locations::Grid(grid), 0.02),
+                ),
                 ("weight".into(), noise(&[outputs, c * k / groups, 1, 1, 1], 3)),
             ]);
             let build = |g: &mut Graph| vec![layer(g, &data, Layout::Flat, Locations::Grid(grid), groups)];
@@ -410,7 +427,10 @@ fn fused_layers_beyond_a_binding_are_cut_into_depth_ranges() {
     let (size, grid) = ([6, 5, 7], [16, 8, 8]);
     let data = Data::from([
         ("input".into(), noise(&[2, 1, 6, 5, 7], 1)),
-        ("offsets".into(), offsets_off_borders(2, 1, size, grid, 0.01)),
+        (
+            "offsets".into(),
+            offsets_off_borders(2, 1, size, Locations::Grid(grid), 0.01),
+        ),
         ("weight".into(), noise(&[3, 2, 1, 1, 1], 5)),
         ("upstream".into(), noise(&[2, 3, 16, 8, 8], 4)),
     ]);

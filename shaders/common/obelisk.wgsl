@@ -1,7 +1,8 @@
-// What the kernels of OBELISK share: sampling locations p_s on a regular grid, or with POINTS at points [N, S, 3] on a grid
-// of 1 x 1 x S; offsets [K, 1 or 2 with BINARY, 3]; an image [N, C, size] of any layout given by its strides.
+// What the kernels of OBELISK share: sampling locations p_s on a regular grid, with CELLS at the centres of a grid's cells,
+// or with POINTS at points [N, S, 3] on a grid of 1 x 1 x S; offsets [K, 1 or 2 with BINARY, 3]; an image [N, C, size] of any layout given by its strides.
 const BINARY: u32 = 0u;
 const POINTS: u32 = 0u;
+const CELLS: u32 = 0u;
 struct Params {
     count: u32,        // invocations or locations of this dispatch
     first: u32,        // first slice (n, depth) of X's or F's binding
@@ -54,6 +55,9 @@ fn location(n: u32, i: vec3u) -> Position {
     if (POINTS == 1u) {
         let at = (n * params.grid_x + i.x) * 3u;
         return split((vec3f(points[at], points[at + 1u], points[at + 2u]) + 1.0) * half_extent());
+    }
+    if (CELLS == 1u) {
+        return cell_position(i, grid(), size());
     }
     return grid_position(i, grid(), size());
 }

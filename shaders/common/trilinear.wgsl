@@ -25,6 +25,15 @@ fn grid_position(i: vec3u, points: vec3u, size: vec3u) -> Position {
     return Position(vec3i(whole), vec3f(numerator - whole * denominator) / vec3f(denominator));
 }
 
+// Point i of a regular grid of the centres of cells that divide the volume evenly (align_corners = false):
+// ((2 i + 1) size - points) / (2 points) voxels; outside the outer voxels' centres where there are more points than voxels.
+fn cell_position(i: vec3u, points: vec3u, size: vec3u) -> Position {
+    let numerator = vec3i((2u * i + 1u) * size) - vec3i(points);
+    let denominator = 2 * vec3i(points);
+    let whole = select(numerator / denominator, vec3i(-1), numerator < vec3i(0));
+    return Position(whole, vec3f(numerator - whole * denominator) / vec3f(denominator));
+}
+
 // The eight voxels around a position: element offsets of the low and high ones by axis (clamped into the volume), and
 // whether each lies inside (1) or outside (0, where it counts as zero).
 struct Cell { low: vec3u, high: vec3u, low_inside: vec3f, high_inside: vec3f, fraction: vec3f }

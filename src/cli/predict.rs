@@ -1,11 +1,15 @@
+mod points;
+
 use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
 use obelisk::dataset::{read_channels, scans};
 use obelisk::gpu::{Device, DeviceOptions};
-use obelisk::predict::Predictor;
-use obelisk::volume::{self, Orientation};
+use obelisk::predict::points::PointPredictor;
+use obelisk::predict::{PredictError, Predictor};
+use obelisk::tensor::Tensor;
+use obelisk::volume::{self, Orientation, Volume};
 use obelisk::weights::Model;
 use obelisk::{model, picture, weights};
 
@@ -35,6 +39,16 @@ pub struct Predict {
     /// Also write a picture of each scan with its labels here
     #[arg(long, value_name = "FOLDER")]
     overlay: Option<PathBuf>,
+    /// Predict only at the points of this file and write a table: a line a point, x,y,z in millimetres of the scan's world
+    /// (NIfTI: right, anterior, superior); for networks that look at points (`obelisk` …), one scan only
+    #[arg(long, value_name = "FILE.csv", conflicts_with_all = ["logits", "overlay", "grid_spacing"])]
+    points: Option<PathBuf>,
+    /// The points are voxel indices i,j,k of the scan (from 0, fractions allowed) instead
+    #[arg(long, requires = "points")]
+    voxels: bool,
+    /// Predict on a regular grid of this spacing instead of the network's own, upsampled to the scan; for the same networks
+    #[arg(long, value_name = "MM")]
+    grid_spacing: Option<f64>,
     /// Replace outputs that exist; without it, a folder's finished scans are skipped
     #[arg(long)]
     force: bool,
@@ -46,6 +60,9 @@ pub struct Predict {
 impl Predict {
     pub fn run(&self, options: &DeviceOptions) -> anyhow::Result<()> {
         let model = self.load_model()?;
+        if let Some(points) = &self.points {
+            return points::run(self, &model, points, options);
+        }
         let channels = model.info.preprocessing.channels.len();
         let jobs = if self.input.is_dir() {
             if self.logits.is_some() {
@@ -95,7 +112,8 @@ impl Predict {
         }
 
         let device = open_device(options)?;
-        let mut predictor = load_predictor(&device, &model)
+        let mut predictor = self
+            .load_predictor(&device, &model)
             .with_context(|| format!("{}: {}", self.model.display(), model.info.arch))?;
         let mut failed = 0;
         for job in &jobs {
@@ -134,16 +152,28 @@ impl Predict {
         Ok(model)
     }
 
+    fn load_predictor(&self, device: &Device, model: &Model) -> anyhow::Result<Segmenter> {
+        let network = model::find(&model.info.arch)?;
+        let preprocessing = &model.info.preprocessing;
+        if let Some(spacing) = self.grid_spacing {
+            let predictor = PointPredictor::new(network, preprocessing, &model.tensors)?;
+            return Ok(Segmenter::Grid(Box::new(predictor), spacing));
+        }
+        let predictor = Predictor::with_weights(device, network, preprocessing, &model.tensors);
+        Ok(Segmenter::Own(Box::new(pollster::block_on(predictor)?)))
+    }
+
     fn segment(
         &self,
         device: &Device,
-        predictor: &mut Predictor,
+        predictor: &mut Segmenter,
         model: &Model,
         job: &Job,
     ) -> anyhow::Result<()> {
         let start = std::time::Instant::now();
         let scan = read_channels(&job.files)?;
-        let (labels, logits) = pollster::block_on(predictor.segment(device, &scan))
+        let (labels, logits) = predictor
+            .segment(device, &scan)
             .with_context(|| format!("{}", job.files[0].display()))?;
         volume::write_labels(&job.output, &labels, &scan.geometry, self.force)?;
         if let Some(path) = &self.logits {
@@ -174,14 +204,21 @@ impl Predict {
     }
 }
 
-fn load_predictor(device: &Device, model: &Model) -> anyhow::Result<Predictor> {
-    let network = model::find(&model.info.arch)?;
-    Ok(pollster::block_on(Predictor::with_weights(
-        device,
-        network,
-        &model.info.preprocessing,
-        &model.tensors,
-    ))?)
+/// On the network's own grid, or on one of another spacing.
+enum Segmenter {
+    Own(Box<Predictor>),
+    Grid(Box<PointPredictor>, f64),
+}
+
+impl Segmenter {
+    fn segment(&mut self, device: &Device, scan: &Volume) -> Result<(Vec<i32>, Tensor), PredictError> {
+        match self {
+            Segmenter::Own(predictor) => pollster::block_on(predictor.segment(device, scan)),
+            Segmenter::Grid(predictor, spacing) => {
+                pollster::block_on(predictor.segment(device, scan, *spacing))
+            }
+        }
+    }
 }
 
 /// The files of one scan and where its labels go.

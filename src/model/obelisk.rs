@@ -22,24 +22,29 @@ const GROUPS: usize = 4;
 pub const BINARY: PointNetwork = PointNetwork {
     smooth: twice,
     at: |b, sites, labels| head(b, sites, labels, Offsets::Binary),
+    grid: At::Cells,
 };
 
 /// One trained offset a coefficient.
 pub const UNARY: PointNetwork = PointNetwork {
     smooth: twice,
     at: |b, sites, labels| head(b, sites, labels, Offsets::Unary),
+    grid: At::Cells,
 };
 
 /// One frozen offset a coefficient.
 pub const RANDOM: PointNetwork = PointNetwork {
     smooth: twice,
     at: |b, sites, labels| head(b, sites, labels, Offsets::Frozen),
+    grid: At::Cells,
 };
 
-/// [`BINARY`] with the smoothing of the published VISCERAL script.
+/// [`BINARY`] with the smoothing and the grid of the published VISCERAL script, which samples at [`At::Grid`] what it
+/// upsamples as [`At::Cells`]: labels at a quarter grid's outer points come out up to 1.5 voxels further in.
 pub const VISCERAL: PointNetwork = PointNetwork {
     smooth: |graph, image| smooth(graph, image, &[5, 5, 3]),
     at: |b, sites, labels| head(b, sites, labels, Offsets::Binary),
+    grid: At::Grid,
 };
 
 /// The original OBELISK with the paper's smoothing.
@@ -68,7 +73,7 @@ fn dense(b: &mut Builder, image: Value, labels: usize, network: &PointNetwork) -
     let image = (network.smooth)(b.graph, image)?;
     let site = Site {
         image,
-        at: At::Grid(shrink(full, 4)),
+        at: (network.grid)(shrink(full, 4)),
         theta: None,
     };
     let x = (network.at)(b, &[site], labels)?;
@@ -163,6 +168,7 @@ fn layer(b: &mut Builder, sites: &[Site], offsets: Value) -> Result<Value, Graph
         };
         let (locations, points) = match site.at {
             At::Grid(grid) => (Locations::Grid(grid), None),
+            At::Cells(grid) => (Locations::Cells(grid), None),
             At::Points(points) => (Locations::Points, Some(points)),
         };
         if sites.len() == 1 {

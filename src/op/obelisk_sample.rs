@@ -17,6 +17,9 @@ pub enum Locations {
     /// A regular grid of this depth, height and width whose outer points are the centres of the outer voxels
     /// (align_corners = true); the only point of an axis lies at its middle.
     Grid([usize; 3]),
+    /// The centres of the cells of a regular grid of this depth, height and width that divides the volume evenly, where
+    /// upsampling takes its input to lie (align_corners = false).
+    Cells([usize; 3]),
     /// At the points of a third input, flat `[N, S, 3]`: (x, y, z) with x along W, −1 and +1 at the centres of the
     /// outer voxels. The result has the grid `[1, 1, S]`.
     Points,
@@ -42,7 +45,7 @@ pub struct ObeliskOffsetGradient {
 }
 
 /// dL/dI of [`ObeliskSample`]. Inputs: its inputs but the image, then dL/dX. On a regular grid each voxel gathers the
-/// samples that read it; at points the samples scatter in 64-bit fixed point, the same in every run: with s samples of
+/// samples that read it; at cells and points the samples scatter in 64-bit fixed point, the same in every run: with s samples of
 /// one n, sums resolve s · 2⁻⁵⁹ of the largest |dL/dX|.
 #[derive(Clone, Debug)]
 pub struct ObeliskImageGradient {
@@ -62,6 +65,7 @@ pub(super) struct Geometry {
     pub terms: usize,
     pub grid: [usize; 3],
     pub points: bool,
+    pub cells: bool,
 }
 
 impl Geometry {
@@ -84,8 +88,10 @@ impl Geometry {
             }
         };
         let grid = match (locations, points) {
-            (Locations::Grid(grid), None) if grid.iter().all(|g| *g > 0) => grid,
-            (Locations::Grid(_), _) => return wrong("the grid must have at least one point on each axis"),
+            (Locations::Grid(grid) | Locations::Cells(grid), None) if grid.iter().all(|g| *g > 0) => grid,
+            (Locations::Grid(_) | Locations::Cells(_), _) => {
+                return wrong("the grid must have at least one point on each axis");
+            }
             (Locations::Points, Some(p)) => match p.shape[..] {
                 [batch, s, 3] if batch == n && s > 0 && p.layout == Layout::Flat => [1, 1, s],
                 _ => return wrong("the points must be flat [N, S, 3]"),
@@ -100,6 +106,7 @@ impl Geometry {
             terms,
             grid,
             points: points.is_some(),
+            cells: matches!(locations, Locations::Cells(_)),
         })
     }
 
@@ -113,7 +120,11 @@ impl Geometry {
     }
 
     pub(super) fn constants(&self) -> Vec<(&'static str, u32)> {
-        vec![("BINARY", self.terms as u32 - 1), ("POINTS", self.points as u32)]
+        vec![
+            ("BINARY", self.terms as u32 - 1),
+            ("POINTS", self.points as u32),
+            ("CELLS", self.cells as u32),
+        ]
     }
 
     /// The uniform that every kernel of `shaders/common/obelisk.wgsl` reads.
@@ -168,6 +179,10 @@ impl Geometry {
                             let xyz = 2 - axis;
                             let location = match points {
                                 Some(p) => (p.data[(n * gw + s) * 3 + xyz] as f64 + 1.0) / 2.0 * extent,
+                                None if self.cells => {
+                                    let cell = self.size[axis] as f64 / self.grid[axis] as f64;
+                                    (at[axis] as f64 + 0.5) * cell - 0.5
+                                }
                                 None if self.grid[axis] == 1 => extent / 2.0,
                                 None => at[axis] as f64 * extent / (self.grid[axis] - 1) as f64,
                             };
@@ -236,7 +251,7 @@ fn strides(image: &Spec) -> [usize; 6] {
 
 fn split(inputs: &[Spec], locations: Locations) -> Option<(&Spec, &Spec, Option<&Spec>)> {
     match (inputs, locations) {
-        ([image, offsets], Locations::Grid(_)) => Some((image, offsets, None)),
+        ([image, offsets], Locations::Grid(_) | Locations::Cells(_)) => Some((image, offsets, None)),
         ([image, offsets, points], Locations::Points) => Some((image, offsets, Some(points))),
         _ => None,
     }
@@ -469,7 +484,7 @@ impl ObeliskImageGradient {
 
     fn scatter(&self, io: &mut Io, g: &Geometry) -> Vec<Dispatch> {
         let upstream = io.inputs.len() - 1;
-        let points = upstream - 1;
+        let points = upstream - 1; // the offsets stand in where there are none
         // Each sample adds at most once to a voxel.
         let samples = g.locations() / g.n * g.k * g.terms;
         let scatter = Scatter::new(io, self.image.device_len(), samples);
@@ -515,7 +530,7 @@ impl Op for ObeliskImageGradient {
 
     fn dispatches(&self, io: &mut Io, _: &Caps) -> Result<Vec<Dispatch>, GraphError> {
         let g = self.geometry(io.inputs)?;
-        if g.points {
+        if g.points || g.cells {
             return Ok(self.scatter(io, &g));
         }
         let upstream = io.inputs.len() - 1;

@@ -206,6 +206,18 @@ impl Reorientation {
         DMat4::from_cols_array_2d(&matrix)
     }
 
+    /// Where a position in the source array (in voxels, fractions too) lies in the output array of `shape`.
+    pub fn position(&self, voxel: [f64; 3], shape: [usize; 3]) -> [f64; 3] {
+        std::array::from_fn(|axis| {
+            let v = voxel[self.source[axis]];
+            if self.flip[axis] {
+                (shape[axis] - 1) as f64 - v
+            } else {
+                v
+            }
+        })
+    }
+
     /// Rearranges `channels` dense arrays of `shape` (last axis fastest).
     ///
     /// # Panics

@@ -1,0 +1,141 @@
+//! `obelisk predict --points`: a table of labels at single locations.
+
+use std::path::Path;
+
+use anyhow::Context;
+use obelisk::dataset::read_channels;
+use obelisk::file::write_beside;
+use obelisk::gpu::DeviceOptions;
+use obelisk::model;
+use obelisk::predict::PredictError;
+use obelisk::predict::points::PointPredictor;
+use obelisk::preprocess::Preprocessing;
+use obelisk::tensor::Tensor;
+use obelisk::volume::Geometry;
+use obelisk::weights::Model;
+
+use super::{Predict, Usage, open_device, refuse_existing};
+
+pub fn run(command: &Predict, model: &Model, file: &Path, options: &DeviceOptions) -> anyhow::Result<()> {
+    if command.input.is_dir() {
+        return Err(Usage("--points takes one scan, not a folder".into()).into());
+    }
+    refuse_existing(&command.output, command.force)?;
+    let network = model::find(&model.info.arch)?;
+    let mut predictor = PointPredictor::new(network, &model.info.preprocessing, &model.tensors)
+        .map_err(|e| Usage(e.to_string()))?;
+    let text = std::fs::read_to_string(file).with_context(|| format!("{}", file.display()))?;
+    let (lines, points): (Vec<usize>, Vec<[f64; 3]>) = parse(&text)
+        .with_context(|| format!("{}", file.display()))?
+        .into_iter()
+        .unzip();
+
+    let start = std::time::Instant::now();
+    let scan = read_channels(std::slice::from_ref(&command.input))?;
+    let voxels: Vec<[f64; 3]> = match command.voxels {
+        true => points.clone(),
+        false => points.iter().map(|p| to_voxel(*p, &scan.geometry)).collect(),
+    };
+    let device = open_device(options)?;
+    let logits = pollster::block_on(async {
+        predictor.load(&device, &scan).await?;
+        predictor.at(&device, &voxels).await
+    });
+    let logits = logits.map_err(|error| match error {
+        PredictError::Outside { index, voxel } => anyhow::anyhow!(
+            "{} line {}: {:?} lies outside {}: it is voxel {voxel:.1?} of {:?}; points are millimetres (right, anterior, \
+             superior), or voxel indices with --voxels",
+            file.display(),
+            lines[index],
+            points[index],
+            command.input.display(),
+            scan.geometry.shape
+        ),
+        other => other.into(),
+    })?;
+    let text = table(&points, &logits, predictor.preprocessing(), command.voxels);
+    write_beside(&command.output, text.as_bytes(), command.force)
+        .with_context(|| format!("{}", command.output.display()))?;
+    println!("{}", command.output.display());
+    eprintln!(
+        "{} points in {:.1} s",
+        points.len(),
+        start.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+fn to_voxel(world: [f64; 3], geometry: &Geometry) -> [f64; 3] {
+    geometry
+        .affine
+        .inverse()
+        .transform_point3(world.into())
+        .to_array()
+}
+
+/// The line number and the first three numbers of every line; a first line of words is a header.
+fn parse(text: &str) -> anyhow::Result<Vec<(usize, [f64; 3])>> {
+    let mut points = Vec::new();
+    for (i, line) in text.lines().enumerate() {
+        let line = line.trim().trim_start_matches('\u{feff}');
+        if line.is_empty() {
+            continue;
+        }
+        let fields: Vec<&str> = line
+            .split([',', ';', '\t', ' '])
+            .map(str::trim)
+            .filter(|f| !f.is_empty())
+            .collect();
+        let numbers: Option<Vec<f64>> = fields
+            .iter()
+            .take(3)
+            .map(|f| f.parse().ok().filter(|v: &f64| v.is_finite()))
+            .collect();
+        match numbers.as_deref() {
+            Some(&[x, y, z]) => points.push((i + 1, [x, y, z])),
+            _ if i == 0 && fields.iter().all(|f| f.parse::<f64>().is_err()) => {}
+            _ => anyhow::bail!("line {}: `{line}` is not three numbers x,y,z", i + 1),
+        }
+    }
+    anyhow::ensure!(!points.is_empty(), "there are no points in it");
+    Ok(points)
+}
+
+/// A line a point: its coordinates as given, the value of its label, and each label's probability.
+fn table(points: &[[f64; 3]], logits: &Tensor, preprocessing: &Preprocessing, voxels: bool) -> String {
+    let labels = &preprocessing.labels;
+    let mut text = String::from(if voxels { "i,j,k,label" } else { "x,y,z,label" });
+    for label in labels {
+        text += &format!(",p_{}", label.name.replace([',', '"', '\n'], "_"));
+    }
+    text.push('\n');
+    for (s, [x, y, z]) in points.iter().enumerate() {
+        let logit = |class: usize| logits.data[class * points.len() + s] as f64;
+        let best = (0..labels.len()).fold(0, |best, l| if logit(l) > logit(best) { l } else { best });
+        let exponentials: Vec<f64> = (0..labels.len())
+            .map(|l| (logit(l) - logit(best)).exp())
+            .collect();
+        let sum: f64 = exponentials.iter().sum();
+        text += &format!("{x},{y},{z},{}", labels[best].value);
+        for e in exponentials {
+            text += &format!(",{:.6}", e / sum);
+        }
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_of_points_may_have_a_header_and_more_columns() {
+        let two = vec![(2, [1.0, -2.5, 3.0]), (4, [4.0, 5.0, 6.0])];
+        assert_eq!(parse("x,y,z\n1,-2.5,3,more\n\n4 5\t6\n").unwrap(), two);
+        let error = parse("1,2,3\n4,5\n").unwrap_err().to_string();
+        assert!(error.contains("line 2"), "{error}");
+        assert!(parse("x,y,z\n").is_err());
+        assert!(parse("1,2,nan\n").is_err());
+    }
+}
