@@ -30,7 +30,8 @@ pub struct Predict {
     /// Network, instead of the one that the weights name or are recognised as
     #[arg(long, value_name = "NAME")]
     arch: Option<String>,
-    /// Turn scans to this orientation first (such as RPS), for networks that read them as stored; labels are turned back
+    /// Turn scans to this orientation first, as nibabel names it (LAI is c3d's RPS), for networks that read them as
+    /// stored; labels are turned back
     #[arg(long, value_name = "CODE")]
     orient: Option<Orientation>,
     /// Also write the logits (f32, [C, D, H, W]) on the preprocessed grid; one scan only
