@@ -5,6 +5,7 @@ mod crossval;
 mod evaluate;
 mod import;
 mod info;
+mod offsets;
 mod predict;
 mod prepare;
 mod train;
@@ -50,6 +51,8 @@ enum Command {
     Bench(bench::Bench),
     /// Turn a PyTorch checkpoint into a weights file
     Import(import::Import),
+    /// Draw what OBELISK layers have learned, and measure their reach
+    Offsets(offsets::Offsets),
     /// Score predictions against reference labels
     Evaluate(evaluate::Evaluate),
 }
@@ -74,6 +77,7 @@ pub fn run(arguments: Arguments, started: std::time::Instant) -> anyhow::Result<
         Command::Predict(command) => command.run(&options),
         Command::Bench(command) => command.run(&options, started),
         Command::Import(command) => command.run(),
+        Command::Offsets(command) => command.run(&options),
         Command::Evaluate(command) => command.run(),
     }
 }

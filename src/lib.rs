@@ -21,6 +21,7 @@ pub mod plan;
 pub mod predict;
 pub mod prepare;
 pub mod preprocess;
+pub mod receptive_field;
 pub mod shader;
 pub mod tensor;
 pub mod train;

@@ -99,7 +99,12 @@ fn training_twice_gives_the_same_bytes_and_so_does_resuming() {
         let sigma = line.rsplit(',').next().unwrap().parse::<f64>().unwrap();
         assert!((sigma - 0.05).abs() < 0.02, "two epochs from N(0, 0.05²): {line}");
     }
-    for file in ["best.safetensors", "checkpoint.safetensors", "curve.png"] {
+    for file in [
+        "best.safetensors",
+        "checkpoint.safetensors",
+        "curve.png",
+        "offsets.png",
+    ] {
         assert!(path("a").join(file).exists(), "{file}");
     }
 
@@ -443,6 +448,40 @@ fn turned(geometry: &Geometry, code: &str) -> Geometry {
         origin.extend(1.0),
     );
     SpatialHeader::from_affine(affine).geometry(shape).unwrap()
+}
+
+#[test]
+fn the_reach_of_offsets_is_drawn_and_measured() {
+    if !adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let picture = folder.path().join("offsets.png");
+    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/weights/hippocampus.safetensors");
+    let offsets = |more: &[&str]| {
+        let arguments = ["offsets", "--model", text(&weights), "--output", text(&picture)];
+        obelisk(&[&arguments[..], more].concat())
+    };
+    let report: serde_json::Value = serde_json::from_str(&done(&offsets(&["--json"]))).unwrap();
+    assert!(picture.exists());
+    let layers = report["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), 2);
+    // the standard deviations of the stored tensors as numpy gives them
+    for (layer, sigma) in layers
+        .iter()
+        .zip([[0.074577, 0.073564, 0.079547], [0.055987, 0.046842, 0.054460]])
+    {
+        for (axis, expected) in sigma.iter().enumerate() {
+            let found = layer["sigma"][axis].as_f64().unwrap();
+            assert!((found - expected).abs() < 1e-5, "{layer}");
+            let before = layer["initial_sigma"][axis].as_f64().unwrap();
+            assert!((before - 0.05).abs() < 0.01, "{layer}");
+        }
+    }
+    refused(&offsets(&[]), 1, "--force");
+    let text = done(&offsets(&["--force", "--spacing", "1,2,3"]));
+    assert!(text.contains("40×56×48 voxels of 1×2×3 mm"), "{text}");
+    assert!(text.contains("offset2: 512 offsets"), "{text}");
 }
 
 #[test]

@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use obelisk::dataset::Label;
-use obelisk::picture::{CurvePoint, overlay, training_curve};
+use obelisk::offsets;
+use obelisk::picture::{CurvePoint, offset_density, overlay, training_curve};
+use obelisk::tensor::Tensor;
 use obelisk::volume::{self, Volume};
 
 fn sample(kind: &str) -> Volume {
@@ -249,4 +251,61 @@ fn eight_organs_of_a_ct_get_their_colours() {
     .unwrap();
     let picture = Picture::read(&path);
     assert!(picture.width > 960 && picture.width < 2200, "{}", picture.width);
+}
+
+#[test]
+fn offsets_lie_where_they_point() {
+    let (folder, _keep) = folder();
+    // before: all in the middle; after: one layer's to the upper right, the other's pairs apart along x
+    let layer = |data: &[[f32; 3]], samples: usize| {
+        let shape = [1, data.len() / samples, 1, samples, 3];
+        Tensor::new(&shape, data.concat())
+    };
+    let map = |one: Tensor, two: Tensor| [("offset1".to_owned(), one), ("offset2".to_owned(), two)].into();
+    let before = map(layer(&[[0.0; 3]; 8], 1), layer(&[[0.0; 3]; 8], 2));
+    let after = map(
+        layer(&[[0.5, 0.75, -0.9]; 8], 1),
+        layer(&[[-0.5, 0.0, 0.0], [0.5, 0.0, 0.0]].repeat(4), 2),
+    );
+    let layers = offsets::layers(&before, &after, [8, 8, 8], None);
+    let path = folder.join("offsets.png");
+    let _ = std::fs::remove_file(&path);
+    offset_density(&path, "Offsets", &layers, false).unwrap();
+    let picture = Picture::read(&path);
+    let highest = [254, 232, 37];
+    let lowest = [68, 1, 84];
+    assert!(picture.count(lowest).0 > picture.rgb.len() / 3 / 2, "the ground");
+    // the upper end of the colour bar has that colour too, so each panel is looked at alone
+    let panel = |column: usize, row: usize| {
+        let (left, top) = (76 + 410 * column, 70 + 398 * row);
+        let mut rgb = Vec::new();
+        for y in top..top + 320 {
+            rgb.extend(&picture.rgb[3 * (y * picture.width + left)..][..3 * 320]);
+        }
+        let (count, x, y) = Picture {
+            width: 320,
+            height: 320,
+            rgb,
+        }
+        .count(highest);
+        assert!(count > 0, "the density's top in panel {column}, {row}");
+        (x / 160.0 - 1.0, 1.0 - y / 160.0)
+    };
+    let near = |found: (f64, f64), expected: (f64, f64)| {
+        let distance = (found.0 - expected.0).abs().max((found.1 - expected.1).abs());
+        assert!(distance < 0.02, "{found:?} is not {expected:?}");
+    };
+    // axes end at 0.8: 0.75 with its margin, at a tenth
+    near(panel(0, 0), (0.0, 0.0));
+    near(panel(1, 0), (0.5 / 0.8, 0.75 / 0.8));
+    near(panel(0, 1), (0.0, 0.0));
+
+    let refusal = offset_density(&path, "Offsets", &layers, false).unwrap_err();
+    assert!(refusal.to_string().contains("--force"), "{refusal}");
+    let none = offset_density(&path, "Offsets", &[], true).unwrap_err();
+    assert!(none.to_string().contains("no offsets"), "{none}");
+    let mut broken = layers.clone();
+    broken[0].learned[3][1] = f64::NAN;
+    let refusal = offset_density(&path, "Offsets", &broken, true).unwrap_err();
+    assert!(refusal.to_string().contains("not numbers"), "{refusal}");
 }

@@ -9,7 +9,7 @@ use obelisk::picture;
 use obelisk::preprocess::Preprocessing;
 use obelisk::train::TrainingData;
 
-use super::train::{Progress, TrainingOptions, derive_preprocessing, draw_curve};
+use super::train::{Progress, TrainingOptions, derive_preprocessing, draw_pictures};
 use super::{Usage, open_device};
 
 /// `obelisk crossval`
@@ -233,7 +233,7 @@ impl Crossval {
         progress.finish();
         let (result, log) = outcome?;
         let run = crossval::fold_folder(&self.out, &job.name, job.settings.fold.unwrap_or_default());
-        draw_curve(&run, &job.settings, data, &log)?;
+        draw_pictures(&run, &job.settings, data, &log)?;
         Ok(result)
     }
 

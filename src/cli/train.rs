@@ -10,6 +10,7 @@ use obelisk::model;
 use obelisk::picture::{self, CurvePoint};
 use obelisk::preprocess::{Overrides, Preprocessing};
 use obelisk::train::{EpochRecord, Event, Loss, Schedule, Settings, TrainingData, train};
+use obelisk::weights::Model;
 
 use super::{Usage, open_device};
 
@@ -156,7 +157,7 @@ impl Train {
             |event| progress.show(&event),
         ))?;
         progress.finish();
-        draw_curve(&self.out, &settings, &data, &log)?;
+        draw_pictures(&self.out, &settings, &data, &log)?;
         if let Some(best) = log
             .iter()
             .filter_map(|l| l.mean_dice.map(|d| (d, l.epoch)))
@@ -298,8 +299,8 @@ pub(super) fn derive_preprocessing(dataset: &Dataset, settings: &Settings) -> an
     Ok(Preprocessing::derive(dataset, overrides)?)
 }
 
-/// Draws the run's curve.png.
-pub(super) fn draw_curve(
+/// Draws the run's curve.png and, where the network has OBELISK layers, its last offsets as offsets.png.
+pub(super) fn draw_pictures(
     run: &Path,
     settings: &Settings,
     data: &TrainingData,
@@ -310,6 +311,8 @@ pub(super) fn draw_curve(
     let points: Vec<CurvePoint> = log.iter().map(CurvePoint::from).collect();
     let title = format!("{} on {}", settings.arch, data.dataset);
     picture::training_curve(&run.join("curve.png"), &title, &points, &names, true)?;
+    let last = Model::load(&run.join("last.safetensors"))?;
+    super::offsets::draw(&run.join("offsets.png"), &last.info, &last.tensors, true)?;
     Ok(())
 }
 
