@@ -4,7 +4,10 @@ mod global_fc;
 mod hybrid;
 mod obelisk;
 pub mod published;
+mod summary;
 mod unet;
+
+pub use summary::{Layer, PlannedMemory, Summary};
 
 use crate::graph::{Graph, GraphError, Init, Value};
 use crate::op::avg_pool3d::AvgPool3d;
@@ -226,6 +229,17 @@ pub const NETWORKS: &[Network] = &[
     .fixed(published::VISCERAL)
     .published(published::unet_visceral),
 ];
+
+impl Network {
+    /// The size of scan and the number of labels that it is described with: the published ones, or 144³ and 9.
+    pub fn usual(&self) -> ([usize; 3], usize) {
+        match (self.fixed, self.published) {
+            (Some(fixed), _) => (fixed.size, fixed.labels),
+            (None, Some(preprocessing)) => ([144; 3], preprocessing().labels.len()),
+            (None, None) => ([144; 3], 9),
+        }
+    }
+}
 
 /// The network of that name, or the names there are.
 pub fn find(name: &str) -> Result<&'static Network, GraphError> {

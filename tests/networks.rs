@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use common::*;
 use obelisk::gpu::{Executable, Weights};
-use obelisk::model::{self, NETWORKS, published};
+use obelisk::model::{self, NETWORKS, Summary, published};
 use obelisk::op::{Caps, StepScalars};
 use obelisk::plan::Plan;
 use obelisk::predict::inference_graph;
@@ -137,5 +137,61 @@ fn every_network_gives_pytorchs_logits() {
             });
             assert_close(&arch, &taken, expected, 1e-4);
         }
+    }
+}
+
+#[test]
+fn tables_of_layers_add_up() {
+    for network in NETWORKS {
+        let (size, labels) = network.usual();
+        let summary = Summary::new(network, size, labels).unwrap();
+        let sum: usize = summary.layers.iter().map(|l| l.parameters).sum();
+        assert_eq!(sum, summary.parameters, "{}", network.name);
+        let shape = [vec![1, labels], size.to_vec()].concat();
+        assert_eq!(summary.layers.last().unwrap().shape, shape, "{}", network.name);
+        let halved = network.fixed.is_some_and(|f| f.halved);
+        assert_eq!(summary.inference.is_ok(), !halved, "{}", network.name);
+        if let (Ok(inference), Ok(training)) = (summary.inference, summary.training) {
+            let parameters = 4 * summary.parameters as u64;
+            assert!(inference.total >= inference.slots + parameters);
+            assert!(training.total >= training.slots + 4 * parameters);
+            assert!(training.slots > inference.slots);
+        }
+    }
+    let hybrid = Summary::new(model::find("obeliskhybrid_tcia").unwrap(), [144; 3], 9).unwrap();
+    let layer = |name: &str| hybrid.layers.iter().find(|l| l.name == name).unwrap();
+    // 2 · 27 · inputs · outputs · voxels, within the 1 % that packing weights adds
+    for (name, inputs, outputs, side) in [
+        ("conv7U", 16, 9, 144u64),
+        ("conv6U", 64, 12, 72),
+        ("conv22", 32, 32, 36),
+    ] {
+        let expected = (2 * 27 * inputs * outputs * side.pow(3)) as f64;
+        let got = layer(name).flops as f64;
+        assert!(
+            (1.0..1.01).contains(&(got / expected)),
+            "{name}: {got} for {expected}"
+        );
+    }
+    assert_eq!(layer("offset2 + linear2a").parameters, 512 * 3 + 128 * 128);
+    assert_eq!(layer("batch7U").parameters, 18);
+}
+
+#[test]
+fn sizes_that_a_published_network_does_not_take_are_refused() {
+    let refused = |arch: &str, size, labels| {
+        let network = model::find(arch).unwrap();
+        Summary::new(network, size, labels).unwrap_err().to_string()
+    };
+    for text in [
+        refused("allconvunet_tcia", [144, 144, 143], 9),
+        refused("globalfcnet_tcia", [144; 3], 8),
+        refused("globalfcnet_visceral", [144; 3], 8),
+        refused("allconvunet_visceral", [156, 115, 160], 8),
+    ] {
+        assert!(
+            text.contains("resample or crop the scan") && text.contains("or train `unet"),
+            "{text}"
+        );
     }
 }
