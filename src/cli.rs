@@ -28,6 +28,9 @@ pub struct Arguments {
     /// Use only WebGPU's default limits and no optional features
     #[arg(long, global = true)]
     portable: bool,
+    /// Keep no compiled pipelines on disk (as when OBELISK_NO_CACHE is set)
+    #[arg(long, global = true)]
+    no_cache: bool,
     /// Say more on stderr; twice for the plans
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
@@ -68,6 +71,7 @@ pub fn run(arguments: Arguments, started: std::time::Instant) -> anyhow::Result<
         adapter: arguments.adapter,
         backend: arguments.backend,
         portable: arguments.portable,
+        pipeline_cache: cache_folder(arguments.no_cache),
     };
     match arguments.command {
         Command::Info(command) => command.run(&options),
@@ -102,6 +106,14 @@ fn open_device(options: &DeviceOptions) -> anyhow::Result<Device> {
         adapter.name, adapter.kind, adapter.backend
     );
     Ok(device)
+}
+
+/// Where compiled pipelines are kept: a folder in the user's caches, unless it is switched off.
+fn cache_folder(off: bool) -> Option<std::path::PathBuf> {
+    if off || std::env::var_os("OBELISK_NO_CACHE").is_some() {
+        return None;
+    }
+    Some(dirs::cache_dir()?.join("obelisk"))
 }
 
 /// An output that exists needs `--force`.

@@ -1,5 +1,6 @@
 //! The only module that names wgpu: adapters and the device, pipelines, buffers, submission, reading back.
 
+mod cache;
 mod device;
 mod executable;
 mod memory;

@@ -1,7 +1,9 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use super::GpuError;
+use super::cache::PipelineCache;
 use super::memory::{Buffer, Charge, Ledger, Memory};
 use crate::op::{Access, Caps, Dispatch};
 
@@ -14,6 +16,8 @@ pub struct DeviceOptions {
     pub backend: Option<String>,
     /// Use only what every WebGPU device has: default limits, no optional features.
     pub portable: bool,
+    /// A folder to keep compiled pipelines in from one process to the next, where the backend gives them out (Vulkan).
+    pub pipeline_cache: Option<PathBuf>,
 }
 
 /// An adapter as `obelisk info` shows it.
@@ -155,6 +159,7 @@ pub struct Device {
     caps: Caps,
     summary: AdapterSummary,
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
+    cache: Option<PipelineCache>,
     failure: Arc<Mutex<Option<String>>>,
     ledger: Arc<Ledger>,
     /// What wgpu stages for writes that no submission has taken yet.
@@ -168,6 +173,14 @@ impl std::fmt::Debug for Device {
             .field("caps", &self.caps)
             .finish()
     }
+}
+
+/// What makes a pipeline another: module, entry point and values of constants.
+fn pipeline_key(dispatch: &Dispatch) -> String {
+    format!(
+        "{}:{}{:?}",
+        dispatch.shader.name, dispatch.entry, dispatch.constants
+    )
 }
 
 impl Device {
@@ -204,8 +217,9 @@ impl Device {
         let (features, limits) = if options.portable {
             (wgpu::Features::empty(), wgpu::Limits::default())
         } else {
-            let wish =
+            let mut wish =
                 wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY;
+            wish.set(wgpu::Features::PIPELINE_CACHE, options.pipeline_cache.is_some());
             (adapter.features() & wish, adapter.limits())
         };
         let (device, queue) = adapter
@@ -242,6 +256,8 @@ impl Device {
             subgroups: subgroups(&info, features),
             cpu: info.device_type == wgpu::DeviceType::Cpu,
         };
+        let folder = options.pipeline_cache.as_ref();
+        let cache = folder.and_then(|folder| PipelineCache::open(&device, &info, folder));
         tracing::debug!(adapter = info.name, ?caps, "device opened");
         Ok(Device {
             device,
@@ -249,6 +265,7 @@ impl Device {
             caps,
             summary: summary(adapter),
             pipelines: Mutex::new(HashMap::new()),
+            cache,
             failure,
             ledger: Arc::default(),
             staged: Mutex::default(),
@@ -332,9 +349,65 @@ impl Device {
         }
     }
 
+    /// Bytes of compiled pipelines that came from the disk: `None` where the cache is off or the backend has none,
+    /// `Some(0)` where there were none yet.
+    pub fn cached_pipeline_bytes(&self) -> Option<usize> {
+        self.cache.as_ref().map(|cache| cache.loaded.unwrap_or(0))
+    }
+
+    /// Compiles the pipelines that dispatches need and that are not there yet, on all cores.
+    pub(super) async fn compile(&self, dispatches: impl Iterator<Item = &Dispatch>) -> Result<(), GpuError> {
+        let mut missing: Vec<&Dispatch> = Vec::new();
+        {
+            let pipelines = self.pipelines.lock().unwrap();
+            let mut keys = HashSet::new();
+            missing.extend(dispatches.filter(|d| {
+                let key = pipeline_key(d);
+                !pipelines.contains_key(&key) && keys.insert(key)
+            }));
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        #[cfg(target_arch = "wasm32")]
+        for dispatch in missing {
+            self.pipeline(dispatch).await?;
+        }
+        #[cfg(not(target_arch = "wasm32"))]
+        self.compile_in_threads(&missing)?;
+        if let Some(cache) = &self.cache {
+            cache.save();
+        }
+        Ok(())
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    fn compile_in_threads(&self, missing: &[&Dispatch]) -> Result<(), GpuError> {
+        let next = std::sync::atomic::AtomicUsize::new(0);
+        let work = || -> Result<(), GpuError> {
+            while let Some(dispatch) = missing.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+                // wgpu's error scopes belong to the thread that opens them, and natively they answer at once
+                pollster::block_on(self.pipeline(dispatch))?;
+            }
+            Ok(())
+        };
+        let threads = std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(missing.len());
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let own = work();
+            let join = |other: std::thread::ScopedJoinHandle<'_, _>| match other.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            };
+            others.into_iter().map(join).fold(own, Result::and)
+        })
+    }
+
     pub(super) async fn pipeline(&self, dispatch: &Dispatch) -> Result<Arc<Pipeline>, GpuError> {
         let label = format!("{}:{}", dispatch.shader.name, dispatch.entry);
-        let key = format!("{label}{:?}", dispatch.constants);
+        let key = pipeline_key(dispatch);
         if let Some(pipeline) = self.pipelines.lock().unwrap().get(&key) {
             return Ok(pipeline.clone());
         }
@@ -389,7 +462,7 @@ impl Device {
                 module: &module,
                 entry_point: Some(dispatch.entry),
                 compilation_options: Default::default(),
-                cache: None,
+                cache: self.cache.as_ref().map(|c| &c.cache),
             });
         if let Some(error) = scope.pop().await {
             return Err(GpuError::Pipeline {

@@ -267,6 +267,7 @@ impl Executable {
             .await?;
         device.write(&params, 0, bytemuck::cast_slice(&words));
 
+        device.compile(plan.launches.iter().map(|l| &l.dispatch)).await?;
         let missing = || GpuError::Tensor("these weights were not made for training".into());
         let fixed = |buffer: &Buffer| EntryBuffer::Fixed(buffer.clone());
         let residents = vec![None; plan.residents.len()];

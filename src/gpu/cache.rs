@@ -1,0 +1,122 @@
+//! Compiled pipelines on disk, where the backend gives them out (Vulkan): the next process of the same program on the same
+//! adapter and driver starts with them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use crate::file::write_beside;
+
+/// First bytes of a file of pipelines; a checksum of the rest follows.
+const MAGIC: &[u8; 8] = b"OBELPIPE";
+
+/// A backend's pipeline cache and its file.
+#[derive(Debug)]
+pub(super) struct PipelineCache {
+    pub(super) cache: wgpu::PipelineCache,
+    path: PathBuf,
+    /// Bytes that came from the file; none where there was none.
+    pub(super) loaded: Option<usize>,
+    /// Checksum of what the file holds.
+    stored: Mutex<u64>,
+}
+
+impl PipelineCache {
+    /// The cache of this adapter, driver and version of the program in `folder`. `None` where the device has no pipeline
+    /// caches. A file that is damaged, or can't be read, is reported and ignored.
+    pub(super) fn open(device: &wgpu::Device, info: &wgpu::AdapterInfo, folder: &Path) -> Option<Self> {
+        if !device.features().contains(wgpu::Features::PIPELINE_CACHE) {
+            return None;
+        }
+        let adapter = wgpu::util::pipeline_cache_key(info)?;
+        let driver = fnv1a(format!("{} {}", info.driver, info.driver_info).as_bytes());
+        let name = format!("{adapter}_{driver:016x}_{}.bin", env!("CARGO_PKG_VERSION"));
+        let path = folder.join(name);
+        let data = load(&path).unwrap_or_else(|problem| {
+            tracing::warn!("{}: {problem}; pipelines are compiled anew", path.display());
+            None
+        });
+        let descriptor = wgpu::PipelineCacheDescriptor {
+            label: Some("pipelines"),
+            data: data.as_deref(),
+            fallback: true, // of another device or driver after all: start empty
+        };
+        #[allow(unsafe_code)] // wgpu's only way to load compiled pipelines
+        // SAFETY: the data is what `get_data` of this program gave on an adapter of this key, by its checksum.
+        let cache = unsafe { device.create_pipeline_cache(&descriptor) };
+        Some(PipelineCache {
+            cache,
+            path,
+            loaded: data.as_ref().map(Vec::len),
+            stored: Mutex::new(data.as_deref().map_or(0, fnv1a)),
+        })
+    }
+
+    /// Writes the pipelines beside their place and renames, unless the file has them. A cache that can't be written
+    /// costs time, not results: it is reported.
+    pub(super) fn save(&self) {
+        let Some(data) = self.cache.get_data() else { return };
+        let checksum = fnv1a(&data);
+        let mut stored = self.stored.lock().unwrap();
+        if *stored == checksum {
+            return;
+        }
+        *stored = checksum; // also when writing fails: once is enough to hear of it
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(checksum.to_le_bytes());
+        bytes.extend(data);
+        let folder = self.path.parent().expect("a file in a folder");
+        let written = std::fs::create_dir_all(folder).and_then(|()| write_beside(&self.path, &bytes, true));
+        if let Err(error) = written {
+            tracing::warn!("{}: {error}; the next run compiles again", self.path.display());
+        }
+    }
+}
+
+/// What a file of pipelines holds, or what is wrong with it; `Ok(None)` where there is none.
+fn load(path: &Path) -> Result<Option<Vec<u8>>, String> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
+    let rest = bytes.strip_prefix(MAGIC).ok_or("not a file of pipelines")?;
+    let (checksum, data) = rest.split_at_checked(8).ok_or("it is cut off")?;
+    if checksum != fnv1a(data).to_le_bytes() {
+        return Err("it is damaged".into());
+    }
+    Ok(Some(data.to_vec()))
+}
+
+/// FNV-1a, 64 bits.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_files_are_loaded() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipelines.bin");
+        assert_eq!(load(&path), Ok(None));
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend(fnv1a(b"compiled").to_le_bytes());
+        bytes.extend(b"compiled");
+        std::fs::write(&path, &bytes).unwrap();
+        assert_eq!(load(&path), Ok(Some(b"compiled".to_vec())));
+        for cut in [0, 7, 8, 15, 16, bytes.len() - 1] {
+            std::fs::write(&path, &bytes[..cut]).unwrap();
+            assert!(load(&path).is_err(), "cut to {cut} bytes");
+        }
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1;
+            std::fs::write(&path, &damaged).unwrap();
+            assert!(load(&path).is_err(), "byte {at} changed");
+        }
+    }
+}
