@@ -7,7 +7,7 @@ mod log;
 mod settings;
 mod sparse;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 
 use rand_chacha::ChaCha8Rng;
@@ -206,22 +206,42 @@ pub async fn train(
     for epoch in record.epochs_done..settings.epochs {
         let start = std::time::Instant::now();
         let mut sum = 0.0;
-        for position in 0..steps {
-            let step = epoch * steps + position;
-            feed.upload(device, &mut executable, epoch, position)?;
+        let upload = |executable: &mut Executable, position| -> Result<(), TrainError> {
+            feed.upload(device, executable, epoch, position)?;
             if let Some(weights) = &class_weights {
                 // Every step: an input's memory serves other values once its readers are done.
                 executable.upload(device, "class_weights", weights)?;
             }
-            let learning_rate = settings.rate(step, steps);
-            let scalars = StepScalars {
-                step: step as u32,
-                seed: settings.seed as u32,
-                learning_rate,
-                weight_decay: settings.weight_decay,
-            };
-            executable.submit(device, &scalars)?;
-            let loss = executable.read(device, "loss").await?.data[0];
+            Ok(())
+        };
+        upload(&mut executable, 0)?;
+        // A step's loss is looked at when the next step is submitted, so that the device always has work.
+        let mut in_flight = VecDeque::new();
+        for position in 0..=steps {
+            if position < steps {
+                let step = epoch * steps + position;
+                let learning_rate = settings.rate(step, steps);
+                let scalars = StepScalars {
+                    step: step as u32,
+                    seed: settings.seed as u32,
+                    learning_rate,
+                    weight_decay: settings.weight_decay,
+                };
+                executable.submit(device, &scalars)?;
+                in_flight.push_back((
+                    position,
+                    learning_rate,
+                    executable.begin_read(device, "loss").await?,
+                ));
+                if position + 1 < steps {
+                    upload(&mut executable, position + 1)?;
+                }
+                if position == 0 {
+                    continue;
+                }
+            }
+            let (position, learning_rate, loss) = in_flight.pop_front().expect("a step ahead");
+            let loss = loss.finish(device).await?.data[0];
             if !loss.is_finite() {
                 return Err(TrainError::Diverged {
                     epoch: epoch + 1,

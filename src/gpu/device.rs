@@ -341,12 +341,13 @@ impl Device {
     }
 
     /// Submits recorded work; what was staged for it stops counting when it is done.
-    pub(super) fn submit(&self, commands: wgpu::CommandBuffer) {
-        self.queue.submit([commands]);
+    pub(super) fn submit(&self, commands: wgpu::CommandBuffer) -> wgpu::SubmissionIndex {
+        let submission = self.queue.submit([commands]);
         let staged = std::mem::take(&mut *self.staged.lock().unwrap());
         if !staged.is_empty() {
             self.queue.on_submitted_work_done(move || drop(staged));
         }
+        submission
     }
 
     /// Bytes of compiled pipelines that came from the disk: `None` where the cache is off or the backend has none,

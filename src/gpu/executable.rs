@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::GpuError;
 use super::device::{Device, Pipeline};
 use super::memory::Buffer;
+use super::reading::Reading;
 use crate::op::StepScalars;
 use crate::plan::{ALIGNMENT, Arena, Place, Plan, PlanBuffer};
 use crate::tensor::{Spec, Tensor};
@@ -465,6 +466,13 @@ impl Executable {
         Ok(Tensor::from_device(spec, &data))
     }
 
+    /// Starts reading a kept value back, as the last submission leaves it; others may be submitted before
+    /// [`Reading::finish`].
+    pub async fn begin_read(&self, device: &Device, name: &str) -> Result<Reading, GpuError> {
+        let (slot, spec) = self.kept(name)?;
+        Reading::begin(device, &self.slots[slot], spec).await
+    }
+
     fn kept(&self, name: &str) -> Result<(usize, &Spec), GpuError> {
         let kept = self.plan.kept.iter().find(|(n, _, _)| n == name);
         let (_, value, spec) =
@@ -522,39 +530,5 @@ impl Device {
             .await
             .map_err(|_| GpuError::Device("it dropped its work".into()))?;
         self.check()
-    }
-
-    pub(super) async fn read(
-        &self,
-        buffer: &wgpu::Buffer,
-        offset: u64,
-        bytes: u64,
-    ) -> Result<Vec<f32>, GpuError> {
-        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let staging = self.buffer_with("read-back", bytes, usage).await?;
-        let mut encoder = self.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, bytes);
-        self.submit(encoder.finish());
-        let (send, receive) = futures_channel::oneshot::channel();
-        staging.slice(..).map_async(wgpu::MapMode::Read, move |result| {
-            // The receiver is gone only if this future was dropped.
-            let _ = send.send(result);
-        });
-        #[cfg(not(target_arch = "wasm32"))]
-        self.wait()?;
-        let failed = |reason: String| GpuError::Device(format!("reading back failed: {reason}"));
-        receive
-            .await
-            .map_err(|e| failed(e.to_string()))?
-            .map_err(|e| failed(e.to_string()))?;
-        self.check()?;
-        let view = staging
-            .slice(..)
-            .get_mapped_range()
-            .map_err(|e| failed(e.to_string()))?;
-        let data = bytemuck::cast_slice(&view).to_vec();
-        drop(view);
-        staging.unmap();
-        Ok(data)
     }
 }
