@@ -388,10 +388,10 @@ async fn segment(
         let scan = dataset.image(case)?;
         if seconds.is_empty() {
             // the first submission compiles the kernels
-            predictor.segment(device, &scan).await?;
+            predictor.labels(device, &scan).await?;
         }
         let start = std::time::Instant::now();
-        let (labels, _) = predictor.segment(device, &scan).await?;
+        let labels = predictor.labels(device, &scan).await?;
         seconds.push(start.elapsed().as_secs_f64());
         let path = predictions.join(format!("{}.nii.gz", case.id));
         volume::write_labels(&path, &labels, &scan.geometry, true)?;

@@ -9,6 +9,7 @@ use crate::gpu::{Device, Executable, GpuError, Weights};
 use crate::graph::{Graph, GraphError};
 use crate::model::{Builder, Network};
 use crate::op::StepScalars;
+use crate::op::arg_max::ArgMax;
 use crate::plan::Plan;
 use crate::preprocess::{Prepared, Preprocessing, TileMerger, crop_or_pad, tiles};
 use crate::tensor::{Spec, Tensor};
@@ -45,11 +46,31 @@ pub type Watch<'w> = &'w mut dyn FnMut(f64) -> ControlFlow<()>;
 /// Operations between two calls of a [`Watch`]: 5 ms where a GPU does 200 GFLOP a second.
 const WATCHED_FLOPS: u64 = 1_000_000_000;
 
-/// A network for inference on a grid (D, H, W): `image` `[1, C, D, H, W]` in, `logits` `[1, L, D, H, W]` kept.
+/// What an inference graph keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// `logits` `[1, L, D, H, W]`.
+    Logits,
+    /// `labels` `[1, 1, D, H, W]`, the class of the highest logit and the first of equal ones: a small part of the memory
+    /// and of the way back.
+    Labels,
+}
+
+/// A network for inference on a grid (D, H, W): `image` `[1, C, D, H, W]` in, logits kept.
 pub fn inference_graph(
     network: &Network,
     preprocessing: &Preprocessing,
     grid: [usize; 3],
+) -> Result<Graph, GraphError> {
+    inference_graph_keeping(network, preprocessing, grid, Keep::Logits)
+}
+
+/// [`inference_graph`], or the same with labels kept instead.
+pub fn inference_graph_keeping(
+    network: &Network,
+    preprocessing: &Preprocessing,
+    grid: [usize; 3],
+    keep: Keep,
 ) -> Result<Graph, GraphError> {
     let mut graph = Graph::new();
     let [d, h, w] = grid;
@@ -59,7 +80,13 @@ pub fn inference_graph(
         training: false,
     };
     let logits = (network.build)(&mut builder, image, preprocessing.labels.len())?;
-    graph.keep("logits", logits);
+    match keep {
+        Keep::Logits => graph.keep("logits", logits),
+        Keep::Labels => {
+            let labels = graph.push1(ArgMax, &[logits])?;
+            graph.keep("labels", labels);
+        }
+    }
     Ok(graph)
 }
 
@@ -71,7 +98,7 @@ pub struct Predictor {
     preprocessing: Preprocessing,
     /// For planning anew; empty where the weights are shared.
     tensors: HashMap<String, Tensor>,
-    planned: Option<([usize; 3], Executable)>,
+    planned: Option<([usize; 3], Keep, Executable)>,
 }
 
 impl Predictor {
@@ -88,16 +115,17 @@ impl Predictor {
         let grid = preprocessing
             .grid
             .ok_or_else(|| GraphError::Name("shared weights need a preprocessing with a grid".into()))?;
-        let plan = plan(device, network, preprocessing, grid)?;
+        let plan = plan(device, network, preprocessing, grid, Keep::Logits)?;
+        let executable = Executable::new(device, plan, weights).await?;
         Ok(Predictor {
             network: *network,
             preprocessing: preprocessing.clone(),
             tensors: HashMap::new(),
-            planned: Some((grid, Executable::new(device, plan, weights).await?)),
+            planned: Some((grid, Keep::Logits, executable)),
         })
     }
 
-    /// A predictor with weights of its own, by name; planned at once where the preprocessing has a grid.
+    /// A predictor with weights of its own, by name; checked at once where the preprocessing has a grid.
     ///
     /// # Errors
     /// A network that can't be planned on the grid, tensors that are missing or of other shapes.
@@ -107,27 +135,59 @@ impl Predictor {
         preprocessing: &Preprocessing,
         tensors: &HashMap<String, Tensor>,
     ) -> Result<Predictor, PredictError> {
-        let mut predictor = Predictor {
+        if let Some(grid) = preprocessing.grid {
+            // Pipelines wait for the first scan, which decides whether logits are kept.
+            let plan = plan(device, network, preprocessing, grid, Keep::Labels)?;
+            let weights = Weights::new(device, &plan, false).await?;
+            weights.upload(device, tensors)?;
+        }
+        Ok(Predictor {
             network: *network,
             preprocessing: preprocessing.clone(),
             tensors: tensors.clone(),
             planned: None,
-        };
-        if let Some(grid) = preprocessing.grid {
-            predictor.plan_for(device, grid).await?;
-        }
-        Ok(predictor)
+        })
     }
 
-    async fn plan_for(&mut self, device: &Device, grid: [usize; 3]) -> Result<&Executable, PredictError> {
-        if self.planned.as_ref().is_none_or(|(planned, _)| *planned != grid) {
+    async fn plan_for(
+        &mut self,
+        device: &Device,
+        grid: [usize; 3],
+        keep: Keep,
+    ) -> Result<&Executable, PredictError> {
+        let planned = self.planned.as_ref();
+        if planned.is_none_or(|(has_grid, has, _)| (*has_grid, *has) != (grid, keep)) {
             self.planned = None; // its memory is free for the next
-            let plan = plan(device, &self.network, &self.preprocessing, grid)?;
+            let plan = plan(device, &self.network, &self.preprocessing, grid, keep)?;
             let weights = Weights::new(device, &plan, false).await?;
             weights.upload(device, &self.tensors)?;
-            self.planned = Some((grid, Executable::new(device, plan, &weights).await?));
+            self.planned = Some((grid, keep, Executable::new(device, plan, &weights).await?));
         }
-        Ok(&self.planned.as_ref().expect("planned above").1)
+        Ok(&self.planned.as_ref().expect("planned above").2)
+    }
+
+    /// Label values `[X, Y, Z]` of a scan on its own grid, the same as [`Predictor::segment`]'s. Where nothing is resampled
+    /// and one tile covers the scan, logits never leave the device.
+    pub async fn labels(&mut self, device: &Device, scan: &Volume) -> Result<Vec<i32>, PredictError> {
+        let prepared = self.preprocessing.prepare_image(scan)?;
+        let shape = prepared.placement.shape();
+        let grid = self.preprocessing.grid.unwrap_or(shape);
+        let origins = tiles(shape, grid);
+        // Shared weights (of training) come with their one plan.
+        let fixed = self.tensors.is_empty();
+        if fixed || prepared.placement.is_resampled() || origins.len() > 1 {
+            let logits = self.logits(device, &prepared).await?;
+            return Ok(self.preprocessing.restore_labels(&logits, &prepared.placement));
+        }
+        let mut image = crop_or_pad(&prepared.image, origins[0], grid, 0.0);
+        image.shape.insert(0, 1);
+        let executable = self.plan_for(device, grid, Keep::Labels).await?;
+        executable.upload(device, "image", &image)?;
+        executable.submit(device, &StepScalars::default())?;
+        let mut labels = executable.read(device, "labels").await?;
+        labels.shape.remove(0);
+        let labels = crop_or_pad(&labels, origins[0].map(|o| -o), shape, 0.0);
+        Ok(self.preprocessing.restore_classes(&labels, &prepared.placement))
     }
 
     /// Logits `[L, D, H, W]` on the whole grid of a preprocessed scan.
@@ -144,7 +204,7 @@ impl Predictor {
         let shape = prepared.placement.shape();
         let grid = self.preprocessing.grid.unwrap_or(shape);
         let mut merger = TileMerger::new(self.preprocessing.labels.len(), shape, grid);
-        let executable = self.plan_for(device, grid).await?;
+        let executable = self.plan_for(device, grid, Keep::Logits).await?;
         let origins = tiles(shape, grid);
         let count = origins.len() as f64;
         for (index, origin) in origins.into_iter().enumerate() {
@@ -207,8 +267,10 @@ fn plan(
     network: &Network,
     preprocessing: &Preprocessing,
     grid: [usize; 3],
+    keep: Keep,
 ) -> Result<Plan, GraphError> {
-    let plan = Plan::new(&inference_graph(network, preprocessing, grid)?, device.caps())?;
+    let graph = inference_graph_keeping(network, preprocessing, grid, keep)?;
+    let plan = Plan::new(&graph, device.caps())?;
     tracing::debug!("inference plan:\n{plan}");
     Ok(plan)
 }

@@ -152,6 +152,11 @@ impl Placement {
         let turned = self.turn.permute(scan);
         std::array::from_fn(|axis| turned[axis] * self.oriented[axis] as f64 / self.resampled[axis] as f64)
     }
+
+    /// Whether the prepared array has another grid than the scan.
+    pub fn is_resampled(&self) -> bool {
+        self.resampled != self.oriented
+    }
 }
 
 /// A grid that every axis' `GRID_STEP`-th part divides suits networks that halve it three times.
@@ -394,10 +399,21 @@ impl Preprocessing {
             placement.resampled,
             placement.oriented,
         );
-        let values: Vec<i32> = classes
-            .into_iter()
-            .map(|class| self.labels[class as usize].value)
-            .collect();
+        self.restore(classes.into_iter().map(usize::from), placement)
+    }
+
+    /// [`Preprocessing::restore_labels`] of classes `[1, D, H, W]` where nothing is resampled.
+    ///
+    /// # Panics
+    /// If the classes are not those of `placement`, which is resampled or not.
+    pub fn restore_classes(&self, classes: &Tensor, placement: &Placement) -> Vec<i32> {
+        let [d, h, w] = placement.oriented;
+        assert_eq!(classes.shape, [1, d, h, w]);
+        self.restore(classes.data.iter().map(|class| *class as usize), placement)
+    }
+
+    fn restore(&self, classes: impl Iterator<Item = usize>, placement: &Placement) -> Vec<i32> {
+        let values: Vec<i32> = classes.map(|class| self.labels[class].value).collect();
         placement.turn.inverse().apply(&values, 1, placement.oriented)
     }
 }

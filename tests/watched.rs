@@ -26,6 +26,8 @@ fn a_watched_prediction_is_the_same_and_can_be_stopped() {
                 .await
                 .unwrap();
             let at_once = predictor.segment(device, &scan).await.unwrap();
+            let labels = predictor.labels(device, &scan).await.unwrap();
+            assert!(labels == at_once.0, "labels without logits differ");
 
             let mut shares = Vec::new();
             let mut watch = |share: f64| {

@@ -173,14 +173,17 @@ impl Predict {
     ) -> anyhow::Result<()> {
         let start = std::time::Instant::now();
         let scan = read_channels(&job.files)?;
-        let (labels, logits) = predictor
-            .segment(device, &scan)
-            .with_context(|| format!("{}", job.files[0].display()))?;
+        let what = || format!("{}", job.files[0].display());
+        let labels = match &self.logits {
+            None => predictor.labels(device, &scan).with_context(what)?,
+            Some(path) => {
+                let (labels, logits) = predictor.segment(device, &scan).with_context(what)?;
+                let tensors = [("logits".to_owned(), logits)].into();
+                weights::save(path, &model.info, &tensors, self.force)?;
+                labels
+            }
+        };
         volume::write_labels(&job.output, &labels, &scan.geometry, self.force)?;
-        if let Some(path) = &self.logits {
-            let tensors = [("logits".to_owned(), logits)].into();
-            weights::save(path, &model.info, &tensors, self.force)?;
-        }
         if let Some(folder) = &self.overlay {
             let stem = volume::stem(&job.output).context("an output without a name")?;
             let names = &model.info.preprocessing.labels;
@@ -212,6 +215,13 @@ enum Segmenter {
 }
 
 impl Segmenter {
+    fn labels(&mut self, device: &Device, scan: &Volume) -> Result<Vec<i32>, PredictError> {
+        match self {
+            Segmenter::Own(predictor) => pollster::block_on(predictor.labels(device, scan)),
+            Segmenter::Grid(..) => Ok(self.segment(device, scan)?.0),
+        }
+    }
+
     fn segment(&mut self, device: &Device, scan: &Volume) -> Result<(Vec<i32>, Tensor), PredictError> {
         match self {
             Segmenter::Own(predictor) => pollster::block_on(predictor.segment(device, scan)),

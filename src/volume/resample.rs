@@ -142,6 +142,9 @@ pub fn argmax(logits: &[f32], classes: usize, from: [usize; 3], to: [usize; 3]) 
     let voxels: usize = from.iter().product();
     assert_eq!(logits.len(), classes * voxels, "{classes} classes of {from:?}");
     assert!(classes <= 65_536, "{classes} classes");
+    if from == to {
+        return argmax_here(logits, voxels);
+    }
     let taps: [Vec<Taps>; 3] = std::array::from_fn(|a| taps(from[a], to[a]));
     let plane = to[1] * to[2];
     let mut best_class = vec![0u16; to[0] * plane];
@@ -163,6 +166,21 @@ pub fn argmax(logits: &[f32], classes: usize, from: [usize; 3], to: [usize; 3]) 
                     *best = *value;
                     *best_class = class as u16;
                 }
+            }
+        }
+    }
+    best_class
+}
+
+/// [`argmax`] without resampling.
+fn argmax_here(logits: &[f32], voxels: usize) -> Vec<u16> {
+    let mut best_class = vec![0u16; voxels];
+    let mut best = vec![f32::NEG_INFINITY; voxels];
+    for (class, values) in (0..=u16::MAX).zip(logits.chunks_exact(voxels.max(1))) {
+        for ((value, best), best_class) in values.iter().zip(&mut best).zip(&mut best_class) {
+            if *value > *best {
+                *best = *value;
+                *best_class = class;
             }
         }
     }
