@@ -4,11 +4,13 @@ mod cache;
 mod device;
 mod executable;
 mod memory;
+mod reading;
 mod timing;
 
 pub use device::{AdapterSummary, Device, DeviceOptions, adapters};
 pub use executable::{Executable, Resident, Weights};
 pub use memory::{AllocatorMemory, Memory};
+pub use reading::Reading;
 
 /// What can go wrong with a device.
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use common::*;
 use obelisk::bench::{copy_plan, fma_plan};
-use obelisk::gpu::{Device, Executable, Weights};
+use obelisk::gpu::{Device, DeviceOptions, Executable, Weights};
 use obelisk::model;
 use obelisk::op::StepScalars;
 use obelisk::plan::Plan;
@@ -145,4 +145,49 @@ fn the_report_is_consistent() {
         .output()
         .unwrap();
     assert_eq!(nonsense.status.code(), Some(2));
+}
+
+/// Where the backend gives pipelines out, the next device starts with them; a damaged file changes nothing.
+#[test]
+fn pipelines_are_kept_and_damaged_ones_ignored() {
+    if devices().is_empty() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let open = || {
+        let options = DeviceOptions {
+            pipeline_cache: Some(folder.path().join("pipelines")),
+            ..Default::default()
+        };
+        pollster::block_on(Device::open(&options)).unwrap()
+    };
+    let source = noise(&[4 * 100], 1);
+    let device = open();
+    let Some(bytes) = device.cached_pipeline_bytes() else {
+        eprintln!("SKIPPED: {} gives no pipelines out", device.adapter().name);
+        return;
+    };
+    assert_eq!(bytes, 0);
+    assert_eq!(
+        run(&device, copy_plan(16 * 100, 1), Some(&source)).data,
+        source.data
+    );
+    let files: Vec<_> = std::fs::read_dir(folder.path().join("pipelines"))
+        .unwrap()
+        .collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    let file = files.into_iter().next().unwrap().unwrap().path();
+    assert!(open().cached_pipeline_bytes() > Some(0));
+
+    let mut damaged = std::fs::read(&file).unwrap();
+    *damaged.last_mut().unwrap() ^= 1;
+    for contents in [&damaged[..], &damaged[..5], b"nothing of the kind"] {
+        std::fs::write(&file, contents).unwrap();
+        let device = open();
+        assert_eq!(device.cached_pipeline_bytes(), Some(0));
+        assert_eq!(
+            run(&device, copy_plan(16 * 100, 1), Some(&source)).data,
+            source.data
+        );
+    }
 }
