@@ -2,17 +2,18 @@
 //! without capabilities (subgroups where declared) and translates to SPIR-V, MSL and HLSL.
 mod common;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use common::*;
 use obelisk::graph::Graph;
-use obelisk::model::NETWORKS;
-use obelisk::op::Caps;
+use obelisk::model::{Builder, NETWORKS};
+use obelisk::op::{Caps, Dispatch};
 use obelisk::plan::Plan;
+use obelisk::tensor::Spec;
 use obelisk::train::{Loss, training_graph};
 
 /// What adapters look like: WebGPU's promises, a GPU with subgroups, a CPU driver.
-fn adapters() -> [Caps; 4] {
+fn adapters() -> [Caps; 5] {
     let subgroups = Some((8, 8));
     [
         Caps::PORTABLE,
@@ -29,6 +30,12 @@ fn adapters() -> [Caps; 4] {
             cpu: true,
             ..Caps::PORTABLE
         },
+        // SwiftShader, on which browsers run without a GPU
+        Caps {
+            subgroups: Some((4, 4)),
+            cpu: true,
+            ..Caps::PORTABLE
+        },
     ]
 }
 
@@ -42,6 +49,15 @@ fn plans() -> Vec<Plan> {
             None => ([24, 32, 40], 5),
         };
         let shape = [1, 1, grid[0], grid[1], grid[2]];
+        let mut inference = Graph::new();
+        let image = inference.input("image", Spec::flat(&shape)).unwrap();
+        let mut builder = Builder {
+            graph: &mut inference,
+            training: false,
+        };
+        let logits = (network.build)(&mut builder, image, classes).unwrap();
+        inference.keep("logits", logits);
+        graphs.push(inference);
         for loss in [Loss::CrossEntropyDice, Loss::HardMining] {
             graphs.push(training_graph(network, shape, classes, loss, true).unwrap());
         }
@@ -68,7 +84,6 @@ fn other_operations() -> Graph {
     use obelisk::op::obelisk_layer::obelisk_layer;
     use obelisk::op::obelisk_sample::{Locations, ObeliskSample};
     use obelisk::op::turn_offsets::turn_offsets;
-    use obelisk::tensor::Spec;
     let mut g = Graph::new();
     let logits = g.input("logits", Spec::map([1, 3, 4, 5, 6])).unwrap();
     let labels = g.push1(ArgMax, &[logits]).unwrap();
@@ -144,8 +159,10 @@ fn other_operations() -> Graph {
 #[test]
 fn every_shader_is_used_valid_portable_and_translates() {
     let mut used = BTreeSet::new();
+    let mut modules = BTreeMap::new();
     for plan in plans() {
         reflect(&plan);
+        modules.extend(plan.launches.iter().map(|l| specialised(&l.dispatch)));
         used.extend(plan.launches.iter().map(|l| l.dispatch.shader.name.to_owned()));
     }
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
@@ -165,4 +182,25 @@ fn every_shader_is_used_valid_portable_and_translates() {
         used, on_disk,
         "graphs of this test and files in shaders/ (add what is new to `other_operations`)"
     );
+    // For the browser test, which compiles them with what browsers have.
+    if let Some(path) = std::env::var_os("OBELISK_SHADERS_JSON") {
+        let modules: Vec<_> = modules.into_values().collect();
+        std::fs::write(path, serde_json::to_vec(&modules).unwrap()).unwrap();
+    }
+}
+
+/// A kernel's module as the device gets it, by what makes it unlike others.
+fn specialised(dispatch: &Dispatch) -> (String, serde_json::Value) {
+    let key = format!(
+        "{}:{}{:?}",
+        dispatch.shader.name, dispatch.entry, dispatch.constants
+    );
+    let module = serde_json::json!({
+        "shader": dispatch.shader.name,
+        "entry": dispatch.entry,
+        "constants": format!("{:?}", dispatch.constants),
+        "subgroups": dispatch.subgroups,
+        "wgsl": dispatch.shader.specialise(&dispatch.constants),
+    });
+    (key, module)
 }

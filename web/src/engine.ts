@@ -45,7 +45,7 @@ export class Engine {
   #start(): Worker {
     const worker = new Worker(new URL('./worker.ts', import.meta.url), { type: 'module' })
     worker.onmessage = ({ data }: MessageEvent<ToPage>) => this.#hear(data)
-    worker.onerror = (event) => this.#breakdown(event.message || 'The engine did not start.')
+    worker.onerror = (event) => this.#breakdown(event.message || 'It did not start; reload the page.')
     return worker
   }
 
@@ -61,9 +61,12 @@ export class Engine {
       waiting?.resolve(message.answer as never)
       return
     }
-    waiting?.reject(new EngineError(message.failure))
-    if (!EXPECTED.includes(message.failure.name)) {
-      this.#breakdown('The engine stopped working and was started again.')
+    const { failure } = message
+    if (EXPECTED.includes(failure.name)) {
+      waiting?.reject(new EngineError(failure))
+    } else {
+      waiting?.reject(new EngineError({ name: 'BreakdownError', message: failure.message }))
+      this.#breakdown(failure.message)
     }
   }
 
@@ -76,7 +79,7 @@ export class Engine {
     }
     const waiting = [...this.#waiting.values()]
     this.#waiting.clear()
-    waiting.forEach(({ reject }) => reject(new EngineError({ name: 'Error', message })))
+    waiting.forEach(({ reject }) => reject(new EngineError({ name: 'BreakdownError', message })))
     this.onRestart()
   }
 }

@@ -7,7 +7,6 @@ import { Engine, EngineError } from './engine'
 import { type Opened, dropped, fetchFile, read, save, stem } from './files'
 import type { LabelVolume, ModelInfo, Needs, Result, ScanInfo } from './messages'
 import { MODELS } from './models'
-import { Viewer } from './viewer'
 
 function find<T extends HTMLElement>(id: string): T {
   const element = document.getElementById(id)
@@ -18,7 +17,14 @@ function find<T extends HTMLElement>(id: string): T {
 }
 
 const engine = new Engine()
-const viewer = new Viewer(find<HTMLCanvasElement>('canvas'))
+// The viewer is most of the page's code: the controls don't wait for it.
+const viewer = import('./viewer').then(({ Viewer }) => {
+  const viewer = new Viewer(find<HTMLCanvasElement>('canvas'))
+  viewer.onLocation = (text) => {
+    find('location').textContent = text
+  }
+  return viewer
+})
 const modelSelect = find<HTMLSelectElement>('model')
 const run = find<HTMLButtonElement>('run')
 const stop = find<HTMLButtonElement>('stop')
@@ -28,6 +34,8 @@ let scan: (Opened & { info: ScanInfo }) | undefined
 let model: (Opened & { info: ModelInfo }) | undefined
 let result: Result | undefined
 let busy = false
+/** Whether the chosen network takes the chosen scan on this adapter. */
+let fits = false
 
 // What is said
 
@@ -37,6 +45,7 @@ const TITLES: Record<string, string> = {
   TooLargeError: 'Too large for this graphics adapter',
   DeviceError: 'The graphics adapter failed',
   NoWebGpuError: 'This browser has no WebGPU',
+  BreakdownError: 'The engine stopped and was started again',
 }
 
 const ADVICE: Record<string, string> = {
@@ -91,7 +100,7 @@ async function act(action: () => Promise<void>): Promise<void> {
 }
 
 function update(): void {
-  run.disabled = busy || !scan || !model
+  run.disabled = busy || !fits
   for (const id of ['open', 'open-dicom', 'sample', 'open-model', 'model', 'drop-open', 'drop-sample']) {
     find<HTMLButtonElement>(id).disabled = busy
   }
@@ -114,7 +123,7 @@ async function openScan(file: Opened): Promise<void> {
   const replaced = info.nonFinite > 0 ? ` · ${info.nonFinite} voxels were not numbers and were replaced` : ''
   fill(find('scan-info'), file.name, `${shape} voxels · ${spacing} · ${info.orientation}${channels}${replaced}`)
   update()
-  await viewer.showScan(file.bytes, file.name)
+  await (await viewer).showScan(file.bytes, file.name)
   say('')
   await estimate()
 }
@@ -132,6 +141,7 @@ async function openModel(file: Opened, about: string): Promise<void> {
 
 async function estimate(): Promise<void> {
   const needs = find('needs')
+  fits = false
   if (!scan || !model) {
     needs.textContent = 'Choose a scan first.'
     return
@@ -143,6 +153,7 @@ async function estimate(): Promise<void> {
     badge.hidden = false
     badge.textContent = `${name || 'WebGPU'}${software ? ' (software)' : ''}`
     needs.textContent = describe(await engine.call('estimate'))
+    fits = true
   } catch (error) {
     needs.textContent = 'Can’t be segmented as it is.'
     throw error
@@ -156,12 +167,12 @@ function describe({ tiles, memoryMib, gflop }: Needs): string {
 
 async function chooseModel(index: number): Promise<void> {
   const { url, name, about } = MODELS[index]
-  await openModel(await fetchFile(url, `${name}.safetensors`), about)
+  await openModel(await fetchFile(url, name), about)
 }
 
 /** Opens what was dropped or chosen: weights, a scan, or a DICOM series. */
 async function openFiles(files: File[]): Promise<void> {
-  const weights = files.find(({ name }) => name.endsWith('.safetensors'))
+  const weights = files.find(({ name }) => /\.(safetensors|pth)$/i.test(name))
   const nifti = files.find(({ name }) => /\.(nii|gz)$/i.test(name))
   if (weights) {
     await openOwnModel(weights)
@@ -210,7 +221,7 @@ async function segment(): Promise<void> {
   try {
     result = await engine.call('segment')
     listLabels(result.volumes)
-    await viewer.showLabels(result.labels, result.volumes)
+    await (await viewer).showLabels(result.labels, result.volumes)
     say(`Done in ${result.seconds.toFixed(1)} s with ${Math.ceil(result.peakMib)} MiB of graphics memory.`)
   } finally {
     find('progress-box').hidden = true
@@ -300,18 +311,15 @@ modelSelect.addEventListener('change', () =>
     modelSelect.value = shownModel
   }),
 )
-find('label-rows').addEventListener('change', () => viewer.setVisible(visibleLabels()))
-find<HTMLInputElement>('opacity').addEventListener('input', ({ target }) =>
-  viewer.setOpacity(Number((target as HTMLInputElement).value)),
+find('label-rows').addEventListener('change', async () => (await viewer).setVisible(visibleLabels()))
+find<HTMLInputElement>('opacity').addEventListener('input', async ({ target }) =>
+  (await viewer).setOpacity(Number((target as HTMLInputElement).value)),
 )
 onClick('save-labels', () => scan && result && save(result.labels, `${stem(scan.name)}_labels.nii.gz`))
 onClick('save-csv', () => scan && result && save(csv(result.volumes), `${stem(scan.name)}_volumes.csv`, 'text/csv'))
 onClick('save-picture', () =>
-  act(async () => scan && save(await viewer.picture(), `${stem(scan.name)}.png`, 'image/png')),
+  act(async () => scan && save(await (await viewer).picture(), `${stem(scan.name)}.png`, 'image/png')),
 )
-viewer.onLocation = (text) => {
-  find('location').textContent = text
-}
 
 const view = find('view')
 window.addEventListener('dragover', (event) => {

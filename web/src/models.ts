@@ -1,6 +1,7 @@
 // The networks that come with the page.
 
 import hippocampus from '../../examples/weights/hippocampus.safetensors?url'
+import tcia from '../../tests/reference/obeliskhybrid_tcia_fold1/weights.safetensors?url'
 
 export interface Choice {
   name: string
@@ -13,5 +14,11 @@ export const MODELS: Choice[] = [
     name: 'Hippocampus (MR)',
     about: 'Anterior and posterior hippocampus in cropped T1-weighted MR. Trained here on the Medical Segmentation Decathlon.',
     url: hippocampus,
+  },
+  {
+    name: 'Eight abdominal organs (CT)',
+    about:
+      'The published hybrid network for TCIA’s pancreas CT, in the authors’ weights: scans cropped and resampled to 144³ voxels as its authors did.',
+    url: tcia,
   },
 ]

@@ -1,4 +1,4 @@
-// Keeps every file of the page, so that it works offline. The build replaces VERSION and FILES.
+// Keeps every file of the page, so that it works offline. The build fills in the version and the list of files.
 
 const NAME = 'obelisk-VERSION'
 const FILES = []
@@ -23,5 +23,7 @@ addEventListener('activate', (event) => {
 })
 
 addEventListener('fetch', (event) => {
-  event.respondWith(caches.match(event.request, { ignoreSearch: true }).then((found) => found ?? fetch(event.request)))
+  // Some servers say `Vary: Origin`, and scripts ask with an origin where the list above asked without.
+  const kept = caches.match(event.request, { ignoreSearch: true, ignoreVary: true })
+  event.respondWith(kept.then((found) => found ?? fetch(event.request)))
 })

@@ -123,6 +123,13 @@ async function answer(id: number, call: Name, args: unknown[]): Promise<void> {
   }
 }
 
+// A panic ends the engine outside any call: the page must hear of it.
+addEventListener('unhandledrejection', ({ reason }) => {
+  setTimeout(() => {
+    throw reason
+  })
+})
+
 // One call at a time: the engine's objects can't be borrowed twice.
 let last: Promise<void> = Promise.resolve()
 

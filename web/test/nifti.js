@@ -1,0 +1,84 @@
+// What the tests need of files: label maps, logits, changed copies of scans and weights.
+
+import { readFileSync } from 'node:fs'
+import { gunzipSync, gzipSync } from 'node:zlib'
+
+/** A NIfTI-1 label map: shape, affine rows, and values with x fastest. */
+export function readLabels(bytes) {
+  const file = bytes[0] === 0x1f ? gunzipSync(bytes) : Buffer.from(bytes)
+  const shape = [1, 2, 3].map((i) => file.readInt16LE(40 + 2 * i))
+  const type = file.readInt16LE(70)
+  const data = file.subarray(file.readFloatLE(108))
+  const read = { 2: (i) => data[i], 4: (i) => data.readInt16LE(2 * i), 256: (i) => data.readInt8(i) }[type]
+  const values = Int32Array.from({ length: shape[0] * shape[1] * shape[2] }, (_, i) => read(i))
+  return { shape, values, geometry: file.subarray(252, 328).toString('hex') }
+}
+
+/** Tensors of a safetensors file by name: shape and f32 values. */
+export function readTensors(path) {
+  const file = readFileSync(path)
+  const length = Number(file.readBigUInt64LE(0))
+  const header = JSON.parse(file.subarray(8, 8 + length).toString())
+  const tensors = {}
+  for (const [name, { shape, data_offsets: offsets }] of Object.entries(header)) {
+    if (name !== '__metadata__') {
+      const bytes = file.subarray(8 + length + offsets[0], 8 + length + offsets[1])
+      tensors[name] = { shape, data: new Float32Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length)) }
+    }
+  }
+  return tensors
+}
+
+/** A safetensors file with its header changed. */
+export function changeHeader(path, change) {
+  const file = readFileSync(path)
+  const length = Number(file.readBigUInt64LE(0))
+  const header = JSON.parse(file.subarray(8, 8 + length).toString())
+  change(header)
+  const text = Buffer.from(JSON.stringify(header))
+  const size = Buffer.alloc(8)
+  size.writeBigUInt64LE(BigInt(text.length))
+  return Buffer.concat([size, text, file.subarray(8 + length)])
+}
+
+/** The scan twice, as a 4-D file. */
+export function twoFrames(path) {
+  const file = gunzipSync(readFileSync(path))
+  const voxels = file.subarray(file.readFloatLE(108))
+  const twice = Buffer.concat([file, voxels])
+  twice.writeInt16LE(4, 40)
+  twice.writeInt16LE(2, 48)
+  return gzipSync(twice)
+}
+
+/**
+ * Voxels where two label maps differ though the two highest of the logits `[L, D, H, W]` on the same grid are further
+ * apart than `tie`.
+ */
+export function differences(a, b, logits, tie) {
+  const [classes, d, h, w] = logits.shape
+  const count = d * h * w
+  const found = { differ: 0, ties: 0, wrong: [] }
+  for (let i = 0; i < count; i++) {
+    // The maps have D fastest, the logits W.
+    const map = Math.floor(i / (h * w)) + d * ((Math.floor(i / w) % h) + h * (i % w))
+    let [first, second] = [-Infinity, -Infinity]
+    for (let c = 0; c < classes; c++) {
+      const value = logits.data[c * count + i]
+      if (value > first) {
+        ;[first, second] = [value, first]
+      } else if (value > second) {
+        second = value
+      }
+    }
+    const near = first - second < tie
+    found.ties += near
+    if (a.values[map] !== b.values[map]) {
+      found.differ++
+      if (!near) {
+        found.wrong.push(i)
+      }
+    }
+  }
+  return found
+}

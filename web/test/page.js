@@ -1,0 +1,77 @@
+// Driving the page as a person would.
+
+import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import { basename, join } from 'node:path'
+
+export const ROOT = join(import.meta.dirname, '../..')
+export const SAMPLE = join(ROOT, 'examples/data/imagesTs/hippocampus_041.nii.gz')
+export const WEIGHTS = join(ROOT, 'examples/weights/hippocampus.safetensors')
+/** Where test data too large for the repository may lie. */
+export const SHARED = process.env.OBELISK_SHARED ?? join(ROOT, '../shared')
+
+/** Opens the page and waits until its first network is read; collects what the browser complains of. */
+export async function open(context, url) {
+  const page = await context.newPage()
+  page.complaints = []
+  page.on('console', (message) => message.type() === 'error' && page.complaints.push(message.text()))
+  page.on('pageerror', (error) => page.complaints.push(error.message))
+  await page.goto(url)
+  await page.waitForFunction(() => document.querySelector('#model-info').textContent !== '')
+  return page
+}
+
+/** Drops bytes as a file of that name on the page. */
+export async function dropBytes(page, bytes, name) {
+  await page.evaluate(
+    async ([base64, name]) => {
+      const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0))
+      const transfer = new DataTransfer()
+      transfer.items.add(new File([bytes], name))
+      const target = document.querySelector('#view')
+      for (const type of ['dragover', 'drop']) {
+        target.dispatchEvent(new DragEvent(type, { dataTransfer: transfer, bubbles: true, cancelable: true }))
+      }
+    },
+    [Buffer.from(bytes).toString('base64'), name],
+  )
+}
+
+export const drop = (page, path) => dropBytes(page, readFileSync(path), basename(path))
+
+/** Waits until the scan can be segmented; an error on the page fails. */
+export async function untilReady(page, timeout = 60_000) {
+  await page.waitForFunction(
+    () => !document.querySelector('#run').disabled || !document.querySelector('#error').hidden,
+    null,
+    { timeout },
+  )
+  assert.ok(await page.isHidden('#error'), await page.textContent('#error'))
+}
+
+/** Segments and waits for the labels; the seconds that it took. */
+export async function segment(page, timeout = 300_000) {
+  const start = performance.now()
+  await page.click('#run')
+  await page.waitForFunction(
+    () => document.querySelector('#status').textContent.startsWith('Done') || !document.querySelector('#error').hidden,
+    null,
+    { timeout },
+  )
+  assert.ok(await page.isHidden('#error'), await page.textContent('#error'))
+  return (performance.now() - start) / 1000
+}
+
+/** Waits for an error message: its title and text. */
+export async function message(page, timeout = 60_000) {
+  await page.waitForSelector('#error:not([hidden])', { timeout })
+  const [title, text] = [await page.textContent('#error-title'), await page.textContent('#error-text')]
+  await page.click('#error-close')
+  return { title, text }
+}
+
+/** The bytes that a button saves, and the file's name. */
+export async function saved(page, button) {
+  const [download] = await Promise.all([page.waitForEvent('download'), page.click(button)])
+  return { name: download.suggestedFilename(), bytes: readFileSync(await download.path()) }
+}

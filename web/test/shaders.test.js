@@ -1,0 +1,63 @@
+// Chromium compiles every kernel that the graphs of tests/shaders.rs launch: browsers refuse more than naga does.
+
+import assert from 'node:assert/strict'
+import { readFileSync, readdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { after, before, test } from 'node:test'
+import { launch, serve } from './browser.js'
+import { ROOT } from './page.js'
+
+let server, browser
+
+before(async () => {
+  server = await serve()
+  browser = await launch({ serviceWorkers: 'block' })
+})
+
+after(async () => {
+  await browser?.close()
+  await server?.close()
+})
+
+/** Compiles modules in the page: the messages of each that fails, and which the adapter lacks features for. */
+async function compile(modules) {
+  const adapter = await navigator.gpu.requestAdapter()
+  const requiredFeatures = ['subgroups', 'shader-f16'].filter((feature) => adapter.features.has(feature))
+  const device = await adapter.requestDevice({ requiredFeatures })
+  const found = { features: requiredFeatures, failures: [], left: [], compiled: 0 }
+  for (const { shader, entry, constants, subgroups, wgsl } of modules) {
+    const name = `${shader}:${entry} ${constants}`
+    const f16 = /^enable f16;/m.test(wgsl)
+    if ((subgroups && !requiredFeatures.includes('subgroups')) || (f16 && !requiredFeatures.includes('shader-f16'))) {
+      found.left.push(name)
+      continue
+    }
+    device.pushErrorScope('validation')
+    const module = device.createShaderModule({ code: (subgroups ? 'enable subgroups;\n' : '') + wgsl })
+    const { messages } = await module.getCompilationInfo()
+    const errors = messages.filter(({ type }) => type === 'error').map(({ lineNum, message }) => `${lineNum}: ${message}`)
+    device.createComputePipeline({ layout: 'auto', compute: { module, entryPoint: entry } })
+    const error = await device.popErrorScope()
+    if (error && errors.length === 0) {
+      errors.push(error.message)
+    }
+    if (errors.length > 0) {
+      found.failures.push(`${name}: ${errors.join('; ')}`)
+    }
+    found.compiled++
+  }
+  return found
+}
+
+test('every shader compiles in the browser', async (t) => {
+  const modules = JSON.parse(readFileSync(process.env.OBELISK_SHADERS_JSON))
+  const page = await browser.context.newPage()
+  await page.goto(server.url)
+  const { features, failures, left, compiled } = await page.evaluate(compile, modules)
+  t.diagnostic(`${compiled} modules compiled with ${features}; left out for want of features: ${left.join(', ') || 'none'}`)
+  assert.deepEqual(failures, [])
+  assert.equal(compiled + left.length, modules.length)
+  const files = readdirSync(join(ROOT, 'shaders')).filter((name) => name.endsWith('.wgsl')).map((name) => name.slice(0, -5))
+  assert.deepEqual([...new Set(modules.map(({ shader }) => shader))].sort(), files.sort())
+  await page.close()
+})
