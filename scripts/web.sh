@@ -66,8 +66,10 @@ build() {
 browser_tests() {
     local chromium=${CHROMIUM:-/usr/bin/chromium}
     [ -x "$chromium" ] || install chromium
+    # Writes the shaders that the browser compiles, and builds the program whose labels are compared.
+    export OBELISK_SHADERS_JSON=$PWD/target/web/shaders.json
+    cargo test --release --locked --quiet --test shaders
     say "Browser tests"
-    cargo build --release --locked
     (cd web && CHROMIUM=$chromium node --test --test-concurrency=1 test/*.test.js)
 }
 

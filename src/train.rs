@@ -8,11 +8,13 @@ mod settings;
 mod sparse;
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
+use web_time::Instant;
 
 pub use self::log::EpochRecord;
 pub use data::{TrainingCase, TrainingData, ValidationCase};
@@ -112,7 +114,24 @@ enum Feed<'a> {
     Sparse(Sparse<'a>),
 }
 
-impl Feed<'_> {
+impl<'a> Feed<'a> {
+    /// Dense or sparse, as the settings say; with what stays on the device.
+    async fn new(
+        device: &Device,
+        network: &model::Network,
+        settings: &'a Settings,
+        data: &'a TrainingData,
+        grid: [usize; 3],
+    ) -> Result<(Self, Option<Residents>), TrainError> {
+        Ok(match settings.samples {
+            None => (Feed::Dense(Dense::new(settings, data, grid)?), None),
+            Some(samples) => {
+                let (sparse, residents) = Sparse::new(device, network, settings, data, grid, samples).await?;
+                (Feed::Sparse(sparse), Some(residents))
+            }
+        })
+    }
+
     /// Steps of an epoch.
     fn steps(&self) -> usize {
         match self {
@@ -158,15 +177,10 @@ pub async fn train(
     let network = model::find(&settings.arch)?;
     let preprocessing = &data.preprocessing;
     let grid = training_grid(preprocessing)?;
-    let classes = preprocessing.labels.len();
-    let feed = match settings.samples {
-        None => Feed::Dense(Dense::new(settings, data, grid)?),
-        Some(samples) => {
-            let (sparse, residents) = Sparse::new(device, network, settings, data, grid, samples).await?;
-            report(Event::Resident(residents));
-            Feed::Sparse(sparse)
-        }
-    };
+    let (feed, residents) = Feed::new(device, network, settings, data, grid).await?;
+    if let Some(residents) = residents {
+        report(Event::Resident(residents));
+    }
     let steps = feed.steps();
     let graph = step_graph(settings, preprocessing)?;
     let plan = Plan::new(&graph, device.caps())?;
@@ -198,13 +212,10 @@ pub async fn train(
 
     let mut executable = Executable::new(device, plan, &weights).await?;
     let mut predictor = Predictor::new(device, network, preprocessing, &weights).await?;
-    let class_weights = settings
-        .loss
-        .has_class_weights()
-        .then(|| Tensor::new(&[classes], class_weights(&label_counts(&data.training, classes))));
+    let class_weights = weights_of_classes(settings, data);
 
     for epoch in record.epochs_done..settings.epochs {
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         let mut sum = 0.0;
         let upload = |executable: &mut Executable, position| -> Result<(), TrainError> {
             feed.upload(device, executable, epoch, position)?;
@@ -259,7 +270,7 @@ pub async fn train(
         }
         let train_seconds = start.elapsed().as_secs_f64();
 
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         let last = epoch + 1 == settings.epochs;
         let mut dice = Vec::new();
         if !data.validation.is_empty() && (last || (epoch + 1).is_multiple_of(settings.validate_every)) {
@@ -308,6 +319,106 @@ pub async fn train(
         report(Event::Epoch(&line));
     }
     Ok(record.log)
+}
+
+/// Trains from the start without a folder: no files, no validation, for callers that keep the weights themselves. After
+/// each step `report` hears of it; `Break` ends the training there, with the weights that it reached.
+///
+/// # Errors
+/// As [`train`], but for files.
+pub async fn train_in_memory(
+    device: &Device,
+    settings: &Settings,
+    data: &TrainingData,
+    mut report: impl FnMut(Event) -> ControlFlow<()>,
+) -> Result<Model, TrainError> {
+    let network = model::find(&settings.arch)?;
+    let grid = training_grid(&data.preprocessing)?;
+    let (feed, residents) = Feed::new(device, network, settings, data, grid).await?;
+    if let Some(residents) = residents
+        && report(Event::Resident(residents)).is_break()
+    {
+        return Err(TrainError::Settings("stopped before the first step".into()));
+    }
+    let graph = step_graph(settings, &data.preprocessing)?;
+    let plan = Plan::new(&graph, device.caps())?;
+    let weights = Weights::new(device, &plan, true).await?;
+    weights.upload(device, &weights::initialise(&graph, settings.seed))?;
+    let mut executable = Executable::new(device, plan, &weights).await?;
+    let class_weights = weights_of_classes(settings, data);
+    let steps = feed.steps();
+    let mut done = 0;
+    for index in 0..settings.epochs * steps {
+        let at = (index / steps, index % steps);
+        let run = step(
+            device,
+            settings,
+            &feed,
+            &mut executable,
+            class_weights.as_ref(),
+            at,
+        );
+        let (loss, learning_rate) = run.await?;
+        done = index + 1;
+        let event = Event::Step {
+            epoch: at.0 + 1,
+            done: at.1 + 1,
+            steps,
+            loss,
+            learning_rate,
+        };
+        if report(event).is_break() {
+            break;
+        }
+    }
+    Ok(Model {
+        info: model_info(settings, data, done / steps, None),
+        tensors: weights.download(device).await?.into_iter().collect(),
+        batches: Default::default(),
+    })
+}
+
+/// Uploads what a step (of an epoch, at a position in it) sees, submits it, and reads its loss: with the learning rate.
+async fn step(
+    device: &Device,
+    settings: &Settings,
+    feed: &Feed<'_>,
+    executable: &mut Executable,
+    class_weights: Option<&Tensor>,
+    (epoch, position): (usize, usize),
+) -> Result<(f32, f32), TrainError> {
+    let steps = feed.steps();
+    let step = epoch * steps + position;
+    feed.upload(device, executable, epoch, position)?;
+    if let Some(weights) = class_weights {
+        // Every step: an input's memory serves other values once its readers are done.
+        executable.upload(device, "class_weights", weights)?;
+    }
+    let learning_rate = settings.rate(step, steps);
+    let scalars = StepScalars {
+        step: step as u32,
+        seed: settings.seed as u32,
+        learning_rate,
+        weight_decay: settings.weight_decay,
+    };
+    executable.submit(device, &scalars)?;
+    let loss = executable.read(device, "loss").await?.data[0];
+    match loss.is_finite() {
+        true => Ok((loss, learning_rate)),
+        false => Err(TrainError::Diverged {
+            epoch: epoch + 1,
+            loss,
+        }),
+    }
+}
+
+fn weights_of_classes(settings: &Settings, data: &TrainingData) -> Option<Tensor> {
+    let classes = data.preprocessing.labels.len();
+    let weights = || class_weights(&label_counts(&data.training, classes));
+    settings
+        .loss
+        .has_class_weights()
+        .then(|| Tensor::new(&[classes], weights()))
 }
 
 /// The graph of a run's step: [`training_graph`], or [`sparse_training_graph`] where the settings have samples, on the

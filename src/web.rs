@@ -1,4 +1,5 @@
-//! The interface for JavaScript: open the browser's GPU, read weights and a scan, segment, get labels and volumes.
+//! The interface for JavaScript: open the browser's GPU, read weights and a scan, segment, get labels and volumes. Also
+//! trains.
 //!
 //! It runs in a page or a worker. Everything heavy waits for the device in parts, so that messages and drawing go on;
 //! reading a scan and bringing labels back to its grid run on the calling thread, which is why the app uses a worker.
@@ -19,7 +20,8 @@ use crate::model;
 use crate::plan::Plan;
 use crate::predict::{PredictError, Predictor, inference_graph};
 use crate::preprocess::tiles;
-use crate::volume::{self, Geometry, Volume};
+use crate::train::{Event, Settings, TrainError, TrainingCase, TrainingData, train_in_memory};
+use crate::volume::{self, Geometry, Volume, VolumeError};
 use crate::weights;
 
 #[wasm_bindgen(start)]
@@ -56,6 +58,22 @@ fn predict_error(e: PredictError) -> JsValue {
         PredictError::Graph(e) => graph_error(e),
         PredictError::Gpu(e) => gpu_error(e),
         PredictError::Stopped => error("AbortError", "Stopped."),
+    }
+}
+
+fn train_error(e: TrainError) -> JsValue {
+    match e {
+        TrainError::Graph(e) => graph_error(e),
+        TrainError::Gpu(e) => gpu_error(e),
+        TrainError::Predict(e) => predict_error(e),
+        e => error("WeightsError", e),
+    }
+}
+
+fn go_on(signal: &Option<AbortSignal>) -> ControlFlow<()> {
+    match signal.as_ref().is_some_and(AbortSignal::aborted) {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
     }
 }
 
@@ -184,6 +202,17 @@ impl Model {
             memory_mib: mib(plan.slot_bytes() + plan.parameters.bytes + plan.states.bytes + read_back),
             gflop: plan.flops() as f64 * tiles as f64 / 1e9,
         })
+    }
+
+    /// The bytes of its `.safetensors` file, for [`Model::parse`] and for the command line.
+    ///
+    /// # Errors
+    /// None for networks that this interface made.
+    #[wasm_bindgen(js_name = toBytes)]
+    pub fn to_bytes(&self) -> Result<Vec<u8>, JsValue> {
+        self.model
+            .to_bytes(Path::new("weights"))
+            .map_err(|e| error("WeightsError", e))
     }
 
     /// Numbers in its tensors.
@@ -347,10 +376,7 @@ impl Segmenter {
                 // What the callback throws is its own affair.
                 let _ = progress.call1(&JsValue::NULL, &share.into());
             }
-            match signal.as_ref().is_some_and(AbortSignal::aborted) {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            }
+            go_on(&signal)
         };
         let (labels, _) = self
             .predictor
@@ -362,5 +388,107 @@ impl Segmenter {
             names: self.predictor.preprocessing().labels.clone(),
             geometry: scan.volume.geometry.clone(),
         })
+    }
+}
+
+/// Cases to train a network on, here in the browser.
+#[wasm_bindgen]
+#[derive(Debug)]
+pub struct Trainer {
+    data: TrainingData,
+}
+
+#[wasm_bindgen]
+impl Trainer {
+    /// No cases yet; scans are read, and labels named, as `like` has it. `grid` is the network's input in voxels along
+    /// D, H, W; absent to take that of `like`.
+    ///
+    /// # Errors
+    /// `WeightsError`: a grid that is not three numbers.
+    #[wasm_bindgen(constructor)]
+    pub fn new(like: &Model, grid: Option<Vec<usize>>) -> Result<Trainer, JsValue> {
+        let mut preprocessing = like.model.info.preprocessing.clone();
+        if let Some(grid) = grid {
+            let grid: [usize; 3] = grid
+                .try_into()
+                .map_err(|_| error("WeightsError", "a grid has three numbers"))?;
+            preprocessing.grid = Some(grid);
+        }
+        Ok(Trainer {
+            data: TrainingData {
+                dataset: "browser".into(),
+                preprocessing,
+                training: Vec::new(),
+                validation: Vec::new(),
+            },
+        })
+    }
+
+    /// Adds the bytes of a scan and its label map.
+    ///
+    /// # Errors
+    /// `ScanError`: files that can't be read, of different grids, or with values that no label has.
+    #[wasm_bindgen(js_name = addCase)]
+    pub fn add_case(&mut self, image: &[u8], labels: &[u8], name: &str) -> Result<(), JsValue> {
+        let preprocessing = &self.data.preprocessing;
+        let read = || -> Result<TrainingCase, VolumeError> {
+            let scan = volume::read_bytes(image, Path::new(name))?;
+            let map = volume::read_bytes(labels, &Path::new(name).with_extension("labels"))?;
+            if let Some(difference) = scan.geometry.difference(&map.geometry, 1e-3) {
+                let problem = format!("its labels are on another grid: {difference}");
+                let path = name.into();
+                return Err(VolumeError::Format { path, problem });
+            }
+            Ok(TrainingCase {
+                id: name.into(),
+                image: preprocessing.prepare_image(&scan)?.image,
+                labels: preprocessing.prepare_labels(&map)?,
+            })
+        };
+        let case = read().map_err(|e| error("ScanError", e))?;
+        self.data.training.push(case);
+        Ok(())
+    }
+
+    /// Trains a network of that name from the start with the program's defaults, for so many epochs. `step` is called
+    /// after every step with the share done, the loss and the epoch, from 1; aborting `signal` ends the
+    /// training there. Resolves to the trained network.
+    ///
+    /// # Errors
+    /// `WeightsError`: no such network, or one that can't be trained on this grid. `TooLargeError`, `DeviceError`.
+    pub async fn train(
+        &self,
+        gpu: &Gpu,
+        arch: &str,
+        epochs: usize,
+        step: Option<Function>,
+        signal: Option<AbortSignal>,
+    ) -> Result<Model, JsValue> {
+        let settings = Settings {
+            epochs,
+            ..Settings::new("browser".into(), arch)
+        };
+        let report = |event: Event| {
+            if let (
+                Event::Step {
+                    epoch,
+                    done,
+                    steps,
+                    loss,
+                    ..
+                },
+                Some(step),
+            ) = (event, &step)
+            {
+                let share = ((epoch - 1) * steps + done) as f64 / (epochs * steps) as f64;
+                // What the callback throws is its own affair.
+                let _ = step.call3(&JsValue::NULL, &share.into(), &loss.into(), &epoch.into());
+            }
+            go_on(&signal)
+        };
+        let model = train_in_memory(&gpu.device, &settings, &self.data, report)
+            .await
+            .map_err(train_error)?;
+        Ok(Model { model })
     }
 }

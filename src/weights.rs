@@ -157,6 +157,14 @@ impl Model {
     pub fn save(&self, path: &Path, force: bool) -> Result<(), WeightsError> {
         write(path, &self.info, &self.tensors, &self.batches, force)
     }
+
+    /// The bytes that [`Model::save`] writes; `name` is for messages.
+    ///
+    /// # Errors
+    /// None for weights of this program's networks.
+    pub fn to_bytes(&self, name: &Path) -> Result<Vec<u8>, WeightsError> {
+        encode(name, &self.info, &self.tensors, &self.batches)
+    }
 }
 
 fn open(
@@ -319,6 +327,19 @@ fn write<R: Serialize>(
     batches: &BTreeMap<String, i64>,
     force: bool,
 ) -> Result<(), WeightsError> {
+    let bytes = encode(path, record, tensors, batches)?;
+    write_beside(path, &bytes, force).map_err(|source| WeightsError::Io {
+        path: path.into(),
+        source,
+    })
+}
+
+fn encode<R: Serialize>(
+    path: &Path,
+    record: &R,
+    tensors: &HashMap<String, Tensor>,
+    batches: &BTreeMap<String, i64>,
+) -> Result<Vec<u8>, WeightsError> {
     let format = |reason: String| WeightsError::Format {
         path: path.into(),
         reason,
@@ -333,12 +354,8 @@ fn write<R: Serialize>(
         let view = TensorView::new(Dtype::I64, Vec::new(), bytemuck::bytes_of(count));
         views.insert(name, view.expect("one number has no axes"));
     }
-    let bytes = safetensors::serialize(views, Some(HashMap::from([(KEY.to_owned(), record)])))
-        .map_err(|e| format(e.to_string()))?;
-    write_beside(path, &bytes, force).map_err(|source| WeightsError::Io {
-        path: path.into(),
-        source,
-    })
+    safetensors::serialize(views, Some(HashMap::from([(KEY.to_owned(), record)])))
+        .map_err(|e| format(e.to_string()))
 }
 
 /// Fresh parameters and states of a graph. Each tensor has a random stream of its own, by seed and name, so that adding

@@ -93,7 +93,7 @@ impl<'a> Sparse<'a> {
             let message = "sparse training needs a case to train on and at least one sample";
             return Err(TrainError::Settings(message.into()));
         }
-        let start = std::time::Instant::now();
+        let start = web_time::Instant::now();
         let mut sparse = Sparse {
             settings,
             data,

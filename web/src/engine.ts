@@ -21,6 +21,8 @@ interface Waiting {
 export class Engine {
   /** Called with what is being done and the share done, 0 to 1. */
   onProgress: (phase: string, share: number) => void = () => {}
+  /** Called after each step of a training. */
+  onStep: (step: { loss: number; epoch: number; share: number }) => void = () => {}
   /** Called after a breakdown: what the worker knew, scan and network, is gone. */
   onRestart: () => void = () => {}
 
@@ -53,6 +55,10 @@ export class Engine {
     this.#answered = true
     if ('phase' in message) {
       this.onProgress(message.phase, message.share)
+      return
+    }
+    if ('step' in message) {
+      this.onStep(message.step)
       return
     }
     const waiting = this.#waiting.get(message.id)

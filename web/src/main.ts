@@ -1,7 +1,9 @@
 // The page: opens files, shows what a scan will need, runs the engine, shows and saves what it found.
 
 import sampleUrl from '../../examples/data/imagesTs/hippocampus_041.nii.gz?url'
+import { sampleCases } from './cases'
 import { colour } from './colours'
+import { drawCurve } from './curve'
 import { convert } from './dicom'
 import { Engine, EngineError } from './engine'
 import { type Opened, dropped, fetchFile, read, save, stem } from './files'
@@ -34,6 +36,11 @@ let scan: (Opened & { info: ScanInfo }) | undefined
 let model: (Opened & { info: ModelInfo }) | undefined
 let result: Result | undefined
 let busy = false
+/** The value of the network picker that is the model. */
+let chosenModel = '0'
+/** A network that did not come with the page, and its value in the picker. */
+let own: Opened | undefined
+const OWN = 'own'
 /** Whether the chosen network takes the chosen scan on this adapter. */
 let fits = false
 
@@ -83,7 +90,7 @@ async function act(action: () => Promise<void>): Promise<void> {
   }
   busy = true
   hideError()
-  update()
+  setDisabled()
   try {
     await action()
   } catch (error) {
@@ -100,12 +107,18 @@ async function act(action: () => Promise<void>): Promise<void> {
 }
 
 function update(): void {
+  setDisabled()
+  modelSelect.value = chosenModel
+  find('drop').hidden = scan !== undefined
+  find('labels').hidden = result === undefined
+}
+
+function setDisabled(): void {
   run.disabled = busy || !fits
+  find<HTMLButtonElement>('train').disabled = busy || !model
   for (const id of ['open', 'open-dicom', 'sample', 'open-model', 'model', 'drop-open', 'drop-sample']) {
     find<HTMLButtonElement>(id).disabled = busy
   }
-  find('drop').hidden = scan !== undefined
-  find('labels').hidden = result === undefined
 }
 
 // Scans and networks
@@ -128,10 +141,11 @@ async function openScan(file: Opened): Promise<void> {
   await estimate()
 }
 
-async function openModel(file: Opened, about: string): Promise<void> {
+async function openModel(file: Opened, about: string, value: string): Promise<void> {
   say('Reading the network…')
   const info = await engine.call('model', file.bytes, file.name)
   model = { ...file, info }
+  chosenModel = value
   const names = info.labels.slice(1).map(({ name }) => name)
   const labels = names.length > 4 ? `${names.length} labels` : names.join(', ')
   fill(find('model-info'), about, `${info.arch} · ${info.parameters.toLocaleString('en')} numbers · ${labels}`)
@@ -165,9 +179,13 @@ function describe({ tiles, memoryMib, gflop }: Needs): string {
   return `Needs ${Math.ceil(memoryMib)} MiB of graphics memory and ${gflop.toPrecision(3)} billion operations, in ${pieces}.`
 }
 
-async function chooseModel(index: number): Promise<void> {
-  const { url, name, about } = MODELS[index]
-  await openModel(await fetchFile(url, name), about)
+async function chooseModel(value: string): Promise<void> {
+  if (value === OWN && own) {
+    await openModel(own, own.name, OWN)
+  } else {
+    const { url, name, about } = MODELS[Number(value)]
+    await openModel(await fetchFile(url, name), about, value)
+  }
 }
 
 /** Opens what was dropped or chosen: weights, a scan, or a DICOM series. */
@@ -175,7 +193,7 @@ async function openFiles(files: File[]): Promise<void> {
   const weights = files.find(({ name }) => /\.(safetensors|pth)$/i.test(name))
   const nifti = files.find(({ name }) => /\.(nii|gz)$/i.test(name))
   if (weights) {
-    await openOwnModel(weights)
+    await openOwnModel(await read(weights))
   }
   if (nifti) {
     await openScan(await read(nifti))
@@ -185,12 +203,12 @@ async function openFiles(files: File[]): Promise<void> {
   }
 }
 
-async function openOwnModel(file: File): Promise<void> {
-  await openModel(await read(file), file.name)
-  const own = modelSelect.querySelector<HTMLOptionElement>('option[value="own"]') ?? new Option('', 'own')
-  own.textContent = file.name
-  modelSelect.append(own)
-  modelSelect.value = 'own'
+async function openOwnModel(file: Opened): Promise<void> {
+  own = file
+  const option = modelSelect.querySelector<HTMLOptionElement>(`option[value="${OWN}"]`) ?? new Option('', OWN)
+  option.textContent = file.name
+  modelSelect.append(option)
+  await chooseModel(OWN)
 }
 
 // Segmenting
@@ -265,6 +283,48 @@ function csv(volumes: LabelVolume[]): string {
   return ['label,name,voxels,ml', ...lines, ''].join('\n')
 }
 
+// Training
+
+/** Networks that train on the sample cases in minutes: names of the command line's `--arch`. */
+const TRAINABLE = ['obelisk-hybrid', 'unet']
+let trained: Uint8Array<ArrayBuffer> | undefined
+let losses: number[] = []
+
+engine.onStep = ({ loss, epoch, share }) => {
+  losses.push(loss)
+  drawCurve(find('curve') as unknown as SVGElement, losses, share)
+  find('train-status').textContent = `Epoch ${epoch} · loss ${loss.toFixed(3)} · ${Math.round(100 * share)} %`
+}
+
+async function train(): Promise<void> {
+  losses = []
+  trained = undefined
+  const status = find('train-status')
+  const trainStop = find<HTMLButtonElement>('train-stop')
+  status.textContent = 'Fetching the cases…'
+  find('train-save').hidden = true
+  trainStop.hidden = false
+  trainStop.disabled = false
+  find('curve').removeAttribute('hidden')
+  const start = performance.now()
+  try {
+    const arch = find<HTMLSelectElement>('train-arch').value
+    const epochs = find<HTMLInputElement>('train-epochs').valueAsNumber || 1
+    // The cases are of the first network's kind, whatever is chosen now.
+    await chooseModel('0')
+    trained = await engine.call('train', await sampleCases(), { arch, epochs })
+    find('train-save').hidden = false
+    await openOwnModel({ name: `Trained here (${arch})`, bytes: trained })
+    status.textContent = `Trained in ${((performance.now() - start) / 1000).toFixed(0)} s; the last loss was ${losses.at(-1)?.toFixed(3)}.`
+  } catch (error) {
+    status.textContent = ''
+    throw error
+  } finally {
+    trainStop.hidden = true
+    say('')
+  }
+}
+
 // Wiring
 
 function chosenFiles(id: string): File[] {
@@ -292,6 +352,13 @@ onClick('stop', () => {
   engine.stop()
 })
 onClick('error-close', hideError)
+onClick('train', () => act(train))
+onClick('train-stop', () => {
+  find<HTMLButtonElement>('train-stop').disabled = true
+  engine.stop()
+})
+onClick('train-save', () => trained && save(trained, 'trained-here.safetensors'))
+find<HTMLSelectElement>('train-arch').append(...TRAINABLE.map((name) => new Option(name)))
 for (const id of ['file', 'folder', 'model-file']) {
   find(id).addEventListener('change', () => {
     const files = chosenFiles(id)
@@ -299,18 +366,7 @@ for (const id of ['file', 'folder', 'model-file']) {
   })
 }
 modelSelect.append(...MODELS.map(({ name }, index) => new Option(name, String(index))))
-let shownModel = '0'
-modelSelect.addEventListener('change', () =>
-  act(async () => {
-    const wanted = modelSelect.value
-    if (wanted !== 'own') {
-      await chooseModel(Number(wanted))
-    }
-    shownModel = wanted
-  }).finally(() => {
-    modelSelect.value = shownModel
-  }),
-)
+modelSelect.addEventListener('change', () => act(() => chooseModel(modelSelect.value)))
 find('label-rows').addEventListener('change', async () => (await viewer).setVisible(visibleLabels()))
 find<HTMLInputElement>('opacity').addEventListener('input', async ({ target }) =>
   (await viewer).setOpacity(Number((target as HTMLInputElement).value)),
@@ -338,7 +394,7 @@ window.addEventListener('drop', (event) => {
   act(async () => openFiles((await files) ?? []))
 })
 
-act(() => chooseModel(0))
+act(() => chooseModel('0'))
 if (import.meta.env.PROD && 'serviceWorker' in navigator) {
   navigator.serviceWorker.register('./sw.js').catch((error) => console.warn('No offline use:', error))
 }

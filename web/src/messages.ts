@@ -46,6 +46,20 @@ export interface Result {
   peakMib: number
 }
 
+/** A scan with its label map, to train on. */
+export interface Case {
+  name: string
+  image: Uint8Array<ArrayBuffer>
+  labels: Uint8Array<ArrayBuffer>
+}
+
+/** A training's settings: the network's name, its input in voxels (absent: as the chosen network's) and epochs. */
+export interface Training {
+  arch: string
+  grid?: [number, number, number]
+  epochs: number
+}
+
 /** The worker's functions by name, with arguments and answers. */
 export interface Calls {
   gpu: { args: []; answer: GpuInfo }
@@ -53,6 +67,8 @@ export interface Calls {
   model: { args: [bytes: Uint8Array<ArrayBuffer>, name: string]; answer: ModelInfo }
   estimate: { args: []; answer: Needs }
   segment: { args: []; answer: Result }
+  /** Trains on the cases, with scans and labels as the chosen network has them: the trained network's weights file. */
+  train: { args: [cases: Case[], training: Training]; answer: Uint8Array<ArrayBuffer> }
 }
 
 export type Name = keyof Calls
@@ -69,3 +85,4 @@ export type ToPage =
   | { id: number; answer: Calls[Name]['answer'] }
   | { id: number; failure: Failure }
   | { phase: string; share: number }
+  | { step: { loss: number; epoch: number; share: number } }

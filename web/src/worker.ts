@@ -1,6 +1,6 @@
 // Runs the engine off the page's thread, so that the page draws and answers while a scan is read or segmented.
 
-import init, { Gpu, Model, Scan, Segmenter } from '../package/obelisk.js'
+import init, { Gpu, Model, Scan, Segmenter, Trainer } from '../package/obelisk.js'
 import type { Calls, Failure, GpuInfo, ModelInfo, Name, Needs, Result, ScanInfo, ToPage, ToWorker } from './messages'
 
 const ready = init()
@@ -10,8 +10,8 @@ let model: Model | undefined
 let segmenter: Segmenter | undefined
 let stop: AbortController | undefined
 
-function send(message: ToPage, transfer: Transferable[] = []): void {
-  postMessage(message, { transfer })
+function send(message: ToPage): void {
+  postMessage(message)
 }
 
 function named(name: string, message: string): Error {
@@ -107,13 +107,34 @@ const functions: { [N in Name]: (...args: Calls[N]['args']) => Promise<Calls[N][
     segmentation.free()
     return { labels, volumes, seconds: (performance.now() - start) / 1000, peakMib: device.peakMib }
   },
+
+  async train(cases, { arch, grid, epochs }): Promise<Uint8Array<ArrayBuffer>> {
+    if (!model) {
+      throw named('WeightsError', 'Choose a network first.')
+    }
+    stop = new AbortController()
+    const device = await openGpu()
+    send({ phase: 'Reading the cases', share: 0 })
+    const trainer = new Trainer(model, grid && Uint32Array.from(grid))
+    try {
+      cases.forEach(({ name, image, labels }) => trainer.addCase(image, labels, name))
+      send({ phase: 'Preparing the network', share: 0 })
+      const step = (share: number, loss: number, epoch: number) => send({ step: { loss, epoch, share } })
+      const trained = await trainer.train(device, arch, epochs, step, stop.signal)
+      const bytes = trained.toBytes() as Uint8Array<ArrayBuffer>
+      trained.free()
+      return bytes
+    } finally {
+      trainer.free()
+    }
+  },
 }
 
 async function answer(id: number, call: Name, args: unknown[]): Promise<void> {
   try {
     await ready
     const answer = await (functions[call] as (...args: unknown[]) => Promise<Calls[Name]['answer']>)(...args)
-    send({ id, answer }, 'labels' in answer && answer.labels instanceof Uint8Array ? [answer.labels.buffer] : [])
+    send({ id, answer })
   } catch (error) {
     const { name, message } = error instanceof Error ? error : named('Error', String(error))
     if (name === 'DeviceError' || name === 'TooLargeError') {
