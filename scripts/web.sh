@@ -54,7 +54,7 @@ build() {
     local engine=target/web/wasm32-unknown-unknown/web/obelisk.wasm
     if [ "$engine" -nt web/package/obelisk.js ]; then
         wasm-bindgen --target web --out-dir target/web/package --out-name obelisk "$engine"
-        web/node_modules/.bin/wasm-opt -O3 --enable-simd --enable-bulk-memory --enable-nontrapping-float-to-int \
+        web/node_modules/.bin/wasm-opt -O2 --enable-simd --enable-bulk-memory --enable-nontrapping-float-to-int \
             --enable-sign-ext --enable-mutable-globals --enable-reference-types --enable-multivalue --strip-debug \
             target/web/package/obelisk_bg.wasm -o target/web/package/obelisk_bg.wasm
         cp target/web/package/* web/package/

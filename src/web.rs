@@ -1,5 +1,5 @@
 //! The interface for JavaScript: open the browser's GPU, read weights and a scan, segment, get labels and volumes. Also
-//! trains.
+//! looks at single slices, and trains.
 //!
 //! It runs in a page or a worker. Everything heavy waits for the device in parts, so that messages and drawing go on;
 //! reading a scan and bringing labels back to its grid run on the calling thread, which is why the app uses a worker.
@@ -18,10 +18,11 @@ use crate::gpu::{Device, DeviceOptions, GpuError};
 use crate::graph::GraphError;
 use crate::model;
 use crate::plan::Plan;
+use crate::predict::points::PointPredictor;
 use crate::predict::{PredictError, Predictor, inference_graph};
 use crate::preprocess::tiles;
 use crate::train::{Event, Settings, TrainError, TrainingCase, TrainingData, train_in_memory};
-use crate::volume::{self, Geometry, Volume, VolumeError};
+use crate::volume::{self, Geometry, Volume, VolumeError, resample};
 use crate::weights;
 
 #[wasm_bindgen(start)]
@@ -57,6 +58,7 @@ fn predict_error(e: PredictError) -> JsValue {
         PredictError::Preprocess(e) => error("ScanError", e),
         PredictError::Graph(e) => graph_error(e),
         PredictError::Gpu(e) => gpu_error(e),
+        e @ PredictError::Outside { .. } => error("ScanError", e),
         PredictError::Stopped => error("AbortError", "Stopped."),
     }
 }
@@ -202,6 +204,12 @@ impl Model {
             memory_mib: mib(plan.slot_bytes() + plan.parameters.bytes + plan.states.bytes + read_back),
             gflop: plan.flops() as f64 * tiles as f64 / 1e9,
         })
+    }
+
+    /// Whether it can look at single slices ([`Live`]).
+    #[wasm_bindgen(getter)]
+    pub fn live(&self) -> bool {
+        model::find(&self.model.info.arch).is_ok_and(|network| network.points.is_some())
     }
 
     /// The bytes of its `.safetensors` file, for [`Model::parse`] and for the command line.
@@ -388,6 +396,75 @@ impl Segmenter {
             names: self.predictor.preprocessing().labels.clone(),
             geometry: scan.volume.geometry.clone(),
         })
+    }
+}
+
+/// Single slices of a scan, for networks that need not see a whole volume: the original OBELISK and its variants.
+#[wasm_bindgen]
+#[derive(Debug)]
+pub struct Live {
+    device: Rc<Device>,
+    predictor: PointPredictor,
+    shape: [usize; 3],
+}
+
+#[wasm_bindgen]
+impl Live {
+    /// Uploads and smooths the scan; it stays on the device.
+    ///
+    /// # Errors
+    /// `WeightsError`: a network that sees whole images only. Else those of [`Segmenter::segment`].
+    pub async fn create(gpu: &Gpu, model: &Model, scan: &Scan) -> Result<Live, JsValue> {
+        let info = &model.model.info;
+        let network = model::find(&info.arch).map_err(graph_error)?;
+        let mut predictor =
+            PointPredictor::new(network, &info.preprocessing, &model.model.tensors).map_err(predict_error)?;
+        predictor
+            .load(&gpu.device, &scan.volume)
+            .await
+            .map_err(predict_error)?;
+        Ok(Live {
+            device: gpu.device.clone(),
+            predictor,
+            shape: scan.volume.geometry.shape,
+        })
+    }
+
+    /// Label values of the plane of scan voxels at `index` along `axis` (0, 1 or 2), the first of its two axes fastest.
+    /// The network looks at one location of `step` × `step` voxels; its logits are interpolated between them.
+    ///
+    /// # Errors
+    /// `ScanError`: a plane outside the scan. `DeviceError`: a device that failed.
+    pub async fn slice(&mut self, axis: usize, index: usize, step: usize) -> Result<Vec<i32>, JsValue> {
+        if axis > 2 || index >= self.shape[axis.min(2)] || step == 0 {
+            let message = format!(
+                "there is no plane {index} along axis {axis} of {:?} voxels",
+                self.shape
+            );
+            return Err(error("ScanError", message));
+        }
+        let [u, v] = [[1, 2], [0, 2], [0, 1]][axis];
+        let [width, height] = [self.shape[u], self.shape[v]];
+        let [across, down] = [width.div_ceil(step), height.div_ceil(step)];
+        // The middle of the i-th of n equal parts of m voxels.
+        let middle = |i: usize, n: usize, m: usize| (i as f64 + 0.5) * m as f64 / n as f64 - 0.5;
+        let mut points = Vec::with_capacity(across * down);
+        for j in 0..down {
+            for i in 0..across {
+                let mut point = [index as f64; 3];
+                point[u] = middle(i, across, width);
+                point[v] = middle(j, down, height);
+                points.push(point);
+            }
+        }
+        let logits = self
+            .predictor
+            .at(&self.device, &points)
+            .await
+            .map_err(predict_error)?;
+        let labels = &self.predictor.preprocessing().labels;
+        let classes = resample::argmax(&logits.data, labels.len(), [1, down, across], [1, height, width]);
+        Ok(classes.into_iter().map(|c| labels[c as usize].value).collect())
     }
 }
 

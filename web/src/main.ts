@@ -24,6 +24,7 @@ const viewer = import('./viewer').then(({ Viewer }) => {
   const viewer = new Viewer(find<HTMLCanvasElement>('canvas'))
   viewer.onLocation = (text) => {
     find('location').textContent = text
+    void look()
   }
   return viewer
 })
@@ -36,6 +37,7 @@ let scan: (Opened & { info: ScanInfo }) | undefined
 let model: (Opened & { info: ModelInfo }) | undefined
 let result: Result | undefined
 let busy = false
+let training = false
 /** The value of the network picker that is the model. */
 let chosenModel = '0'
 /** A network that did not come with the page, and its value in the picker. */
@@ -73,8 +75,9 @@ function hideError(): void {
   find('error').hidden = true
 }
 
+/** Tells what goes on, where the user started it. */
 function say(text: string): void {
-  find('status').textContent = text
+  find(training ? 'train-status' : 'status').textContent = text
 }
 
 function fill(element: HTMLElement, main: string, small: string): void {
@@ -111,12 +114,13 @@ function update(): void {
   modelSelect.value = chosenModel
   find('drop').hidden = scan !== undefined
   find('labels').hidden = result === undefined
+  find('live-box').hidden = !(fits && model?.info.live)
 }
 
 function setDisabled(): void {
   run.disabled = busy || !fits
   find<HTMLButtonElement>('train').disabled = busy || !model
-  for (const id of ['open', 'open-dicom', 'sample', 'open-model', 'model', 'drop-open', 'drop-sample']) {
+  for (const id of ['live', 'open', 'open-dicom', 'sample', 'open-model', 'model', 'drop-open', 'drop-sample']) {
     find<HTMLButtonElement>(id).disabled = busy
   }
 }
@@ -127,6 +131,7 @@ async function openScan(file: Opened): Promise<void> {
   say('Reading the scan…')
   const info = await engine.call('scan', file.bytes, file.name)
   scan = { ...file, info }
+  stopLive()
   result = undefined
   const shape = info.shape.join(' × ')
   const spacing = info.spacing.includes(0)
@@ -145,6 +150,10 @@ async function openModel(file: Opened, about: string, value: string): Promise<vo
   say('Reading the network…')
   const info = await engine.call('model', file.bytes, file.name)
   model = { ...file, info }
+  if (live.checked) {
+    stopLive()
+    ;(await viewer).removeLabels()
+  }
   chosenModel = value
   const names = info.labels.slice(1).map(({ name }) => name)
   const labels = names.length > 4 ? `${names.length} labels` : names.join(', ')
@@ -230,6 +239,7 @@ engine.onRestart = () => {
 }
 
 async function segment(): Promise<void> {
+  stopLive()
   progress.removeAttribute('value')
   find('progress-box').hidden = false
   stop.hidden = false
@@ -283,45 +293,95 @@ function csv(volumes: LabelVolume[]): string {
   return ['label,name,voxels,ml', ...lines, ''].join('\n')
 }
 
+// Live labels
+
+const live = find<HTMLInputElement>('live')
+/** Whether slices are being looked at, and whether the crosshair has moved since they were asked for. */
+let [looking, moved] = [false, false]
+
+async function startLive(): Promise<void> {
+  if (!live.checked) {
+    ;(await viewer).removeLabels()
+    find('live-time').textContent = ''
+    return
+  }
+  result = undefined
+  try {
+    await engine.call('live')
+    ;(await viewer).startPlanes(model?.info.labels.slice(1) ?? [])
+  } catch (error) {
+    live.checked = false
+    throw error
+  }
+}
+
+/** Labels the planes through the crosshair, again if it has moved meanwhile. */
+async function look(): Promise<void> {
+  moved = true
+  if (looking || !live.checked || busy) {
+    return
+  }
+  looking = true
+  try {
+    while (moved && live.checked) {
+      moved = false
+      const voxel = (await viewer).voxel
+      const { planes, ms } = await engine.call('slices', voxel, Number(find<HTMLSelectElement>('live-step').value))
+      if (live.checked) {
+        ;(await viewer).drawPlanes(voxel, planes)
+        find('live-time').textContent = `${ms.toFixed(ms < 10 ? 1 : 0)} ms a slice`
+      }
+    }
+  } catch (error) {
+    live.checked = false
+    showError(error)
+  } finally {
+    looking = false
+  }
+}
+
+function stopLive(): void {
+  live.checked = false
+  find('live-time').textContent = ''
+}
+
 // Training
 
 /** Networks that train on the sample cases in minutes: names of the command line's `--arch`. */
-const TRAINABLE = ['obelisk-hybrid', 'unet']
+const TRAINABLE = ['obelisk-hybrid', 'obelisk', 'unet']
 let trained: Uint8Array<ArrayBuffer> | undefined
 let losses: number[] = []
 
 engine.onStep = ({ loss, epoch, share }) => {
   losses.push(loss)
+  find('curve').removeAttribute('hidden')
   drawCurve(find('curve') as unknown as SVGElement, losses, share)
   find('train-status').textContent = `Epoch ${epoch} · loss ${loss.toFixed(3)} · ${Math.round(100 * share)} %`
 }
 
 async function train(): Promise<void> {
+  const arch = find<HTMLSelectElement>('train-arch').value
+  const epochs = find<HTMLInputElement>('train-epochs').valueAsNumber || 1
+  const trainStop = find<HTMLButtonElement>('train-stop')
   losses = []
   trained = undefined
-  const status = find('train-status')
-  const trainStop = find<HTMLButtonElement>('train-stop')
-  status.textContent = 'Fetching the cases…'
   find('train-save').hidden = true
   trainStop.hidden = false
   trainStop.disabled = false
-  find('curve').removeAttribute('hidden')
   const start = performance.now()
+  training = true
   try {
-    const arch = find<HTMLSelectElement>('train-arch').value
-    const epochs = find<HTMLInputElement>('train-epochs').valueAsNumber || 1
     // The cases are of the first network's kind, whatever is chosen now.
     await chooseModel('0')
+    say('Fetching the cases…')
     trained = await engine.call('train', await sampleCases(), { arch, epochs })
-    find('train-save').hidden = false
+    const seconds = ((performance.now() - start) / 1000).toFixed(0)
     await openOwnModel({ name: `Trained here (${arch})`, bytes: trained })
-    status.textContent = `Trained in ${((performance.now() - start) / 1000).toFixed(0)} s; the last loss was ${losses.at(-1)?.toFixed(3)}.`
-  } catch (error) {
-    status.textContent = ''
-    throw error
+    find('train-save').hidden = false
+    say(`${losses.length} steps in ${seconds} s; the last loss was ${losses.at(-1)?.toFixed(3)}.`)
   } finally {
+    training = false
     trainStop.hidden = true
-    say('')
   }
 }
 
@@ -352,6 +412,8 @@ onClick('stop', () => {
   engine.stop()
 })
 onClick('error-close', hideError)
+live.addEventListener('change', () => act(startLive).then(look))
+find('live-step').addEventListener('change', () => void look())
 onClick('train', () => act(train))
 onClick('train-stop', () => {
   find<HTMLButtonElement>('train-stop').disabled = true

@@ -15,6 +15,8 @@ export interface ModelInfo {
   channels: string[]
   parameters: number
   labels: { value: number; name: string }[]
+  /** Whether it can look at single slices. */
+  live: boolean
 }
 
 /** What a scan will need. */
@@ -60,6 +62,13 @@ export interface Training {
   epochs: number
 }
 
+/** Label values of the planes of scan voxels across each axis, the lower of a plane's axes fastest. */
+export interface Slices {
+  planes: Int32Array<ArrayBuffer>[]
+  /** Milliseconds a plane. */
+  ms: number
+}
+
 /** The worker's functions by name, with arguments and answers. */
 export interface Calls {
   gpu: { args: []; answer: GpuInfo }
@@ -67,6 +76,10 @@ export interface Calls {
   model: { args: [bytes: Uint8Array<ArrayBuffer>, name: string]; answer: ModelInfo }
   estimate: { args: []; answer: Needs }
   segment: { args: []; answer: Result }
+  /** Takes the scan to the device for `slices`. */
+  live: { args: []; answer: null }
+  /** Labels of the three planes through a voxel, looked at every `step` voxels. */
+  slices: { args: [voxel: number[], step: number]; answer: Slices }
   /** Trains on the cases, with scans and labels as the chosen network has them: the trained network's weights file. */
   train: { args: [cases: Case[], training: Training]; answer: Uint8Array<ArrayBuffer> }
 }

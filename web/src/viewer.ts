@@ -2,12 +2,18 @@
 
 import { MULTIPLANAR_TYPE, NVImage, Niivue, SHOW_RENDER, SLICE_TYPE } from '@niivue/niivue'
 import type { NiiVueLocation } from '@niivue/niivue'
+import { mat4, vec4 } from 'gl-matrix'
 import { colour } from './colours'
-import type { LabelVolume } from './messages'
+
+/** A label by its number and name. */
+interface Label {
+  value: number
+  name: string
+}
 
 export class Viewer {
-  /** Called when the crosshair moves, with the position in words and in voxels. */
-  onLocation: (text: string, voxel: readonly number[]) => void = () => {}
+  /** Called when the crosshair moves, with the position in words. */
+  onLocation: (text: string) => void = () => {}
 
   #niivue = new Niivue({
     backColor: [0, 0, 0, 1],
@@ -24,17 +30,17 @@ export class Viewer {
   })
   #canvas: HTMLCanvasElement
   #attached: Promise<unknown>
-  #labels: LabelVolume[] = []
+  #labels: Label[] = []
   #opacity = 0.6
 
   constructor(canvas: HTMLCanvasElement) {
     this.#canvas = canvas
     this.#niivue.onLocationChange = (location) => {
-      const { mm, vox, values } = location as NiiVueLocation
+      const { mm, values } = location as NiiVueLocation
       const at = [...mm].slice(0, 3).map((v) => v.toFixed(0)).join(', ')
       const index = values[1]?.value
       const label = this.#labels.find(({ value }) => value === index)
-      this.onLocation(`${at} mm · ${format(values[0]?.value ?? 0)}${label ? ` · ${label.name}` : ''}`, [...vox])
+      this.onLocation(`${at} mm · ${format(values[0]?.value ?? 0)}${label ? ` · ${label.name}` : ''}`)
     }
     this.#attached = this.#niivue.attachToCanvas(canvas).then((niivue) => {
       niivue.setSliceType(SLICE_TYPE.MULTIPLANAR)
@@ -53,12 +59,64 @@ export class Viewer {
   }
 
   /** Lays labels over the scan. */
-  async showLabels(bytes: Uint8Array<ArrayBuffer>, labels: LabelVolume[]): Promise<void> {
+  async showLabels(bytes: Uint8Array<ArrayBuffer>, labels: Label[]): Promise<void> {
+    this.#overlay(await image(bytes, 'labels.nii.gz'), labels)
+  }
+
+  /** Lays an empty label map over the scan, for `drawPlanes`. */
+  startPlanes(labels: Label[]): void {
+    const empty = NVImage.zerosLike(this.#niivue.volumes[0], 'uint8')
+    if (empty.hdr) {
+      ;[empty.hdr.scl_slope, empty.hdr.scl_inter] = [1, 0]
+    }
+    this.#overlay(empty, labels)
+  }
+
+  /** Takes labels off the scan. */
+  removeLabels(): void {
     while (this.#niivue.volumes.length > 1) {
       this.#niivue.removeVolumeByIndex(1)
     }
+    this.#labels = []
+  }
+
+  /** Draws the labels of the three planes through a voxel, and nothing else. */
+  drawPlanes(voxel: readonly number[], planes: Int32Array[]): void {
+    const overlay = this.#niivue.volumes[1]
+    const dims = overlay?.hdr?.dims
+    if (!overlay?.img || !dims) {
+      return
+    }
+    const shape = [dims[1], dims[2], dims[3]]
+    const stride = [1, shape[0], shape[0] * shape[1]]
+    const map = overlay.img
+    map.fill(0)
+    planes.forEach((plane, axis) => {
+      const [u, v] = [[1, 2], [0, 2], [0, 1]][axis]
+      plane.forEach((value, i) => {
+        const at = voxel[axis] * stride[axis] + (i % shape[u]) * stride[u] + Math.floor(i / shape[u]) * stride[v]
+        map[at] = value
+      })
+    })
+    this.#niivue.updateGLVolume()
+  }
+
+  /** The crosshair in the scan's own voxels. */
+  get voxel(): number[] {
+    const affine = this.#niivue.volumes[0]?.hdr?.affine
+    const dims = this.#niivue.volumes[0]?.hdr?.dims
+    if (!affine || !dims) {
+      return [0, 0, 0]
+    }
+    const inverse = mat4.invert(mat4.create(), mat4.transpose(mat4.create(), affine.flat() as unknown as mat4))
+    const mm = this.#niivue.frac2mm(this.#niivue.scene.crosshairPos)
+    const [i, j, k] = vec4.transformMat4(vec4.create(), [mm[0], mm[1], mm[2], 1], inverse ?? mat4.create())
+    return [i, j, k].map((v, axis) => Math.min(Math.max(Math.round(v), 0), dims[axis + 1] - 1))
+  }
+
+  #overlay(overlay: NVImage, labels: Label[]): void {
+    this.removeLabels()
     this.#labels = labels
-    const overlay = await image(bytes, 'labels.nii.gz')
     overlay.opacity = this.#opacity
     this.#niivue.addVolume(overlay)
     this.setVisible(new Set(labels.map(({ value }) => value)))

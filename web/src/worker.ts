@@ -1,13 +1,14 @@
 // Runs the engine off the page's thread, so that the page draws and answers while a scan is read or segmented.
 
-import init, { Gpu, Model, Scan, Segmenter, Trainer } from '../package/obelisk.js'
-import type { Calls, Failure, GpuInfo, ModelInfo, Name, Needs, Result, ScanInfo, ToPage, ToWorker } from './messages'
+import init, { Gpu, Live, Model, Scan, Segmenter, Trainer } from '../package/obelisk.js'
+import type { Calls, Failure, GpuInfo, ModelInfo, Name, Needs, Result, ScanInfo, Slices, ToPage, ToWorker } from './messages'
 
 const ready = init()
 let gpu: Gpu | undefined
 let scan: Scan | undefined
 let model: Model | undefined
 let segmenter: Segmenter | undefined
+let live: Live | undefined
 let stop: AbortController | undefined
 
 function send(message: ToPage): void {
@@ -33,6 +34,12 @@ async function openGpu(): Promise<Gpu> {
 function forgetSegmenter(): void {
   segmenter?.free()
   segmenter = undefined
+  forgetLive()
+}
+
+function forgetLive(): void {
+  live?.free()
+  live = undefined
 }
 
 /** After a device failed nothing on it is of use; the next call opens another. */
@@ -57,6 +64,7 @@ const functions: { [N in Name]: (...args: Calls[N]['args']) => Promise<Calls[N][
 
   async scan(bytes, name): Promise<ScanInfo> {
     const read = Scan.parse(bytes, name)
+    forgetLive()
     scan?.free()
     scan = read
     return {
@@ -78,6 +86,7 @@ const functions: { [N in Name]: (...args: Calls[N]['args']) => Promise<Calls[N][
       channels: read.channels,
       parameters: read.parameters,
       labels: read.labels.map(({ value, name }) => ({ value, name })),
+      live: read.live,
     }
   },
 
@@ -106,6 +115,24 @@ const functions: { [N in Name]: (...args: Calls[N]['args']) => Promise<Calls[N][
     const volumes = segmentation.volumes().map(({ value, name, voxels, ml }) => ({ value, name, voxels, ml }))
     segmentation.free()
     return { labels, volumes, seconds: (performance.now() - start) / 1000, peakMib: device.peakMib }
+  },
+
+  async live(): Promise<null> {
+    const { scan, model } = chosen()
+    live ??= await Live.create(await openGpu(), model, scan)
+    return null
+  },
+
+  async slices(voxel, step): Promise<Slices> {
+    if (!live) {
+      throw named('ScanError', 'Start the live labels first.')
+    }
+    const start = performance.now()
+    const planes: Int32Array<ArrayBuffer>[] = []
+    for (const axis of [0, 1, 2]) {
+      planes.push((await live.slice(axis, voxel[axis], step)) as Int32Array<ArrayBuffer>)
+    }
+    return { planes, ms: (performance.now() - start) / 3 }
   },
 
   async train(cases, { arch, grid, epochs }): Promise<Uint8Array<ArrayBuffer>> {
