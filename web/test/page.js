@@ -51,6 +51,8 @@ export async function untilReady(page, timeout = 60_000) {
 
 /** Segments and waits for the labels; the seconds that it took. */
 export async function segment(page, timeout = 300_000) {
+  // What an earlier run said must not count.
+  await page.evaluate(() => (document.querySelector('#status').textContent = ''))
   const start = performance.now()
   await page.click('#run')
   await page.waitForFunction(
