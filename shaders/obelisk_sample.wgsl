@@ -10,8 +10,7 @@ fn sampled(p: Position, start: u32, k: u32) -> f32 {
     return x;
 }
 
-// One invocation four channels of X at one location. On a grid, adjacent invocations take adjacent locations, which read
-// adjacent voxels; scattered points share nothing, so there they take the offsets of one location, which lie close together.
+// One invocation four channels of X at one location.
 @compute @workgroup_size(64)
 fn sample(
     @builtin(workgroup_id) group: vec3u,
@@ -26,13 +25,8 @@ fn sample(
     let blocks = (channels + 3u) / 4u;
     let plane = params.grid_x * params.grid_y;
     let row = index / plane;
-    var block = row % blocks;
-    var s = row / blocks * plane + index % plane;
-    if (POINTS == 1u) {
-        block = index % blocks;
-        s = index / blocks;
-    }
-    let here = located(s);
+    let block = row % blocks;
+    let here = located(row / blocks * plane + index % plane);
     let p = location(here.n, here.at);
     // Four channels of one c are the common case, and need one division. Padding lanes stay zeros.
     let c = block * 4u / params.offsets;
@@ -48,7 +42,7 @@ fn sample(
             result[lane] = sampled(p, start, channel % params.offsets);
         }
     }
-    samples[map_index(s, blocks, block)] = result;
+    samples[index] = result;
 }
 
 @group(0) @binding(2) var<storage, read> upstream: array<f32>;
@@ -83,7 +77,7 @@ fn store_gradient(i: u32, term: u32, k: u32, thread: u32) {
 }
 
 // dL/do_k = Σ dX[n, c K + k, s] ∇I(n, c, p_s + o_k), first stage: one invocation four offsets and every `threads`-th
-// location, adjacent invocations adjacent locations, or at scattered points adjacent offsets. Writes [K, 1 or 2, 3, partials].
+// location, adjacent invocations adjacent locations. Writes [K, 1 or 2, 3, partials].
 @compute @workgroup_size(64)
 fn offset_gradient(
     @builtin(workgroup_id) group: vec3u,
@@ -91,15 +85,10 @@ fn offset_gradient(
     @builtin(local_invocation_index) local: u32,
 ) {
     let index = (group.y * groups.x + group.x) * 64u + local;
-    let quads = (params.offsets + 3u) / 4u;
-    if (index >= quads * params.threads) {
+    let first = index / params.threads * 4u;
+    let thread = index % params.threads;
+    if (first >= params.offsets) {
         return;
-    }
-    var first = index / params.threads * 4u;
-    var thread = index % params.threads;
-    if (POINTS == 1u) {
-        first = index % quads * 4u;
-        thread = index / quads;
     }
     for (var s = thread; s < params.count; s += params.threads) {
         let here = located(s);
