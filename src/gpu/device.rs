@@ -414,8 +414,9 @@ impl Device {
         }
         let mut source = dispatch.shader.specialise(&dispatch.constants);
         if dispatch.subgroups && cfg!(target_arch = "wasm32") {
-            // Browsers want the directive, naga rejects it natively.
-            source.insert_str(0, "enable subgroups;\n");
+            // Browsers want the directive, naga rejects it natively. Their analysis of uniformity can't know what the
+            // plan sees to: that all lanes of a subgroup work on the same part of a sum.
+            source.insert_str(0, "enable subgroups;\ndiagnostic(off, subgroup_uniformity);\n");
         }
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let module = self.module(&label, source);
