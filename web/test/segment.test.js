@@ -30,7 +30,8 @@ after(async () => {
 async function picture(page, name) {
   if (PICTURES) {
     mkdirSync(PICTURES, { recursive: true })
-    await page.screenshot({ path: join(PICTURES, `${name}.png`) })
+    // While SwiftShader computes, it draws no page.
+    await page.screenshot({ path: join(PICTURES, `${name}.png`), timeout: 300_000 })
   }
 }
 
