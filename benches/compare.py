@@ -176,11 +176,13 @@ def write(text, device):
 def main():
     args = arguments()
     device = args.device or ("cuda" if cuda_available() else "cpu")
-    all_reports = {case: measure(case, args, device) for case in args.only or CASES}
-    text = section(all_reports, args, device)
+    all_reports = {}
+    for case in args.only or CASES:  # written after each, so that an interrupted comparison leaves what it has
+        all_reports[case] = measure(case, args, device)
+        text = section(all_reports, args, device)
+        if args.size == "144,144,144":
+            write(text, device)
     print(text)
-    if args.size == "144,144,144":
-        write(text, device)
 
 
 if __name__ == "__main__":
