@@ -3,6 +3,7 @@
 mod dice;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use plotters::chart::SeriesAnno;
@@ -559,14 +560,6 @@ pub fn training_curve(
             LineSeries::new(values, colour.filled().stroke_width(size(width))).point_size(dot)
         };
 
-        let panel = |area, caption: &str, low: f64, high: f64| {
-            ChartBuilder::on(area)
-                .caption(caption, style(19))
-                .margin(size(12))
-                .x_label_area_size(size(42))
-                .y_label_area_size(size(60))
-                .build_cartesian_2d(from..to, low..high)
-        };
         let ticks = (to - from).min(10.0) as usize;
         let whole = |v: &f64| {
             if v.fract().abs() < 1e-6 {
@@ -575,19 +568,29 @@ pub fn training_curve(
                 String::new()
             }
         };
+        let panel = |area, caption: &str, values: &str, range: Range<f64>, ticks_up: usize| {
+            let mut chart = ChartBuilder::on(area)
+                .caption(caption, style(19))
+                .margin(size(12))
+                .x_label_area_size(size(42))
+                .y_label_area_size(size(60))
+                .build_cartesian_2d(from..to, range)?;
+            let drawn = chart
+                .configure_mesh()
+                .x_desc("epoch")
+                .y_desc(values)
+                .axis_desc_style(style(16))
+                .label_style(style(14))
+                .light_line_style(TRANSPARENT)
+                .bold_line_style(RGBColor(220, 220, 220).stroke_width(OVERSAMPLING))
+                .x_labels(ticks)
+                .y_labels(ticks_up)
+                .x_label_formatter(&whole)
+                .draw();
+            drawn.map(|()| chart)
+        };
 
-        let mut chart = panel(&upper, "Training loss", lowest, highest * 1.05)?;
-        chart
-            .configure_mesh()
-            .x_desc("epoch")
-            .y_desc("mean loss")
-            .axis_desc_style(style(16))
-            .label_style(style(14))
-            .light_line_style(TRANSPARENT)
-            .bold_line_style(RGBColor(220, 220, 220).stroke_width(OVERSAMPLING))
-            .x_labels(ticks)
-            .x_label_formatter(&whole)
-            .draw()?;
+        let mut chart = panel(&upper, "Training loss", "mean loss", lowest..highest * 1.05, 11)?;
         let loss = points
             .iter()
             .filter(|p| p.loss.is_finite())
@@ -597,19 +600,13 @@ pub fn training_curve(
         if !offsets.is_empty() {
             let widest = points.iter().flat_map(|p| p.offset_sigma.values()).copied();
             let widest = widest.filter(finite).fold(f64::MIN_POSITIVE, f64::max);
-            let mut chart = panel(&lower, "Spread of the offsets", 0.0, widest * 1.1)?;
-            chart
-                .configure_mesh()
-                .x_desc("epoch")
-                .y_desc("σ, normalised")
-                .axis_desc_style(style(16))
-                .label_style(style(14))
-                .light_line_style(TRANSPARENT)
-                .bold_line_style(RGBColor(220, 220, 220).stroke_width(OVERSAMPLING))
-                .x_labels(ticks)
-                .y_labels(6)
-                .x_label_formatter(&whole)
-                .draw()?;
+            let mut chart = panel(
+                &lower,
+                "Spread of the offsets",
+                "σ, normalised",
+                0.0..widest * 1.1,
+                6,
+            )?;
             for (name, colour) in offsets.iter().zip(OFFSET_COLOURS.iter().cycle()) {
                 let value = |p: &CurvePoint| Some((p.epoch as f64, *p.offset_sigma.get(*name)?));
                 let values: Vec<_> = points
@@ -637,19 +634,7 @@ pub fn training_curve(
         }
 
         if validated {
-            let mut chart = panel(&right, "Validation Dice", 0.0, 1.0)?;
-            chart
-                .configure_mesh()
-                .x_desc("epoch")
-                .y_desc("Dice")
-                .axis_desc_style(style(16))
-                .label_style(style(14))
-                .light_line_style(TRANSPARENT)
-                .bold_line_style(RGBColor(220, 220, 220).stroke_width(OVERSAMPLING))
-                .x_labels(ticks)
-                .x_label_formatter(&whole)
-                .y_label_formatter(&|v| format!("{v:.1}"))
-                .draw()?;
+            let mut chart = panel(&right, "Validation Dice", "Dice", 0.0..1.0, 11)?;
             let mut series = |name: &str, values: Vec<(f64, f64)>, colour: RGBColor, width: u32| {
                 let best = values.iter().map(|v| v.1).fold(0.0, f64::max);
                 chart

@@ -258,6 +258,11 @@ impl Preprocessing {
         })
     }
 
+    /// Names of the labels but the background, in order.
+    pub fn foreground_names(&self) -> Vec<String> {
+        self.labels.iter().skip(1).map(|l| l.name.clone()).collect()
+    }
+
     /// How a scan of this geometry is brought to the network.
     ///
     /// # Errors

@@ -67,6 +67,25 @@ fn train(run: &Path, more: &[&str]) -> Output {
     obelisk(&arguments)
 }
 
+/// Kills a training after its first checkpoint and resumes it.
+fn train_killed_and_resumed(config: &Path, run: &Path) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_obelisk"))
+        .args(["train", "--config", text(config), "--out", text(run)])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    while !run.join("checkpoint.safetensors").exists() {
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "training ended without a checkpoint"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    done(&obelisk(&["train", "--resume", "--out", text(run)]));
+}
+
 #[test]
 fn training_twice_gives_the_same_bytes_and_so_does_resuming() {
     if !adapter() {
@@ -109,27 +128,7 @@ fn training_twice_gives_the_same_bytes_and_so_does_resuming() {
     }
 
     // Killed after the first epoch's checkpoint, and resumed.
-    let mut child = Command::new(env!("CARGO_BIN_EXE_obelisk"))
-        .args([
-            "train",
-            "--config",
-            text(&path("a").join("config.toml")),
-            "--out",
-            text(&path("c")),
-        ])
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    while !path("c").join("checkpoint.safetensors").exists() {
-        assert!(
-            child.try_wait().unwrap().is_none(),
-            "training ended without a checkpoint"
-        );
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    done(&obelisk(&["train", "--resume", "--out", text(&path("c"))]));
+    train_killed_and_resumed(&path("a").join("config.toml"), &path("c"));
     assert_eq!(weights("a"), weights("c"));
 
     refused(&train(&path("a"), &[]), 1, "holds a run");
@@ -196,22 +195,7 @@ fn sparse_training_twice_gives_the_same_bytes_and_so_does_resuming() {
     done(&train(&path("b"), &sparse));
     assert_eq!(weights("a"), weights("b"));
 
-    let mut child = Command::new(env!("CARGO_BIN_EXE_obelisk"))
-        .args(["train", "--config", text(&path("a").join("config.toml"))])
-        .args(["--out", text(&path("c"))])
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    while !path("c").join("checkpoint.safetensors").exists() {
-        assert!(
-            child.try_wait().unwrap().is_none(),
-            "training ended without a checkpoint"
-        );
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    done(&obelisk(&["train", "--resume", "--out", text(&path("c"))]));
+    train_killed_and_resumed(&path("a").join("config.toml"), &path("c"));
     assert_eq!(weights("a"), weights("c"));
 
     // Its weights answer at single points, the same by world coordinates and by voxels, and on any grid.

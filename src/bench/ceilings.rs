@@ -8,6 +8,7 @@ use crate::gpu::{Device, Executable, Weights};
 use crate::graph::Value;
 use crate::op::{BufferRef, Dispatch, StepScalars, linear_groups, read, write};
 use crate::plan::{ALIGNMENT, Bound, Launch, Place, Plan, PlanBuffer};
+use crate::shader;
 use crate::shader::Shader;
 use crate::tensor::Spec;
 
@@ -20,10 +21,6 @@ pub struct Ceilings {
     pub gigaflops: f64,
 }
 
-const COPY: Shader = Shader {
-    name: "copy",
-    parts: &[include_str!("../../benches/ceilings/copy.wgsl")],
-};
 const FMA: Shader = Shader {
     name: "fma",
     parts: &[include_str!("../../benches/ceilings/fma.wgsl")],
@@ -92,10 +89,14 @@ fn measure(
 pub fn copy_plan(bytes: u64, repeats: usize) -> Plan {
     let count = bytes as usize / 16;
     let dispatch = Dispatch {
-        params: vec![("count", count.into())],
+        params: vec![
+            ("count", count.into()),
+            ("from_vector", 0usize.into()),
+            ("to_vector", 0usize.into()),
+        ],
         bindings: vec![read(BufferRef::Input(0)), write(BufferRef::Output(0))],
         workgroups: linear_groups(count, 64),
-        ..Dispatch::new(COPY, "main")
+        ..Dispatch::new(shader!("copy"), "main")
     };
     let values = [("source", 0), ("target", 1)]
         .map(|(name, slot)| (name.to_owned(), Value(slot), Spec::flat(&[bytes as usize / 4])));

@@ -220,13 +220,7 @@ impl Crossval {
         if self.force {
             job.restart(&self.out)?;
         }
-        let names: Vec<String> = data
-            .preprocessing
-            .labels
-            .iter()
-            .skip(1)
-            .map(|l| l.name.clone())
-            .collect();
+        let names = data.preprocessing.foreground_names();
         let mut progress = Progress::new(job.settings.epochs, job.settings.batch, names);
         let outcome =
             pollster::block_on(job.run_fold(device, dataset, data, &self.out, |event| progress.show(&event)));

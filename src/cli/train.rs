@@ -140,13 +140,7 @@ impl Train {
             obelisk::file::write_beside(&config_path, text.as_bytes(), true)
                 .with_context(|| format!("{}", config_path.display()))?;
         }
-        let names: Vec<String> = data
-            .preprocessing
-            .labels
-            .iter()
-            .skip(1)
-            .map(|l| l.name.clone())
-            .collect();
+        let names = data.preprocessing.foreground_names();
         let mut progress = Progress::new(settings.epochs, settings.batch, names);
         let log = pollster::block_on(train(
             &device,
@@ -306,8 +300,7 @@ pub(super) fn draw_pictures(
     data: &TrainingData,
     log: &[EpochRecord],
 ) -> anyhow::Result<()> {
-    let labels = data.preprocessing.labels.iter().skip(1);
-    let names: Vec<String> = labels.map(|l| l.name.clone()).collect();
+    let names = data.preprocessing.foreground_names();
     let points: Vec<CurvePoint> = log.iter().map(CurvePoint::from).collect();
     let title = format!("{} on {}", settings.arch, data.dataset);
     picture::training_curve(&run.join("curve.png"), &title, &points, &names, true)?;

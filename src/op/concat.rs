@@ -102,18 +102,10 @@ impl Op for Concat {
         upstream: &[Option<Value>],
         wanted: &[bool],
     ) -> Result<Vec<Gradient>, GraphError> {
-        let upstream = upstream[0].expect("the one output has a gradient");
-        let mut first = 0;
-        let mut gradients = Vec::new();
-        for (source, wanted) in node.inputs.iter().zip(wanted) {
-            let count = graph.shape(*source)[1];
-            gradients.push(match wanted {
-                true => Gradient::Flows(graph.push1(Channels { first, count }, &[upstream])?),
-                false => Gradient::Stops,
-            });
-            first += count;
-        }
-        Ok(gradients)
+        pieces(graph, node, upstream, wanted, 1, |first, count| Channels {
+            first,
+            count,
+        })
     }
 
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
@@ -127,6 +119,30 @@ impl Op for Concat {
         }
         vec![Tensor::new(&[n, channels, d, h, w], data)]
     }
+}
+
+/// The gradient of a concatenation along `axis`: to each wanted source, the piece of the upstream gradient from `first`
+/// on that is as long as the source.
+pub(super) fn pieces<O: Op + 'static>(
+    graph: &mut Graph,
+    node: &NodeView,
+    upstream: &[Option<Value>],
+    wanted: &[bool],
+    axis: usize,
+    piece: impl Fn(usize, usize) -> O,
+) -> Result<Vec<Gradient>, GraphError> {
+    let upstream = upstream[0].expect("the one output has a gradient");
+    let mut first = 0;
+    let mut gradients = Vec::new();
+    for (source, wanted) in node.inputs.iter().zip(wanted) {
+        let count = graph.shape(*source)[axis];
+        gradients.push(match wanted {
+            true => Gradient::Flows(graph.push1(piece(first, count), &[upstream])?),
+            false => Gradient::Stops,
+        });
+        first += count;
+    }
+    Ok(gradients)
 }
 
 impl Op for Channels {

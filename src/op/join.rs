@@ -1,5 +1,6 @@
 //! Concatenation of maps along the batch, as a copy: where what was sampled in several scans meets in one batch.
 
+use super::concat::pieces;
 use super::*;
 
 /// Adds the concatenation of maps `[Nᵢ, C, D, H, W]` to the graph: a map `[ΣNᵢ, C, D, H, W]`, at most as large as an
@@ -75,18 +76,10 @@ impl Op for Join {
         upstream: &[Option<Value>],
         wanted: &[bool],
     ) -> Result<Vec<Gradient>, GraphError> {
-        let upstream = upstream[0].expect("the one output has a gradient");
-        let mut first = 0;
-        let mut gradients = Vec::new();
-        for (source, wanted) in node.inputs.iter().zip(wanted) {
-            let count = graph.shape(*source)[0];
-            gradients.push(match wanted {
-                true => Gradient::Flows(graph.push1(Cases { first, count }, &[upstream])?),
-                false => Gradient::Stops,
-            });
-            first += count;
-        }
-        Ok(gradients)
+        pieces(graph, node, upstream, wanted, 0, |first, count| Cases {
+            first,
+            count,
+        })
     }
 
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
