@@ -140,15 +140,17 @@ fn add_row(r: u32, block: u32, tap: u32, m: mat4x4f) {
     if (r < ROWS) {
         let s = r * BLOCKS + block;
         let row = rows[r * STEP + tap];
-        if (CHANNELS == 4u) {
-            sums[s] += m * row;
-        } else if (CHANNELS == 3u) {
-            sums[s] += mat3x4f(m[0], m[1], m[2]) * row.xyz;
-        } else if (CHANNELS == 2u) {
-            sums[s] += mat2x4f(m[0], m[1]) * row.xy;
-        } else {
-            sums[s] += m[0] * row.x;
+        var sum = fma(m[0], vec4f(row.x), sums[s]);
+        if (CHANNELS > 1u) {
+            sum = fma(m[1], vec4f(row.y), sum);
         }
+        if (CHANNELS > 2u) {
+            sum = fma(m[2], vec4f(row.z), sum);
+        }
+        if (CHANNELS > 3u) {
+            sum = fma(m[3], vec4f(row.w), sum);
+        }
+        sums[s] = sum;
     }
 }
 

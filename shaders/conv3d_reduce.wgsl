@@ -1,10 +1,12 @@
-// Second stage of conv3d_weight_gradient.wgsl and conv3d_slide_weight_gradient.wgsl: dW[o, c, kz, ky, kx] = Σ over chunks of partial, in order.
-// One invocation a vec4 of outputs o.
+// Second stage of conv3d_weight_gradient.wgsl and conv3d_slide_weight_gradient.wgsl: dW[o, c, kz, ky, kx] = Σ over chunks
+// of partial, in order, by vec4s of outputs o.
 const BLOCKS: u32 = 4u;
 const TAPS: u32 = 3u;
 // Taps along x that conv3d_slide_weight_gradient.wgsl unrolls.
 const TAPS_X: u32 = 1u;
 const CHANNELS: u32 = 4u;
+// 1 where the first stage went along x, so that its y is W and its x is H.
+const ROWS_ALONG_X: u32 = 0u;
 const SUMS: u32 = TAPS_X * TAPS * BLOCKS * CHANNELS;
 
 struct Params {
@@ -14,7 +16,7 @@ struct Params {
     taps_z: u32,
     taps_y: u32,
     taps_x: u32,
-    // The weight [Cout, Cin / groups, KD, KH, KW]; KH is taps_y · TAPS, KW is taps_x · TAPS_X.
+    // The weight [Cout, Cin / groups, KD, KH, KW]; KH is taps_y · TAPS, KW is taps_x · TAPS_X (ROWS_ALONG_X: KW and KH).
     outputs: u32,
     inputs: u32,
     outputs_a_group: u32,
@@ -30,6 +32,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> partial: array<vec4f>;
 @group(0) @binding(2) var<storage, read_write> gradient: array<f32>;
 
+// One invocation sums all chunks: for drivers on the CPU, where barriers are slow.
 @compute @workgroup_size(64)
 fn main(
     @builtin(workgroup_id) group: vec3u,
@@ -44,7 +47,46 @@ fn main(
     for (var chunk = 0u; chunk < params.chunks; chunk++) {
         sum += partial[chunk * params.total + index];
     }
+    store(index, sum);
+}
 
+// SHARES invocations sum a share of the chunks each: a GPU needs them to fill its time.
+const SHARES: u32 = 16u;
+const VECTORS: u32 = 256u / SHARES;
+var<workgroup> shares: array<vec4f, 256>;
+
+@compute @workgroup_size(256)
+fn shared_sum(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let index = (group.y * groups.x + group.x) * VECTORS + local % VECTORS;
+    var sum: vec4f;
+    if (index < params.total) {
+        for (var chunk = local / VECTORS; chunk < params.chunks; chunk += SHARES) {
+            sum += partial[chunk * params.total + index];
+        }
+    }
+    shares[local] = sum;
+    workgroupBarrier();
+    if (local >= VECTORS || index >= params.total) {
+        return;
+    }
+    for (var share = 1u; share < SHARES; share++) {
+        sum += shares[share * VECTORS + local];
+    }
+    store(index, sum);
+}
+
+fn tap(plane: u32, ky: u32, kx: u32) -> u32 {
+    if (ROWS_ALONG_X == 1u) {
+        return (plane * params.taps_x * TAPS_X + kx) * params.taps_y * TAPS + ky;
+    }
+    return (plane * params.taps_y * TAPS + ky) * params.taps_x * TAPS_X + kx;
+}
+
+fn store(index: u32, sum: vec4f) {
     var lane = index % params.lanes;
     let entry = index / params.lanes % SUMS;
     let block_group = index / params.lanes / SUMS;
@@ -64,7 +106,7 @@ fn main(
         if (o < params.outputs && source_channel < params.source_channels && c >= group_first
             && c < group_first + params.inputs) {
             let plane = (o * params.inputs + c - group_first) * params.taps_z + kz;
-            gradient[(plane * params.taps_y * TAPS + ky) * params.taps_x * TAPS_X + kx] = sum[i];
+            gradient[tap(plane, ky, kx)] = sum[i];
         }
     }
 }

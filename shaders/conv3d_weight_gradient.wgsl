@@ -46,6 +46,10 @@ struct Params {
     x_stride_n: i32,
     x_stride_c: i32,
     x_stride_z: i32,
+    x_stride_row: i32,
+    x_stride_column: i32,
+    g_stride_row: i32,
+    g_stride_column: i32,
     start_z: i32,
     start_y: i32,
     start_x: i32,
@@ -73,7 +77,7 @@ var<private> upstream: array<vec4f, ROWS>;
 fn place_row(k: u32) {
     if (k < SPAN) {
         row_y[k] = select(i32(k) * params.row_step, i32(k), TAPS > 1u);
-        row_at[k] = row_y[k] * params.in_width;
+        row_at[k] = row_y[k] * params.x_stride_row;
     }
 }
 
@@ -148,9 +152,9 @@ fn multiply(r: u32, block: u32, tap: u32, channel: u32) {
         let at = (tap * BLOCKS + block) * CHANNELS + channel;
         let u = upstream[r];
         let v = rows[r * STEP + tap];
-        sums[at] += u * v[channel];
+        sums[at] = fma(u, vec4f(v[channel]), sums[at]);
         if (channel + 1u < CHANNELS) {
-            sums[at + 1u] += u * v[channel + 1u];
+            sums[at + 1u] = fma(u, vec4f(v[channel + 1u]), sums[at + 1u]);
         }
     }
 }
@@ -235,7 +239,7 @@ fn accumulate(index: u32, block_group: u32, subgroup_lane: i32) {
     let last_column = min(first_column + params.columns_a_chunk, params.columns);
     let area = params.height * params.width;
     let c_at = c * params.x_stride_c - params.x_base;
-    let step_at = i32(ROWS) * params.stride_y * params.in_width;
+    let step_at = i32(ROWS) * params.stride_y * params.x_stride_row;
 
     place_rows();
     // Counted up, not divided: a division is eight scalar ones here.
@@ -247,9 +251,11 @@ fn accumulate(index: u32, block_group: u32, subgroup_lane: i32) {
         let iz = oz * params.stride_z + kz;
         let ix = ox * params.stride_x + kx;
         let inside = iz >= 0 && iz < params.in_depth && ix >= 0 && ix < params.in_width;
-        var at = n * params.x_stride_n + c_at + iz * params.x_stride_z + ky * params.in_width + ix;
+        var at = n * params.x_stride_n + c_at + iz * params.x_stride_z + ky * params.x_stride_row
+            + ix * params.x_stride_column;
         load_first(at, ky, inside);
-        let g_at = (plane * params.out_blocks + i32(block_group * BLOCKS)) * area + ox - params.g_base;
+        let g_at = (plane * params.out_blocks + i32(block_group * BLOCKS)) * area + ox * params.g_stride_column
+            - params.g_base;
         for (var oy = 0; oy < params.height; oy += i32(ROWS)) {
             load_rows(at, oy * params.stride_y + ky, inside);
             load_upstream(g_at, oy, i32(block_group * BLOCKS), subgroup_lane);

@@ -2,7 +2,8 @@
 // foreground label and L labels in all:
 //   soft:  loss = 1 − mean S
 //   hinge: loss = 1 − mean S + 10 mean (10 min(S, 0.1) − 1)² + 10 mean (100 min(S, 0.01) − 1)²
-// total: adds the partials [partials, 3, BLOCKS] of vec4 in order, one invocation a vec4.
+// total: adds the partials [partials, 3, BLOCKS] of vec4 in order, one invocation a number; shared_total: one workgroup a
+// number, for GPUs.
 // loss: one invocation writes loss[0] and weights [2, BLOCKS] of vec4: d loss / d Σpt, d loss / d Σp.
 // scale: weights times the upstream gradient.
 struct Params { classes: u32, partials: u32 }
@@ -25,6 +26,25 @@ fn total(@builtin(global_invocation_id) id: vec3u) {
         sum += input[i * 12u * BLOCKS + id.x];
     }
     output[id.x] = sum;
+}
+
+var<workgroup> shares: array<f32, 256>;
+@compute @workgroup_size(256)
+fn shared_total(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
+    var sum = 0.0;
+    for (var i = local; i < params.partials; i += 256u) {
+        sum += input[i * 12u * BLOCKS + group.x];
+    }
+    shares[local] = sum;
+    for (var half = 128u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if (local < half) {
+            shares[local] += shares[local + half];
+        }
+    }
+    if (local == 0u) {
+        output[group.x] = shares[0];
+    }
 }
 
 @compute @workgroup_size(64)

@@ -71,6 +71,7 @@ pub fn run(arguments: Arguments, started: std::time::Instant) -> anyhow::Result<
         adapter: arguments.adapter,
         backend: arguments.backend,
         portable: arguments.portable,
+        kernels_for_gpus: false,
         pipeline_cache: cache_folder(arguments.no_cache),
     };
     match arguments.command {

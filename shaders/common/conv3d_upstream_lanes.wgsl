@@ -12,7 +12,7 @@ fn load_eight(k: u32, at: i32, oy: i32, block: i32, lane: i32) {
         let row = oy + i32(k * ROWS_A_LOAD) + lane / i32(BLOCKS);
         let own = lane % i32(BLOCKS);
         let valid = row < params.height && block + own < params.out_blocks;
-        let i = at + (own * params.height + row) * params.width;
+        let i = at + own * params.height * params.width + row * params.g_stride_row;
         loaded[k] = select(vec4f(), g[select(0, i, valid)], valid);
     }
 }

@@ -13,7 +13,7 @@ fn load_upstream(at: i32, oy: i32, block: i32, lane: i32) {
 fn upstream_at(r: u32, block: u32) -> vec4f {
     let oy = g_row + i32(r);
     let valid = oy < params.height && g_block + i32(block) < params.out_blocks;
-    let at = g_at + (i32(block) * params.height + oy) * params.width;
+    let at = g_at + i32(block) * params.height * params.width + oy * params.g_stride_row;
     return select(vec4f(), g[select(0, at, valid)], valid);
 }
 

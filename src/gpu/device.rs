@@ -16,6 +16,9 @@ pub struct DeviceOptions {
     pub backend: Option<String>,
     /// Use only what every WebGPU device has: default limits, no optional features.
     pub portable: bool,
+    /// Use the kernels that are meant for GPUs where a driver runs on the processor, too: tests of kernels do, so that
+    /// they need no GPU.
+    pub kernels_for_gpus: bool,
     /// A folder to keep compiled pipelines in from one process to the next, where the backend gives them out (Vulkan).
     pub pipeline_cache: Option<PathBuf>,
 }
@@ -254,7 +257,7 @@ impl Device {
             max_binding: limits.max_storage_buffer_binding_size,
             max_buffer: limits.max_buffer_size,
             subgroups: subgroups(&info, features),
-            cpu: info.device_type == wgpu::DeviceType::Cpu,
+            cpu: info.device_type == wgpu::DeviceType::Cpu && !options.kernels_for_gpus,
         };
         let folder = options.pipeline_cache.as_ref();
         let cache = folder.and_then(|folder| PipelineCache::open(&device, &info, folder));

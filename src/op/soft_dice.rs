@@ -5,11 +5,12 @@ use super::*;
 /// ε in the denominator; keeps the score of a label without any voxel defined.
 const EPSILON: f64 = 1e-5;
 
-/// Partial sums that a device reduces in parallel: enough for any GPU, few enough to add up one after another, and more
-/// where an invocation would loop too long.
-fn partials(voxels: usize, blocks: usize) -> usize {
+/// Partial sums that a device reduces in parallel: enough to fill it, few enough to add up, and more where an invocation
+/// would loop too long.
+fn partials(voxels: usize, blocks: usize, caps: &Caps) -> usize {
     let loops = 1 + 4 * blocks;
-    voxels.min((voxels * loops).div_ceil(60_000).max(2048))
+    let enough = if caps.cpu { 2048 } else { 1 << 16 };
+    voxels.min((voxels * loops).div_ceil(60_000).max(enough))
 }
 
 /// What follows from the sums over all voxels that are not ignored, batch and space together: with
@@ -91,7 +92,7 @@ impl Op for DiceLoss {
         let blocks = logits.blocks();
         let constants = vec![("BLOCKS", blocks as u32), ("SQUARED", self.0.squared as u32)];
         let runs = slices(&[&logits], caps);
-        let threads = |run: &Slices| partials(run.count * h * w, blocks);
+        let threads = |run: &Slices| partials(run.count * h * w, blocks, caps);
         let count: usize = runs.iter().map(threads).sum();
         let partial = io.scratch((count * 3 * blocks * 16) as u64);
         let total = io.scratch((3 * blocks * 16) as u64);
@@ -133,9 +134,9 @@ impl Op for DiceLoss {
         };
         dispatches.push(Dispatch {
             bindings: vec![read(partial), read(Input(1)), write(total), write(Output(0))],
-            workgroups: linear_groups(12 * blocks, 64),
-            iterations: count as u64,
-            ..score("total")
+            workgroups: if caps.cpu { linear_groups(12 * blocks, 64) } else { [12 * blocks as u32, 1, 1] },
+            iterations: if caps.cpu { count as u64 } else { count.div_ceil(256) as u64 + 8 },
+            ..score(if caps.cpu { "total" } else { "shared_total" })
         });
         dispatches.push(Dispatch {
             bindings: vec![read(total), read(Input(1)), write(Output(1)), write(Output(0))],

@@ -11,20 +11,23 @@ use obelisk::op::{Access, Caps, Dispatch, StepScalars, Word};
 use obelisk::plan::Plan;
 use obelisk::tensor::Tensor;
 
-/// Devices to test on: WebGPU's default limits without optional features, then the adapter's own. Fails in CI when
-/// there is no adapter; elsewhere the test is skipped with a word on stderr.
+/// Devices to test on: WebGPU's default limits without optional features, then the adapter's own; on a driver that runs on
+/// the processor also one with the kernels meant for GPUs. Fails in CI when there is no adapter; elsewhere the test is
+/// skipped with a word on stderr.
 pub fn devices() -> &'static [Device] {
     static DEVICES: OnceLock<Vec<Device>> = OnceLock::new();
     DEVICES.get_or_init(|| {
-        let open = |portable| {
+        let open = |portable, kernels_for_gpus| {
             pollster::block_on(Device::open(&DeviceOptions {
                 portable,
+                kernels_for_gpus,
                 ..Default::default()
             }))
         };
-        match (open(true), open(false)) {
-            (Ok(portable), Ok(own)) => vec![portable, own],
-            (Err(error), _) | (_, Err(error)) => {
+        match (open(true, false), open(false, false), open(false, true)) {
+            (Ok(portable), Ok(own), Ok(_)) if !own.caps().cpu => vec![portable, own],
+            (Ok(portable), Ok(own), Ok(for_gpus)) => vec![portable, own, for_gpus],
+            (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => {
                 assert!(std::env::var_os("CI").is_none(), "no device in CI: {error}");
                 eprintln!("SKIPPED: tests on a device ({error})");
                 vec![]

@@ -549,8 +549,19 @@ impl WeightGradient {
         let (x_spec, g_spec) = (&self.x.1, &self.g.1);
         let [batch, _, in_depth, h, w] = x_spec.ncdhw().expect("checked on insertion");
         let [_, outputs, depth, gh, gw] = g_spec.ncdhw().expect("checked on insertion");
-        let (ay, ax, [in_height, in_width], [height, width]) =
+        let (mut ay, mut ax, [mut in_height, mut in_width], [mut height, mut width]) =
             flatten(self.axes[1], self.axes[2], [h, w], [gh, gw]);
+        let (mut x_strides, mut g_strides) = ([in_width, 1], [width, 1]);
+        // A GPU brings whole cache lines: there the rows that an invocation goes through lie along x.
+        let along_x = !caps.cpu && width > 1;
+        if along_x {
+            (ay, ax) = (ax, ay);
+            for pair in [(&mut in_height, &mut in_width), (&mut height, &mut width)] {
+                std::mem::swap(pair.0, pair.1);
+            }
+            x_strides.reverse();
+            g_strides.reverse();
+        }
         let source = Source::of(x_spec);
         let upstream = Source::of(g_spec);
         let out_blocks = upstream.blocks;
@@ -600,7 +611,7 @@ impl WeightGradient {
 
         // Chunks enough to occupy the device, few enough that the second stage stays small and fits a binding.
         let partial_bytes = (block_groups * sums * lanes * 16) as u64;
-        let occupied = if caps.cpu { 2048 } else { 1 << 17 };
+        let occupied = if caps.cpu { 2048 } else { 1 << 16 };
         let wanted = (occupied / (lane_stride * block_groups)).max(1);
         let most = (caps.max_binding / partial_bytes).max(1) as usize;
         // A chunk is a number of columns along y, or of strips of rows along x.
@@ -709,6 +720,10 @@ impl WeightGradient {
                     ("x_stride_n", int(strides[0])),
                     ("x_stride_c", int(strides[1])),
                     ("x_stride_z", int(strides[2])),
+                    ("x_stride_row", int(x_strides[0])),
+                    ("x_stride_column", int(x_strides[1])),
+                    ("g_stride_row", int(g_strides[0])),
+                    ("g_stride_column", int(g_strides[1])),
                     ("start_z", az.start.into()),
                     ("start_y", ay.start.into()),
                     ("start_x", ax.start.into()),
@@ -731,12 +746,14 @@ impl WeightGradient {
             });
         }
         let total = block_groups * sums * lanes;
+        let (entry, vectors) = if caps.cpu { ("main", GROUP) } else { ("shared_sum", 16) };
         dispatches.push(Dispatch {
             constants: vec![
                 ("BLOCKS", blocks as u32),
                 ("TAPS", taps as u32),
                 ("TAPS_X", taps_x as u32),
                 ("CHANNELS", source.channels as u32),
+                ("ROWS_ALONG_X", along_x as u32),
             ],
             params: vec![
                 ("total", total.into()),
@@ -757,10 +774,10 @@ impl WeightGradient {
                 ("blocks", grouping.blocks.into()),
             ],
             bindings: vec![read(partial), write(BufferRef::Output(0))],
-            workgroups: linear_groups(total, GROUP),
-            iterations: all_chunks as u64 + 4,
+            workgroups: linear_groups(total, vectors),
+            iterations: (all_chunks + 20) as u64,
             flops: (total * all_chunks * 4) as u64,
-            ..Dispatch::new(shader!("conv3d_reduce"), "main")
+            ..Dispatch::new(shader!("conv3d_reduce"), entry)
         });
         Ok(dispatches)
     }
@@ -778,7 +795,7 @@ pub(super) fn bias_gradient(io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, G
         [range, range]
     })?;
     let most = caps.max_binding as usize / (cut.len() * blocks * 16);
-    let slices = area.min(1024).min(most).max(1);
+    let slices = area.min(if caps.cpu { 1024 } else { 1 << 14 }).min(most).max(1);
     let partial = io.scratch((cut.len() * slices * blocks * 16) as u64);
     let params = |piece: &Piece, slices: usize, first: usize| {
         vec![
@@ -811,10 +828,13 @@ pub(super) fn bias_gradient(io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, G
     dispatches.push(Dispatch {
         params: params(&cut[0], all, 0),
         bindings: vec![read(partial), write(BufferRef::Output(0))],
-        workgroups: [blocks.div_ceil(GROUP) as u32, 1, 1],
-        iterations: all as u64 + 4,
+        workgroups: [if caps.cpu { blocks.div_ceil(GROUP) } else { blocks } as u32, 1, 1],
+        iterations: if caps.cpu { all as u64 + 4 } else { all.div_ceil(256) as u64 + 12 },
         flops: (all * blocks * 4) as u64,
-        ..Dispatch::new(shader!("conv3d_bias_gradient"), "reduce")
+        ..Dispatch::new(
+            shader!("conv3d_bias_gradient"),
+            if caps.cpu { "reduce" } else { "shared_reduce" },
+        )
     });
     Ok(dispatches)
 }
