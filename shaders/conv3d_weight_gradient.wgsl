@@ -21,7 +21,7 @@ const SUMS: u32 = TAPS * BLOCKS * CHANNELS;
 
 struct Params {
     lanes: u32,
-    // Invocations between chunks: lanes, or the next multiple of eight.
+    // Invocations between chunks: lanes, or the next multiple of the subgroup size.
     lane_stride: u32,
     chunks: u32,
     first_chunk: u32,

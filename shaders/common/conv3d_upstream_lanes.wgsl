@@ -1,5 +1,5 @@
 // g of conv3d_weight_gradient.wgsl read one vec4 a lane by eight lanes and handed round by shuffles, as in
-// conv3d_lanes.wgsl. Chunks start at multiples of eight invocations, so that a subgroup has one. Needs subgroups of at
+// conv3d_lanes.wgsl. Chunks start at multiples of the subgroup size, so that a subgroup has one. Needs subgroups of at
 // least eight.
 @group(0) @binding(2) var<storage, read> g: array<vec4f>;
 // Rows a load brings.

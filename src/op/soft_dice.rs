@@ -134,8 +134,16 @@ impl Op for DiceLoss {
         };
         dispatches.push(Dispatch {
             bindings: vec![read(partial), read(Input(1)), write(total), write(Output(0))],
-            workgroups: if caps.cpu { linear_groups(12 * blocks, 64) } else { [12 * blocks as u32, 1, 1] },
-            iterations: if caps.cpu { count as u64 } else { count.div_ceil(256) as u64 + 8 },
+            workgroups: if caps.cpu {
+                linear_groups(12 * blocks, 64)
+            } else {
+                [12 * blocks as u32, 1, 1]
+            },
+            iterations: if caps.cpu {
+                count as u64
+            } else {
+                count.div_ceil(256) as u64 + 8
+            },
             ..score(if caps.cpu { "total" } else { "shared_total" })
         });
         dispatches.push(Dispatch {

@@ -10,6 +10,8 @@ use crate::tensor::{Layout, Spec};
 
 /// Invocations of every workgroup here.
 const GROUP: usize = 64;
+/// Invocations below which a GPU has some of its units idle, and each rather does less: 132 of them with 256 each, say.
+const FILLS_A_GPU: usize = 1 << 15;
 /// In place of the channels of a group where all blocks see all channels: first_output / this is 0.
 const UNGROUPED: u32 = 1 << 30;
 
@@ -316,7 +318,13 @@ impl Lattice {
         let shuffle = shuffles(caps);
         // 64 sums an invocation: a GPU has registers for no more, and on a CPU 112 or 128 gain under 3 %. With one tap,
         // eight blocks halve the loads of x.
-        let (blocks, block_groups) = block_groups(out_blocks, if shuffle && taps == 1 { 8 } else { 4 });
+        let (mut blocks, mut block_groups) =
+            block_groups(out_blocks, if shuffle && taps == 1 { 8 } else { 4 });
+        let points = batch * az.count * ay.count * ax.count;
+        let few = !caps.cpu && points / 4 * block_groups < FILLS_A_GPU;
+        if few {
+            (blocks, block_groups) = (1, out_blocks);
+        }
         let slide = shuffle && out_blocks == 1 && [ay, ax].iter().all(Axis::slides);
         let taps_x = if slide { 3 } else { 1 };
         let taps_y = ay.taps / taps;
@@ -378,10 +386,11 @@ impl Lattice {
             dispatches.push(pack("bias", bias, out_blocks));
         }
 
-        let rows = if slide || (blocks <= 2 && ay.count > 4) {
-            8
-        } else {
-            4
+        let rows = match () {
+            _ if few && points / 4 * block_groups < FILLS_A_GPU => 1,
+            _ if few => 4,
+            _ if slide || (blocks <= 2 && ay.count > 4) => 8,
+            _ => 4,
         };
         let row_groups = ay.count.div_ceil(rows);
         let plane_y = |p: usize| p / az.count * out_depth + az.offset + az.scale * (p % az.count);
@@ -549,11 +558,15 @@ impl WeightGradient {
         let (x_spec, g_spec) = (&self.x.1, &self.g.1);
         let [batch, _, in_depth, h, w] = x_spec.ncdhw().expect("checked on insertion");
         let [_, outputs, depth, gh, gw] = g_spec.ncdhw().expect("checked on insertion");
-        let (mut ay, mut ax, [mut in_height, mut in_width], [mut height, mut width]) =
-            flatten(self.axes[1], self.axes[2], [h, w], [gh, gw]);
+        let (mut ay, mut ax, [mut in_height, mut in_width], [mut height, mut width]) = if caps.cpu {
+            flatten(self.axes[1], self.axes[2], [h, w], [gh, gw])
+        } else {
+            (self.axes[1], self.axes[2], [h, w], [gh, gw])
+        };
         let (mut x_strides, mut g_strides) = ([in_width, 1], [width, 1]);
-        // A GPU brings whole cache lines: there the rows that an invocation goes through lie along x.
-        let along_x = !caps.cpu && width > 1;
+        // A GPU brings whole cache lines: there the rows that an invocation goes through lie along x. And it needs many
+        // invocations, which is why y and x stay two axes.
+        let along_x = !caps.cpu;
         if along_x {
             (ay, ax) = (ax, ay);
             for pair in [(&mut in_height, &mut in_width), (&mut height, &mut width)] {
@@ -566,10 +579,12 @@ impl WeightGradient {
         let upstream = Source::of(g_spec);
         let out_blocks = upstream.blocks;
         let (taps, step) = ay.unrolled();
-        // On a CPU 192 sums an invocation are best (85 GFLOP/s against 65 with 96); a GPU has 256 registers at most.
+        // On a CPU 192 sums an invocation are best (85 GFLOP/s against 65 with 96); a GPU has 256 registers at most, and
+        // sums of outputs that there are not take none.
         let most = match (shuffles(caps), taps) {
             (true, 1) => 8,
             _ if caps.cpu => 4,
+            _ if taps * source.channels * outputs <= 108 => 4,
             _ => 2,
         };
         let (blocks, block_groups) = block_groups(out_blocks, most);
@@ -589,15 +604,17 @@ impl WeightGradient {
         let sums = taps_x * taps * blocks * source.channels;
 
         let lanes = grouping.blocks * az.taps * taps_y * (ax.taps / taps_x);
+        // Invocations between chunks, so that a subgroup has one.
+        let subgroup = caps.subgroups.map_or(8, |(_, most)| most as usize);
+        let shared_stride = lanes.next_multiple_of(subgroup);
         // With few lanes most of a subgroup would idle; then each invocation reads its own g. Instructions of a step for
         // eight invocations, at 120 a load.
         let products = 2 * 4 * rows * sums;
         let load = 120;
-        let shared =
-            (products + load * (rows * step + (rows * blocks).div_ceil(8))) * lanes.next_multiple_of(8);
+        let shared = (products + load * (rows * step + (rows * blocks).div_ceil(8))) * shared_stride;
         let own = (products + load * (rows * step + rows * blocks)) * lanes;
         let shuffle = shuffles(caps) && !slide && shared <= own;
-        let lane_stride = if shuffle { lanes.next_multiple_of(8) } else { lanes };
+        let lane_stride = if shuffle { shared_stride } else { lanes };
 
         let touched = |from: usize, to: usize| {
             let low = from / depth * in_depth + az.sees(from % depth, from % depth, in_depth).0;
@@ -746,7 +763,11 @@ impl WeightGradient {
             });
         }
         let total = block_groups * sums * lanes;
-        let (entry, vectors) = if caps.cpu { ("main", GROUP) } else { ("shared_sum", 16) };
+        let (entry, vectors) = if caps.cpu {
+            ("main", GROUP)
+        } else {
+            ("shared_sum", 16)
+        };
         dispatches.push(Dispatch {
             constants: vec![
                 ("BLOCKS", blocks as u32),
@@ -828,8 +849,16 @@ pub(super) fn bias_gradient(io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, G
     dispatches.push(Dispatch {
         params: params(&cut[0], all, 0),
         bindings: vec![read(partial), write(BufferRef::Output(0))],
-        workgroups: [if caps.cpu { blocks.div_ceil(GROUP) } else { blocks } as u32, 1, 1],
-        iterations: if caps.cpu { all as u64 + 4 } else { all.div_ceil(256) as u64 + 12 },
+        workgroups: [
+            if caps.cpu { blocks.div_ceil(GROUP) } else { blocks } as u32,
+            1,
+            1,
+        ],
+        iterations: if caps.cpu {
+            all as u64 + 4
+        } else {
+            all.div_ceil(256) as u64 + 12
+        },
         flops: (all * blocks * 4) as u64,
         ..Dispatch::new(
             shader!("conv3d_bias_gradient"),
