@@ -76,8 +76,10 @@ def measure(case, args, device):
     if device == "cuda":
         theirs["PyTorch, TF32"] = [*theirs["PyTorch"], "--tf32"]
     reports = {"obelisk": [], **{name: [] for name in theirs}}
-    for _ in range(args.rounds):
-        reports["obelisk"].append(run(ours))
+    for i in range(args.rounds):
+        # Kernels are timed after the runs that count.
+        per_kernel = ["--per-kernel"] if case == "hybrid" and i == 0 else []
+        reports["obelisk"].append(run(ours + per_kernel))
         for name, command in theirs.items():
             reports[name].append(run(command))
     return reports
@@ -121,6 +123,21 @@ def rows(case, reports, device):
             )
 
 
+def kernels(report, phase):
+    """Kernels of a submission by operation, against what the adapter's ceilings allow them."""
+    best, sums = report["ceilings"], {}
+    for k in report[phase]["kernels"]:
+        floor = max(k["flop"] / best["gigaflops"], k["bytes"] / best["gigabytes"]) / 1e9
+        count, seconds, least = sums.get(k["op"], (0, 0.0, 0.0))
+        sums[k["op"]] = count + 1, seconds + k["seconds"], least + floor
+    yield f"{phase}, ms | kernels | floor, ms | times the floor"
+    yield "---|---|---|---"
+    for op, (count, seconds, floor) in sorted(sums.items(), key=lambda item: -item[1][1])[:12]:
+        yield f"{op}: {seconds * 1e3:.3f} | {count} | {floor * 1e3:.3f} | {seconds / floor:.1f}"
+    count, seconds, floor = (sum(s[i] for s in sums.values()) for i in range(3))
+    yield f"all operations: {seconds * 1e3:.3f} | {count} | {floor * 1e3:.3f} | {seconds / floor:.1f}"
+
+
 def processor():
     try:
         return re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
@@ -148,6 +165,17 @@ def section(all_reports, args, device):
     ]
     for case, reports in all_reports.items():
         lines += rows(case, reports, device)
+    measured = all_reports["hybrid"]["obelisk"][0] if "hybrid" in all_reports else {}
+    if "ceilings" in measured:
+        best = measured["ceilings"]
+        lines += [
+            "",
+            f"Where `obeliskhybrid_tcia`'s time goes. The floor is what a copy kernel ({best['gigabytes']:.0f} GB/s) and a "
+            f"multiply-add kernel ({best['gigaflops']:.0f} GFLOP/s) of the same adapter would take for a kernel's bytes, each "
+            "once, or its operations, whichever is longer.",
+        ]
+        for phase in ("inference", "training"):
+            lines += ["", *(f"| {line} |" for line in kernels(measured, phase))]
     return "\n".join(lines)
 
 

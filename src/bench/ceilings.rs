@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::BenchError;
+use super::{BenchError, Kernel};
 use crate::gpu::{Device, Executable, Weights};
 use crate::graph::Value;
 use crate::op::{BufferRef, Dispatch, StepScalars, linear_groups, read, write};
@@ -19,6 +19,14 @@ pub struct Ceilings {
     pub gigabytes: f64,
     /// Multiplications and additions a second in f32, in 10⁹.
     pub gigaflops: f64,
+}
+
+impl Ceilings {
+    /// The least seconds that the adapter's ceilings allow a kernel: all of its bytes moved once, or all of its operations
+    /// done, whichever takes longer.
+    pub fn floor(&self, kernel: &Kernel) -> f64 {
+        (kernel.flop as f64 / self.gigaflops / 1e9).max(kernel.bytes as f64 / self.gigabytes / 1e9)
+    }
 }
 
 const FMA: Shader = Shader {

@@ -264,26 +264,49 @@ fn print_measurement(what: &str, m: &Measurement) {
 
 /// A line for each kernel of each operation, the slowest first.
 fn print_kernels(kernels: &[Kernel], ceilings: &bench::Ceilings) {
-    let mut sums: BTreeMap<(&str, &str), (usize, f64, u64, u64)> = BTreeMap::new();
+    #[derive(Default)]
+    struct Sum {
+        count: usize,
+        seconds: f64,
+        flop: u64,
+        bytes: u64,
+        floor: f64,
+    }
+    let mut sums: BTreeMap<(&str, &str), Sum> = BTreeMap::new();
     for k in kernels {
         let sum = sums.entry((k.op, &k.kernel)).or_default();
-        *sum = (sum.0 + 1, sum.1 + k.seconds, sum.2 + k.flop, sum.3 + k.bytes);
+        sum.count += 1;
+        sum.seconds += k.seconds;
+        sum.flop += k.flop;
+        sum.bytes += k.bytes;
+        sum.floor += ceilings.floor(k);
     }
     let mut sums: Vec<_> = sums.into_iter().collect();
-    sums.sort_by(|a, b| b.1.1.total_cmp(&a.1.1));
+    sums.sort_by(|a, b| b.1.seconds.total_cmp(&a.1.seconds));
     println!(
-        "  {:>9} {:>3}  {:>9} {:>5}  {:>7} {:>5}  operation, kernel",
-        "ms", "n", "GFLOP/s", "%", "GB/s", "%"
+        "  {:>9} {:>3}  {:>9} {:>5}  {:>7} {:>5} {:>7}  operation, kernel",
+        "ms", "n", "GFLOP/s", "%", "GB/s", "%", "× floor"
     );
-    for ((op, kernel), (count, seconds, flop, bytes)) in sums {
-        let (gigaflops, gigabytes) = (flop as f64 / seconds / 1e9, bytes as f64 / seconds / 1e9);
+    for ((op, kernel), sum) in sums {
+        let (gigaflops, gigabytes) = (
+            sum.flop as f64 / sum.seconds / 1e9,
+            sum.bytes as f64 / sum.seconds / 1e9,
+        );
         println!(
-            "  {:9.3} {count:3}  {gigaflops:9.1} {:5.1}  {gigabytes:7.1} {:5.1}  {op}, {kernel}",
-            seconds * 1e3,
+            "  {:9.3} {:3}  {gigaflops:9.1} {:5.1}  {gigabytes:7.1} {:5.1} {:7.1}  {op}, {kernel}",
+            sum.seconds * 1e3,
+            sum.count,
             100.0 * gigaflops / ceilings.gigaflops,
             100.0 * gigabytes / ceilings.gigabytes,
+            sum.seconds / sum.floor,
         );
     }
     let all: f64 = kernels.iter().map(|k| k.seconds).sum();
-    println!("  {:9.3} {:3}  in all", all * 1e3, kernels.len());
+    let floor: f64 = kernels.iter().map(|k| ceilings.floor(k)).sum();
+    println!(
+        "  {:9.3} {:3}  in all, {:.1} × the floor: what the adapter's ceilings allow, kernel by kernel",
+        all * 1e3,
+        kernels.len(),
+        all / floor
+    );
 }
