@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Every check of the project: format, lints as errors, unit, shader, gradient, parity and end-to-end tests.
+# Every check of the project: format, lints as errors, unit, shader, gradient, parity and end-to-end tests, types on
+# Windows and macOS, and the browser app in headless Chromium.
 . "$(dirname "$0")/setup.sh"
 
 cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
@@ -13,4 +14,6 @@ say "Documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --locked --quiet
 say "Tests"
 cargo test --release --locked
+scripts/targets.sh
+scripts/web.sh test
 say "All checks passed"

@@ -527,9 +527,10 @@ impl Trainer {
         Ok(())
     }
 
-    /// Trains a network of that name from the start with the program's defaults, for so many epochs. `step` is called
-    /// after every step with the share done, the loss and the epoch, from 1; aborting `signal` ends the
-    /// training there. Resolves to the trained network.
+    /// Trains a network of that name from the start with the program's defaults, for so many epochs; `steps` are an
+    /// epoch's where a network trains at random locations, absent for the default. `step` is called after every step with
+    /// the share done, the loss and the epoch, from 1; aborting `signal` ends the training there. Resolves to the trained
+    /// network.
     ///
     /// # Errors
     /// `WeightsError`: no such network, or one that can't be trained on this grid. `TooLargeError`, `DeviceError`.
@@ -538,12 +539,15 @@ impl Trainer {
         gpu: &Gpu,
         arch: &str,
         epochs: usize,
+        steps: Option<usize>,
         step: Option<Function>,
         signal: Option<AbortSignal>,
     ) -> Result<Model, JsValue> {
+        let defaults = Settings::new("browser".into(), arch);
         let settings = Settings {
             epochs,
-            ..Settings::new("browser".into(), arch)
+            steps: defaults.steps.map(|default| steps.unwrap_or(default)),
+            ..defaults
         };
         let report = |event: Event| {
             if let (

@@ -192,7 +192,7 @@ impl PointPredictor {
         tile: usize,
         points: &[(usize, [f64; 3])],
     ) -> Result<Tensor, PredictError> {
-        let planned = points.len().next_power_of_two().clamp(LEAST_POINTS, MOST_POINTS);
+        let planned = planned_points(points.len());
         let (scan, grid) = self.loaded()?;
         let (origin, image) = scan.tiles[tile].clone();
         let normalised = |position: [f64; 3]| {
@@ -317,6 +317,13 @@ impl PointPredictor {
     }
 }
 
+/// Locations of the plan that looks at `points` of them: at most an eighth more than there are beyond the least plan, and
+/// few different plans, each of which keeps its memory.
+fn planned_points(points: usize) -> usize {
+    let part = (points.next_power_of_two() / 16).max(LEAST_POINTS);
+    points.next_multiple_of(part).clamp(LEAST_POINTS, MOST_POINTS)
+}
+
 /// The tile whose middle is nearest to a position.
 fn nearest(position: [f64; 3], origins: impl Iterator<Item = [isize; 3]>, grid: [usize; 3]) -> usize {
     let distance = |origin: [isize; 3]| -> f64 {
@@ -337,4 +344,25 @@ pub(crate) fn point_network(network: &Network) -> Result<&PointNetwork, GraphErr
             crate::model::point_networks().join(", ")
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_are_few_and_hardly_larger_than_what_they_look_at() {
+        let mut sizes = std::collections::BTreeSet::new();
+        for points in 1..=MOST_POINTS {
+            let planned = planned_points(points);
+            assert!((points..=MOST_POINTS).contains(&planned), "{points}: {planned}");
+            assert!(
+                planned - points < LEAST_POINTS.max(points / 8 + 1),
+                "{points}: {planned}"
+            );
+            sizes.insert(planned);
+        }
+        assert_eq!(planned_points(36 * 36), 1408);
+        assert!(sizes.len() <= 64, "{} plans", sizes.len());
+    }
 }

@@ -349,6 +349,8 @@ function stopLive(): void {
 
 /** Networks that train on the sample cases in minutes: names of the command line's `--arch`. */
 const TRAINABLE = ['obelisk-hybrid', 'obelisk', 'unet']
+/** Steps of an epoch at random locations: the default, 64, is for hours of training. */
+const STEPS = 16
 let trained: Uint8Array<ArrayBuffer> | undefined
 let losses: number[] = []
 
@@ -374,7 +376,7 @@ async function train(): Promise<void> {
     // The cases are of the first network's kind, whatever is chosen now.
     await chooseModel('0')
     say('Fetching the cases…')
-    trained = await engine.call('train', await sampleCases(), { arch, epochs })
+    trained = await engine.call('train', await sampleCases(), { arch, epochs, steps: STEPS })
     const seconds = ((performance.now() - start) / 1000).toFixed(0)
     await openOwnModel({ name: `Trained here (${arch})`, bytes: trained })
     find('train-save').hidden = false

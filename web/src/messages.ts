@@ -55,11 +55,13 @@ export interface Case {
   labels: Uint8Array<ArrayBuffer>
 }
 
-/** A training's settings: the network's name, its input in voxels (absent: as the chosen network's) and epochs. */
+/** A training's settings: the network's name, its input in voxels (absent: as the chosen network's), epochs, steps of one. */
 export interface Training {
   arch: string
   grid?: [number, number, number]
   epochs: number
+  /** Where a network trains at random locations; absent for the default. */
+  steps?: number
 }
 
 /** Label values of the planes of scan voxels across each axis, the lower of a plane's axes fastest. */

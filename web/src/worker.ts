@@ -135,7 +135,7 @@ const functions: { [N in Name]: (...args: Calls[N]['args']) => Promise<Calls[N][
     return { planes, ms: (performance.now() - start) / 3 }
   },
 
-  async train(cases, { arch, grid, epochs }): Promise<Uint8Array<ArrayBuffer>> {
+  async train(cases, { arch, grid, epochs, steps }): Promise<Uint8Array<ArrayBuffer>> {
     if (!model) {
       throw named('WeightsError', 'Choose a network first.')
     }
@@ -147,7 +147,7 @@ const functions: { [N in Name]: (...args: Calls[N]['args']) => Promise<Calls[N][
       cases.forEach(({ name, image, labels }) => trainer.addCase(image, labels, name))
       send({ phase: 'Preparing the network', share: 0 })
       const step = (share: number, loss: number, epoch: number) => send({ step: { loss, epoch, share } })
-      const trained = await trainer.train(device, arch, epochs, step, stop.signal)
+      const trained = await trainer.train(device, arch, epochs, steps, step, stop.signal)
       const bytes = trained.toBytes() as Uint8Array<ArrayBuffer>
       trained.free()
       return bytes

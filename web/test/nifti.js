@@ -3,7 +3,7 @@
 import { readFileSync } from 'node:fs'
 import { gunzipSync, gzipSync } from 'node:zlib'
 
-/** A NIfTI-1 label map: shape, affine rows, and values with x fastest. */
+/** A NIfTI-1 label map: shape, affine rows, values with x fastest, and the header's geometry. */
 export function readLabels(bytes) {
   const file = bytes[0] === 0x1f ? gunzipSync(bytes) : Buffer.from(bytes)
   const shape = [1, 2, 3].map((i) => file.readInt16LE(40 + 2 * i))
@@ -11,7 +11,21 @@ export function readLabels(bytes) {
   const data = file.subarray(file.readFloatLE(108))
   const read = { 2: (i) => data[i], 4: (i) => data.readInt16LE(2 * i), 256: (i) => data.readInt8(i) }[type]
   const values = Int32Array.from({ length: shape[0] * shape[1] * shape[2] }, (_, i) => read(i))
-  return { shape, values, geometry: file.subarray(252, 328).toString('hex') }
+  const affine = [0, 1, 2].map((row) => [0, 1, 2, 3].map((column) => file.readFloatLE(280 + 16 * row + 4 * column)))
+  return { shape, values, affine, geometry: file.subarray(252, 328).toString('hex') }
+}
+
+/** Where the i-th voxel of a label map lies, in mm. */
+export function worldOf({ shape, affine }, i) {
+  const voxel = [i % shape[0], Math.floor(i / shape[0]) % shape[1], Math.floor(i / shape[0] / shape[1]), 1]
+  return affine.map((row) => row.reduce((sum, entry, column) => sum + entry * voxel[column], 0))
+}
+
+/** A label map's value at a place in mm, where its axes are the world's; undefined outside. */
+export function valueAt({ shape, affine, values }, world) {
+  const voxel = world.map((mm, axis) => Math.round((mm - affine[axis][3]) / affine[axis][axis]))
+  const inside = voxel.every((v, axis) => v >= 0 && v < shape[axis])
+  return inside ? values[voxel[0] + shape[0] * (voxel[1] + shape[1] * voxel[2])] : undefined
 }
 
 /** Tensors of a safetensors file by name: shape and f32 values. */

@@ -115,22 +115,36 @@ test('the 144³ CT gets the command line’s labels within 1 GiB', async (t) => 
   await untilReady(page)
   const [, estimate] = /Needs (\d+) MiB/.exec(await page.textContent('#needs'))
   assert.ok(Number(estimate) <= 1024, `${estimate} MiB`)
-  if (PICTURES) {
-    await page.click('#run')
-    await page.waitForFunction(() => document.querySelector('#progress').value > 0.3, null, { timeout: 300_000 })
-    await picture(page, 'running')
-    await page.click('#stop')
-    await page.waitForFunction(() => document.querySelector('#status').textContent === 'Stopped.', null, { timeout: 60_000 })
-  }
-  const seconds = await segment(page, 540_000)
+  await page.evaluate(() => {
+    window.shares = new Set()
+    const watch = () => {
+      window.shares.add(document.querySelector('#progress').value)
+      requestAnimationFrame(watch)
+    }
+    watch()
+  })
+  const running = segment(page, 600_000)
+  await page.waitForFunction(() => document.querySelector('#progress').value > 0.3, null, { timeout: 500_000 })
+  await picture(page, 'running')
+  const seconds = await running
+  const shares = await page.evaluate(() => window.shares.size)
+  assert.ok(shares >= 10, `the progress bar showed ${shares} positions`)
   const [, peak] = /with (\d+) MiB/.exec(await page.textContent('#status'))
   assert.ok(Number(peak) <= 1024, `${peak} MiB`)
   await page.waitForTimeout(1000)
   await picture(page, 'abdomen')
+
+  // Stopped between two parts, with the labels before still there.
+  await page.click('#run')
+  await page.waitForFunction(() => document.querySelector('#progress').value > 0, null, { timeout: 120_000 })
+  const asked = performance.now()
+  await page.click('#stop')
+  await page.waitForFunction(() => document.querySelector('#status').textContent === 'Stopped.', null, { timeout: 120_000 })
+  const stopping = (performance.now() - asked) / 1000
   const result = await compare(page, scan, weights)
   t.diagnostic(
     `${result.differ} voxels differ, ${result.ties} near ties; ${seconds.toFixed(1)} s with the first compilation and ` +
-      `${peak} MiB (estimated ${estimate}), native with start ${result.seconds.toFixed(1)} s`,
+      `${peak} MiB (estimated ${estimate}), ${shares} positions of the bar, stopped within ${stopping.toFixed(1)} s, native with start ${result.seconds.toFixed(1)} s`,
   )
   assert.deepEqual(page.complaints, [])
   await page.close()
