@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
+use obelisk::bench::clock;
 use obelisk::gpu::{Device, DeviceOptions, Executable, Weights};
 use obelisk::graph::{Graph, Init, Value};
 use obelisk::op::StepScalars;
@@ -129,7 +130,8 @@ async fn bench(
         executable.submit(device, &step)?;
         device.wait()?;
         let first = start.elapsed().as_secs_f64() * 1e3;
-        let cpu = processor_time();
+        let computing = clock(device);
+        let cpu = computing();
         let mut best = f64::INFINITY;
         for _ in 0..RUNS {
             let start = Instant::now();
@@ -137,9 +139,9 @@ async fn bench(
             device.wait()?;
             best = best.min(start.elapsed().as_secs_f64() * 1e3);
         }
-        let cpu = (processor_time() - cpu) * 1e3 / RUNS as f64 / 2.0;
+        let cpu = (computing() - cpu) * 1e3 / RUNS as f64;
         if std::env::var_os("KERNELS").is_some() {
-            let seconds = executable.submit_timed(device, &step)?;
+            let seconds = executable.submit_timed(device, &step, clock(device))?;
             for (launch, seconds) in executable.plan().launches.iter().zip(seconds) {
                 let dispatch = &launch.dispatch;
                 println!(
@@ -153,7 +155,7 @@ async fn bench(
             }
         }
         print!(
-            "  {label} {best:.2} (cpu/2 {cpu:.2}) ms {:.0} GF/s, first {first:.0}",
+            "  {label} {best:.2} (computed {cpu:.2}) ms {:.0} GF/s, first {first:.0}",
             flops / cpu / 1e6
         );
         times[part] = cpu;
@@ -163,16 +165,3 @@ async fn bench(
 }
 
 const RUNS: usize = 5;
-
-/// Seconds that this process's threads have computed: what a shared machine takes away does not count. Linux only.
-fn processor_time() -> f64 {
-    let tasks = std::fs::read_dir("/proc/self/task")
-        .into_iter()
-        .flatten()
-        .flatten();
-    let nanoseconds = |task: std::fs::DirEntry| -> Option<f64> {
-        let stat = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
-        stat.split_whitespace().next()?.parse().ok()
-    };
-    tasks.filter_map(nanoseconds).sum::<f64>() / 1e9
-}

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use obelisk::bench::clock;
 use obelisk::gpu::{Device, DeviceOptions, Executable, Weights};
 use obelisk::graph::{Graph, Init};
 use obelisk::op::StepScalars;
@@ -102,9 +103,9 @@ async fn bench(
         executable.upload(device, &name, &data[&name])?;
     }
     let step = StepScalars::default();
-    let mut least = executable.submit_timed(device, &step)?;
+    let mut least = executable.submit_timed(device, &step, clock(device))?;
     for _ in 0..6 {
-        let again = executable.submit_timed(device, &step)?;
+        let again = executable.submit_timed(device, &step, clock(device))?;
         least.iter_mut().zip(again).for_each(|(s, a)| *s = s.min(a));
     }
     let kernel = |d: &obelisk::op::Dispatch| format!("{}:{}", d.shader.name, d.entry);

@@ -5,6 +5,7 @@
 
 use std::time::Instant;
 
+use obelisk::bench::clock;
 use obelisk::gpu::{Device, DeviceOptions, Executable, Resident, Weights};
 use obelisk::model;
 use obelisk::op::StepScalars;
@@ -178,9 +179,9 @@ async fn kernels(device: &Device, samples: usize) -> Result<(), Box<dyn std::err
     }
     println!("a step: {:.1} ms", run.median() * 1e3);
     let step = StepScalars::default();
-    let mut least = run.executable.submit_timed(device, &step)?;
+    let mut least = run.executable.submit_timed(device, &step, clock(device))?;
     for _ in 0..5 {
-        let again = run.executable.submit_timed(device, &step)?;
+        let again = run.executable.submit_timed(device, &step, clock(device))?;
         least.iter_mut().zip(again).for_each(|(s, a)| *s = s.min(a));
     }
     for (launch, seconds) in run.executable.plan().launches.iter().zip(least) {

@@ -3,15 +3,16 @@
 // Training:  statistics -> merge -> normalise;   gradient: gradient_sums -> merge_sums -> gradient.
 // A slice is one of the N·D runs of [C/4, H, W, 4]; a plane is its [H, W] vec4s of one channel block.
 
-// Reductions: invocation (t, block) takes every threads-th vec4 of its block over all slices that are bound, and
-// leaves one partial result.
+// Reductions: each invocation leaves one partial result of a block (common/walk.wgsl).
 struct Reduction {
-    elements: u32,   // slices bound · plane
-    plane: u32,      // H · W
-    blocks: u32,     // ceil(C / 4)
-    threads: u32,    // invocations a block
-    first: u32,      // position of this dispatch's partials
-    partials: u32,   // partials a block, over all dispatches
+    elements: u32,
+    plane: u32,
+    blocks: u32,
+    run: u32,
+    in_plane: u32,
+    at: u32,
+    first: u32,    // position of this dispatch's partials
+    partials: u32, // partials a block, over all dispatches
     channels: u32,
     slope: f32,
     epsilon: f32,
@@ -19,26 +20,9 @@ struct Reduction {
 @group(0) @binding(0) var<uniform> reduction: Reduction;
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;
 
-struct Cursor { element: u32, in_plane: u32, at: u32 }
-
-fn first_element(t: u32, block: u32) -> Cursor {
-    let slice = t / reduction.plane;
-    let in_plane = t % reduction.plane;
-    return Cursor(t, in_plane, (slice * reduction.blocks + block) * reduction.plane + in_plane);
-}
-
-fn next_element(cursor: Cursor) -> Cursor {
-    var c = cursor;
-    let whole = reduction.threads / reduction.plane;
-    let rest = reduction.threads % reduction.plane;
-    c.element += reduction.threads;
-    c.in_plane += rest;
-    c.at += whole * reduction.blocks * reduction.plane + rest;
-    if (c.in_plane >= reduction.plane) {
-        c.in_plane -= reduction.plane;
-        c.at += (reduction.blocks - 1u) * reduction.plane;
-    }
-    return c;
+fn walk() -> Walk {
+    let r = reduction;
+    return Walk(r.elements, r.plane, r.blocks, r.run, r.in_plane, r.at);
 }
 
 // Count, mean and sum of squared distances from the mean (M2) of each invocation's elements. Sums run over the
@@ -52,17 +36,17 @@ fn statistics(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_ind
     var count = 0.0;
     var sum = vec4f(0.0);
     var squares = vec4f(0.0);
-    var cursor = first_element(t, block);
+    var cursor = first_element(walk(), t, block);
     var shift = vec4f(0.0);
-    if (t < reduction.elements) {
+    if (cursor.element < cursor.end) {
         shift = x[cursor.at];
     }
-    while (cursor.element < reduction.elements) {
+    while (cursor.element < cursor.end) {
         let distance = x[cursor.at] - shift;
         count += 1.0;
         sum += distance;
         squares += distance * distance;
-        cursor = next_element(cursor);
+        cursor = next_element(walk(), cursor);
     }
     let n = max(count, 1.0);
     let at = block * 3u * reduction.partials + reduction.first + t;
@@ -114,7 +98,7 @@ fn merge(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) l
     }
 }
 
-// One invocation: VECTORS vec4s of a plane.
+// One invocation: VECTORS vec4s of a plane, every eighth of a run that eight invocations walk together.
 const VECTORS: u32 = 8u;
 struct Planes { plane: u32, blocks: u32, planes: u32, channels: u32, slope: f32, epsilon: f32, inverse_count: f32 }
 @group(0) @binding(0) var<uniform> planes: Planes;
@@ -131,16 +115,15 @@ fn normalise(
     @builtin(local_invocation_index) local: u32,
 ) {
     let plane = group.z * groups.y + group.y;
-    if (plane >= planes.planes) {
-        return;
-    }
+    let size = select(0u, planes.plane, plane < planes.planes);
     let block = plane % planes.blocks;
     let centre = mean[block];
     let scale = lanes(gamma[block], block, planes.channels) / sqrt(variance[block] + planes.epsilon);
     let offset = lanes(beta[block], block, planes.channels);
+    let first = (group.x * 8u + local / 8u) * VECTORS * 8u + local % 8u;
     for (var k = 0u; k < VECTORS; k++) {
-        let i = (group.x * VECTORS + k) * 64u + local;
-        if (i < planes.plane) {
+        let i = first + k * 8u;
+        if (i < size) {
             let z = (x[plane * planes.plane + i] - centre) * scale + offset;
             y[plane * planes.plane + i] = select(planes.slope * z, z, z > vec4f(0.0));
         }
@@ -163,14 +146,14 @@ fn gradient_sums(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_
     let offset = lanes(beta[block], block, reduction.channels);
     var dbeta = vec4f(0.0);
     var dgamma = vec4f(0.0);
-    var cursor = first_element(t, block);
-    while (cursor.element < reduction.elements) {
+    var cursor = first_element(walk(), t, block);
+    while (cursor.element < cursor.end) {
         let distance = x[cursor.at] - centre;
         let upstream = dy[cursor.at];
         let g = select(reduction.slope * upstream, upstream, distance * scale + offset > vec4f(0.0));
         dbeta += g;
         dgamma += g * distance;
-        cursor = next_element(cursor);
+        cursor = next_element(walk(), cursor);
     }
     let at = block * 2u * reduction.partials + reduction.first + t;
     sums[at] = dbeta;
@@ -211,9 +194,7 @@ fn gradient(
     @builtin(local_invocation_index) local: u32,
 ) {
     let plane = group.z * groups.y + group.y;
-    if (plane >= planes.planes) {
-        return;
-    }
+    let size = select(0u, planes.plane, plane < planes.planes);
     let block = plane % planes.blocks;
     let centre = mean[block];
     let inverse = 1.0 / sqrt(variance[block] + planes.epsilon);
@@ -221,9 +202,10 @@ fn gradient(
     let offset = lanes(beta[block], block, planes.channels);
     let constant = totals[2u * block] * planes.inverse_count;
     let linear = totals[2u * block + 1u] * planes.inverse_count * inverse;
+    let first = (group.x * 8u + local / 8u) * VECTORS * 8u + local % 8u;
     for (var k = 0u; k < VECTORS; k++) {
-        let i = (group.x * VECTORS + k) * 64u + local;
-        if (i < planes.plane) {
+        let i = first + k * 8u;
+        if (i < size) {
             let at = plane * planes.plane + i;
             let distance = x[at] - centre;
             let upstream = dy[at];

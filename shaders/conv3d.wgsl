@@ -20,6 +20,9 @@ const LOOP_Y: u32 = 0u;
 const CHANNELS: u32 = 4u;
 // Outputs of the last block, if it is known to have fewer than four.
 const OUTPUTS: u32 = 4u;
+// 1 where the three taps along x share loads: the neighbours of a row at x are those of the lanes beside. Lanes are
+// consecutive points x of rows as long as the input's; only the outer two of eight load a neighbour themselves.
+const SHARE_X: u32 = 0u;
 const SPAN: u32 = (ROWS - 1u) * STEP + TAPS;
 const CHUNK: u32 = BLOCKS * TAPS * CHANNELS;
 
@@ -70,12 +73,17 @@ struct Params {
     mode: u32,
     // Channels between blocks: 4 in a map, whatever CHANNELS it has; 1 in an image.
     block_channels: u32,
+    // The first of the dispatch's groups of blocks, and where its binding of weights starts.
+    first_group: u32,
+    w_base: u32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read_write> y: array<vec4f>;
 
 var<private> sums: array<vec4f, ROWS * BLOCKS>;
 var<private> rows: array<vec4f, SPAN>;
+var<private> centre: array<vec4f, SPAN>;
+var<private> edge: array<vec4f, SPAN>;
 var<private> row_at: array<i32, SPAN>;
 var<private> row_inside: array<bool, SPAN>;
 
@@ -134,6 +142,85 @@ fn load_rows(at: i32, inside: bool) {
     load_row(14u, at, inside);
     load_row(15u, at, inside);
     load_row(16u, at, inside);
+}
+
+// With SHARE_X: rows at the lane's own x.
+fn load_centre_row(k: u32, at: i32, inside: bool) {
+    if (k < SPAN) {
+        centre[k] = select(vec4f(), load(at + row_at[k]), inside && row_inside[k]);
+        edge[k] = vec4f();
+    }
+}
+
+fn load_centre(at: i32, inside: bool) {
+    load_centre_row(0u, at, inside);
+    load_centre_row(1u, at, inside);
+    load_centre_row(2u, at, inside);
+    load_centre_row(3u, at, inside);
+    load_centre_row(4u, at, inside);
+    load_centre_row(5u, at, inside);
+    load_centre_row(6u, at, inside);
+    load_centre_row(7u, at, inside);
+    load_centre_row(8u, at, inside);
+    load_centre_row(9u, at, inside);
+}
+
+fn load_edge_row(k: u32, at: i32) {
+    if (k < SPAN) {
+        edge[k] = select(vec4f(), load(at + row_at[k]), row_inside[k]);
+    }
+}
+
+fn load_edges(at: i32) {
+    load_edge_row(0u, at);
+    load_edge_row(1u, at);
+    load_edge_row(2u, at);
+    load_edge_row(3u, at);
+    load_edge_row(4u, at);
+    load_edge_row(5u, at);
+    load_edge_row(6u, at);
+    load_edge_row(7u, at);
+    load_edge_row(8u, at);
+    load_edge_row(9u, at);
+}
+
+// The rows of a lane beside, those loaded at the edge, or none.
+fn neighbour_row(k: u32, lane: u32, at_edge: bool, outside: bool) {
+    if (k < SPAN) {
+        rows[k] = select(select(of_lane(centre[k], lane), edge[k], at_edge), vec4f(), outside);
+    }
+}
+
+fn neighbour_rows(lane: u32, at_edge: bool, outside: bool) {
+    neighbour_row(0u, lane, at_edge, outside);
+    neighbour_row(1u, lane, at_edge, outside);
+    neighbour_row(2u, lane, at_edge, outside);
+    neighbour_row(3u, lane, at_edge, outside);
+    neighbour_row(4u, lane, at_edge, outside);
+    neighbour_row(5u, lane, at_edge, outside);
+    neighbour_row(6u, lane, at_edge, outside);
+    neighbour_row(7u, lane, at_edge, outside);
+    neighbour_row(8u, lane, at_edge, outside);
+    neighbour_row(9u, lane, at_edge, outside);
+}
+
+fn centre_row(k: u32) {
+    if (k < SPAN) {
+        rows[k] = centre[k];
+    }
+}
+
+fn centre_rows() {
+    centre_row(0u);
+    centre_row(1u);
+    centre_row(2u);
+    centre_row(3u);
+    centre_row(4u);
+    centre_row(5u);
+    centre_row(6u);
+    centre_row(7u);
+    centre_row(8u);
+    centre_row(9u);
 }
 
 fn add_row(r: u32, block: u32, tap: u32, m: mat4x4f) {
@@ -200,12 +287,23 @@ fn add_block(block: u32) {
     add_tap(block, 2u);
 }
 
+fn add_blocks() {
+    add_block(0u);
+    add_block(1u);
+    add_block(2u);
+    add_block(3u);
+    add_block(4u);
+    add_block(5u);
+    add_block(6u);
+    add_block(7u);
+}
+
 fn store(r: u32, b: u32, at: u32, block: u32) {
     if (b < BLOCKS && block + b < params.out_blocks) {
         let i = at + b * params.out_height * params.out_width;
         var sum = sums[r * BLOCKS + b];
         if (params.mode == 1u) {
-            sum += w[params.bias_base + block + b];
+            sum += packed_bias(params.bias_base + block + b);
         } else if (params.mode == 2u) {
             sum += y[i];
         }
@@ -227,7 +325,8 @@ fn store_row(r: u32, py: u32, y_at: u32, block: u32) {
     }
 }
 
-fn convolve(index: u32, block_group: u32, lane: u32) {
+fn convolve(index: u32, z: u32, lane: u32) {
+    let block_group = params.first_group + z;
     // Lanes beyond the last point repeat it: leaving before a shuffle would take their part of the weights away.
     let i = min(index, params.total - 1u);
     let px = i % params.width;
@@ -239,7 +338,7 @@ fn convolve(index: u32, block_group: u32, lane: u32) {
     let group_block = block_group * BLOCKS * 4u / params.group_outputs * params.group_inputs / params.block_channels;
     let first_block = min(group_block, params.in_blocks - params.blocks);
     let steps = u32(params.taps_z * params.taps_y * params.taps_x) * params.blocks;
-    var w_at = block_group * steps * CHUNK;
+    var w_at = block_group * steps * CHUNK - params.w_base;
     let first_at = i32(n) * params.x_stride_n + i32(first_block) * params.x_stride_c - params.x_base;
     let first_z = i32(pz) * params.stride_z + params.start_z;
     let first_y = i32(py) * params.stride_y + params.start_y;
@@ -247,41 +346,71 @@ fn convolve(index: u32, block_group: u32, lane: u32) {
 
     // One loop over kz, ky, kx and c, the last fastest: every level of nesting copies all sums in and out (10 % each).
     place_rows(first_y);
-    var c = 0;
-    var kx = 0;
-    var ky = 0;
-    var kz = 0;
-    for (var t = 0u; t < steps; t++) {
-        let iz = first_z + kz * params.step_z;
-        let ix = first_x + kx * params.step_x;
-        let inside = iz >= 0 && iz < params.in_depth && ix >= 0 && ix < params.in_width;
-        if (LOOP_Y == 1u) {
-            place_rows(first_y + ky * params.step_y);
-        }
-        load_rows(select(0, first_at + c * params.x_stride_c + iz * params.x_stride_z + ix, inside), inside);
-        load_weights(w_at, lane);
-        add_block(0u);
-        add_block(1u);
-        add_block(2u);
-        add_block(3u);
-        add_block(4u);
-        add_block(5u);
-        add_block(6u);
-        add_block(7u);
-        w_at += CHUNK;
-        c += 1;
-        let next_x = c == i32(params.blocks);
-        c = select(c, 0, next_x);
-        kx = select(kx, kx + 1, next_x);
-        let next_y = kx == params.taps_x;
-        kx = select(kx, 0, next_y);
-        if (LOOP_Y == 1u) {
-            ky = select(ky, ky + 1, next_y);
-            let next_z = ky == params.taps_y;
-            ky = select(ky, 0, next_z);
+    if (SHARE_X == 1u) {
+        let is_left = lane % 8u == 0u;
+        let is_right = lane % 8u == 7u;
+        let left_outside = px == 0u;
+        let right_outside = px + 1u == params.width;
+        let loads_edge = (is_left && !left_outside) || (is_right && !right_outside);
+        let edge_step = select(1, -1, is_left);
+        let left = select(lane - 1u, lane, is_left);
+        let right = select(lane + 1u, lane, is_right);
+        let next_x = params.blocks * CHUNK;
+        var c = 0;
+        var kz = 0;
+        for (var t = 0u; t < steps / 3u; t++) {
+            let iz = first_z + kz * params.step_z;
+            let inside = iz >= 0 && iz < params.in_depth;
+            let at = select(0, first_at + c * params.x_stride_c + iz * params.x_stride_z + i32(px), inside);
+            load_centre(at, inside);
+            if (loads_edge && inside) {
+                load_edges(at + edge_step);
+            }
+            neighbour_rows(left, is_left, left_outside);
+            load_weights(w_at, lane);
+            add_blocks();
+            centre_rows();
+            load_weights(w_at + next_x, lane);
+            add_blocks();
+            neighbour_rows(right, is_right, right_outside);
+            load_weights(w_at + 2u * next_x, lane);
+            add_blocks();
+            c += 1;
+            let next_z = c == i32(params.blocks);
+            c = select(c, 0, next_z);
             kz = select(kz, kz + 1, next_z);
-        } else {
-            kz = select(kz, kz + 1, next_y);
+            w_at += select(CHUNK, CHUNK + 2u * next_x, next_z);
+        }
+    } else {
+        var c = 0;
+        var kx = 0;
+        var ky = 0;
+        var kz = 0;
+        for (var t = 0u; t < steps; t++) {
+            let iz = first_z + kz * params.step_z;
+            let ix = first_x + kx * params.step_x;
+            let inside = iz >= 0 && iz < params.in_depth && ix >= 0 && ix < params.in_width;
+            if (LOOP_Y == 1u) {
+                place_rows(first_y + ky * params.step_y);
+            }
+            load_rows(select(0, first_at + c * params.x_stride_c + iz * params.x_stride_z + ix, inside), inside);
+            load_weights(w_at, lane);
+            add_blocks();
+            w_at += CHUNK;
+            c += 1;
+            let next_x = c == i32(params.blocks);
+            c = select(c, 0, next_x);
+            kx = select(kx, kx + 1, next_x);
+            let next_y = kx == params.taps_x;
+            kx = select(kx, 0, next_y);
+            if (LOOP_Y == 1u) {
+                ky = select(ky, ky + 1, next_y);
+                let next_z = ky == params.taps_y;
+                ky = select(ky, 0, next_z);
+                kz = select(kz, kz + 1, next_z);
+            } else {
+                kz = select(kz, kz + 1, next_y);
+            }
         }
     }
 

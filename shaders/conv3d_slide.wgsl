@@ -125,7 +125,7 @@ fn store(r: u32, py: u32, at: u32, valid: bool) {
         let i = at + (py + r) * params.width;
         var sum = sums[r];
         if (params.mode == 1u) {
-            sum += w[params.bias_base];
+            sum += packed_bias(params.bias_base);
         } else if (params.mode == 2u) {
             sum += y[i];
         }

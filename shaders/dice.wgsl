@@ -4,10 +4,22 @@
 //   gradient: d logit_l = p_l (q_l − Σ_m p_m q_m)  with  q = weights_0 t + weights_1 (or 2 weights_1 p), the derivative of
 //             the loss by p
 // logits [planes, BLOCKS, area] of vec4 (a run of slices), labels [N·D·area], one f32 a voxel.
-// sums: invocation i of `threads` takes voxels i, i + threads, … and writes partial [3, BLOCKS] of vec4.
-// total: invocation i < 3·BLOCKS adds all partials in order. gradient: one invocation a voxel.
-struct Params { classes: u32, area: u32, first_voxel: u32, voxels: u32, threads: u32, first_partial: u32 }
-@group(0) @binding(0) var<uniform> params: Params;
+// sums: each invocation writes a partial [3, BLOCKS] of vec4 (common/walk.wgsl).
+// total: invocation i < 3·BLOCKS adds all partials in order. gradient: VECTORS voxels of a plane an invocation.
+struct Sums {
+    elements: u32,
+    plane: u32,
+    blocks: u32,
+    run: u32,
+    in_plane: u32,
+    at: u32,
+    classes: u32,
+    first_voxel: u32,
+    first_partial: u32,
+}
+@group(0) @binding(0) var<uniform> summing: Sums;
+struct Planes { plane: u32, planes: u32, classes: u32, first_voxel: u32 }
+@group(0) @binding(0) var<uniform> planes: Planes;
 @group(0) @binding(1) var<storage, read> logits: array<vec4f>;
 @group(0) @binding(2) var<storage, read> labels: array<f32>;
 @group(0) @binding(3) var<storage, read> weights: array<vec4f>;
@@ -15,14 +27,14 @@ struct Params { classes: u32, area: u32, first_voxel: u32, voxels: u32, threads:
 
 const BLOCKS: u32 = 1u;
 const SQUARED: u32 = 0u;
+const VECTORS: u32 = 8u;
 
-fn softmax(voxel: u32) -> array<vec4f, BLOCKS> {
+fn softmax(at: u32, plane: u32, classes: u32) -> array<vec4f, BLOCKS> {
     var p: array<vec4f, BLOCKS>;
-    let at = voxel / params.area * BLOCKS * params.area + voxel % params.area;
     var highest = -3.4e38;
     for (var b = 0u; b < BLOCKS; b++) {
-        let exists = vec4u(0u, 1u, 2u, 3u) + 4u * b < vec4u(params.classes);
-        p[b] = select(vec4f(-3.4e38), logits[at + b * params.area], exists);
+        let exists = vec4u(0u, 1u, 2u, 3u) + 4u * b < vec4u(classes);
+        p[b] = select(vec4f(-3.4e38), logits[at + b * plane], exists);
         highest = max(highest, max(max(p[b].x, p[b].y), max(p[b].z, p[b].w)));
     }
     var sum = 0.0;
@@ -30,8 +42,9 @@ fn softmax(voxel: u32) -> array<vec4f, BLOCKS> {
         p[b] = exp(p[b] - highest);
         sum += p[b].x + p[b].y + p[b].z + p[b].w;
     }
+    let inverse = 1.0 / sum;
     for (var b = 0u; b < BLOCKS; b++) {
-        p[b] = p[b] / sum;
+        p[b] *= inverse;
     }
     return p;
 }
@@ -41,22 +54,18 @@ fn one_hot(label: u32, block: u32) -> vec4f {
 }
 
 @compute @workgroup_size(64)
-fn sums(
-    @builtin(workgroup_id) group: vec3u,
-    @builtin(num_workgroups) groups: vec3u,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let i = (group.y * groups.x + group.x) * 64u + local;
-    if (i >= params.threads) {
-        return;
-    }
+fn sums(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
+    let t = group.x * 64u + local;
+    let s = summing;
+    let walk = Walk(s.elements, s.plane, s.blocks, s.run, s.in_plane, s.at);
     var both: array<vec4f, BLOCKS>;
     var predicted: array<vec4f, BLOCKS>;
     var truth: array<vec4f, BLOCKS>;
-    for (var voxel = i; voxel < params.voxels; voxel += params.threads) {
-        let label = labels[params.first_voxel + voxel];
+    var cursor = first_element(walk, t, 0u);
+    while (cursor.element < cursor.end) {
+        let label = labels[summing.first_voxel + cursor.element];
         if (label >= 0.0) {
-            var p = softmax(voxel);
+            var p = softmax(cursor.at, summing.plane, summing.classes);
             for (var b = 0u; b < BLOCKS; b++) {
                 let t = one_hot(u32(label), b);
                 both[b] += p[b] * t;
@@ -64,8 +73,9 @@ fn sums(
                 truth[b] += t;
             }
         }
+        cursor = next_element(walk, cursor);
     }
-    let at = (params.first_partial + i) * 3u * BLOCKS;
+    let at = (summing.first_partial + t) * 3u * BLOCKS;
     for (var b = 0u; b < BLOCKS; b++) {
         output[at + b] = both[b];
         output[at + BLOCKS + b] = predicted[b];
@@ -79,27 +89,30 @@ fn gradient(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let voxel = (group.y * groups.x + group.x) * 64u + local;
-    if (voxel >= params.voxels) {
-        return;
+    let slice = group.z * groups.y + group.y;
+    let size = select(0u, planes.plane, slice < planes.planes);
+    // Read before any branch: one address for all, which software Vulkan reads lane by lane inside one.
+    var scales: array<vec4f, 2u * BLOCKS>;
+    for (var b = 0u; b < 2u * BLOCKS; b++) {
+        scales[b] = weights[b];
     }
-    let at = voxel / params.area * BLOCKS * params.area + voxel % params.area;
-    let label = labels[params.first_voxel + voxel];
-    if (label < 0.0) {
-        for (var b = 0u; b < BLOCKS; b++) {
-            output[at + b * params.area] = vec4f(0.0);
+    let first = (group.x * 8u + local / 8u) * VECTORS * 8u + local % 8u;
+    for (var k = 0u; k < VECTORS; k++) {
+        let i = first + k * 8u;
+        if (i < size) {
+            let at = slice * BLOCKS * planes.plane + i;
+            let label = labels[planes.first_voxel + slice * planes.plane + i];
+            var p = softmax(at, planes.plane, planes.classes);
+            var q: array<vec4f, BLOCKS>;
+            var mean = 0.0;
+            for (var b = 0u; b < BLOCKS; b++) {
+                let slope = scales[BLOCKS + b] * select(vec4f(1.0), 2.0 * p[b], SQUARED == 1u);
+                q[b] = scales[b] * one_hot(u32(max(label, 0.0)), b) + slope;
+                mean += dot(p[b], q[b]);
+            }
+            for (var b = 0u; b < BLOCKS; b++) {
+                output[at + b * planes.plane] = select(vec4f(0.0), p[b] * (q[b] - mean), label >= 0.0);
+            }
         }
-        return;
-    }
-    var p = softmax(voxel);
-    var q: array<vec4f, BLOCKS>;
-    var mean = 0.0;
-    for (var b = 0u; b < BLOCKS; b++) {
-        let slope = weights[BLOCKS + b] * select(vec4f(1.0), 2.0 * p[b], SQUARED == 1u);
-        q[b] = weights[b] * one_hot(u32(label), b) + slope;
-        mean += dot(p[b], q[b]);
-    }
-    for (var b = 0u; b < BLOCKS; b++) {
-        output[at + b * params.area] = p[b] * (q[b] - mean);
     }
 }

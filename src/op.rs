@@ -208,13 +208,18 @@ pub fn write(buffer: BufferRef) -> Binding {
     }
 }
 
-/// The [`StepScalars`].
-pub fn step() -> Binding {
+/// A whole value, read as a uniform.
+pub fn uniform(buffer: BufferRef) -> Binding {
     Binding {
-        buffer: BufferRef::Step,
+        buffer,
         access: Access::Uniform,
         range: None,
     }
+}
+
+/// The [`StepScalars`].
+pub fn step() -> Binding {
+    uniform(BufferRef::Step)
 }
 
 impl Binding {
@@ -400,6 +405,26 @@ pub fn slices(specs: &[&Spec], caps: &Caps) -> Vec<Slices> {
 pub fn reduction_threads(elements: usize, columns: usize) -> usize {
     let most = (65_536 / columns).max(64);
     elements.div_ceil(8).clamp(1, most).next_multiple_of(64)
+}
+
+/// [`reduction_threads`] for `shaders/common/walk.wgsl`: on a CPU longer walks, at least 256 elements an invocation.
+pub fn walk_threads(elements: usize, columns: usize, caps: &Caps) -> usize {
+    let fewer = if caps.cpu { 32 } else { 1 };
+    reduction_threads(elements.div_ceil(fewer), columns)
+}
+
+/// Uniform members of `shaders/common/walk.wgsl`: `threads` invocations (a multiple of 64) walk `slices` slices whose
+/// planes have `plane` elements and are `blocks` planes apart.
+pub fn walk(slices: usize, plane: usize, blocks: usize, threads: usize) -> Vec<(&'static str, Word)> {
+    let elements = slices * plane;
+    vec![
+        ("elements", elements.into()),
+        ("plane", plane.into()),
+        ("blocks", blocks.into()),
+        ("run", (8 * elements.div_ceil(threads)).into()),
+        ("in_plane", (8 % plane).into()),
+        ("at", (8 / plane * blocks * plane + 8 % plane).into()),
+    ]
 }
 
 /// Workgroups for kernels whose workgroup (64 invocations) covers `64 * vectors` elements of one plane:

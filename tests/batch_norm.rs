@@ -2,6 +2,7 @@
 mod common;
 
 use common::*;
+use obelisk::bench::clock;
 use obelisk::graph::{Graph, GraphError, Init, Value};
 use obelisk::op::StepScalars;
 use obelisk::op::batch_norm::{batch_norm, fold_batch_norm};
@@ -246,10 +247,10 @@ fn time_at_144() {
         let executable = Executable::new(device, plan, &weights).await.unwrap();
         executable.upload(device, "input", &data(shape)["input"]).unwrap();
         let step = StepScalars::default();
-        executable.submit_timed(device, &step).unwrap();
-        let mut seconds = executable.submit_timed(device, &step).unwrap();
+        executable.submit_timed(device, &step, clock(device)).unwrap();
+        let mut seconds = executable.submit_timed(device, &step, clock(device)).unwrap();
         for _ in 0..6 {
-            let again = executable.submit_timed(device, &step).unwrap();
+            let again = executable.submit_timed(device, &step, clock(device)).unwrap();
             seconds.iter_mut().zip(again).for_each(|(s, a)| *s = s.min(a));
         }
         for (launch, seconds) in executable.plan().launches.iter().zip(seconds) {

@@ -2,6 +2,7 @@
 mod common;
 
 use common::*;
+use obelisk::bench::clock;
 use obelisk::gpu::{Executable, Weights};
 use obelisk::graph::{Graph, Value};
 use obelisk::op::arg_max::ArgMax;
@@ -328,10 +329,10 @@ fn time_at_144() {
             executable.upload(device, name, tensor).unwrap();
         }
         let step = StepScalars::default();
-        executable.submit_timed(device, &step).unwrap();
-        let mut seconds = executable.submit_timed(device, &step).unwrap();
+        executable.submit_timed(device, &step, clock(device)).unwrap();
+        let mut seconds = executable.submit_timed(device, &step, clock(device)).unwrap();
         for _ in 0..6 {
-            let again = executable.submit_timed(device, &step).unwrap();
+            let again = executable.submit_timed(device, &step, clock(device)).unwrap();
             seconds.iter_mut().zip(again).for_each(|(s, a)| *s = s.min(a));
         }
         for (launch, seconds) in executable.plan().launches.iter().zip(seconds) {

@@ -1,27 +1,31 @@
 // Weights of conv3d.wgsl read one vec4 a lane by eight lanes and handed round by shuffles: software Vulkan reads a
 // uniform address lane by lane, and a shuffle from a constant lane is one to three instructions there. Needs subgroups
-// of at least eight.
-@group(0) @binding(2) var<storage, read> w: array<vec4f>;
+// of at least eight. The piece before this one reads them: conv3d_weights_storage or conv3d_weights_uniform.
 const LOADS: u32 = (CHUNK + 7u) / 8u;
 var<private> loaded: array<vec4f, LOADS>;
 
 fn load_eight(k: u32, at: u32) {
     if (k < LOADS) {
-        loaded[k] = w[at + 8u * k];
+        loaded[k] = packed_weight(at + 8u * k);
     }
 }
 
 fn load_weights(at: u32, lane: u32) {
-    load_eight(0u, at + lane);
-    load_eight(1u, at + lane);
-    load_eight(2u, at + lane);
-    load_eight(3u, at + lane);
-    load_eight(4u, at + lane);
-    load_eight(5u, at + lane);
+    load_eight(0u, at + lane % 8u);
+    load_eight(1u, at + lane % 8u);
+    load_eight(2u, at + lane % 8u);
+    load_eight(3u, at + lane % 8u);
+    load_eight(4u, at + lane % 8u);
+    load_eight(5u, at + lane % 8u);
 }
 
 fn weight(i: u32) -> vec4f {
     return subgroupShuffle(loaded[i / 8u], i % 8u);
+}
+
+// The value of another lane.
+fn of_lane(value: vec4f, lane: u32) -> vec4f {
+    return subgroupShuffle(value, lane);
 }
 
 @compute @workgroup_size(64)
@@ -31,5 +35,5 @@ fn lanes(
     @builtin(local_invocation_index) local: u32,
     @builtin(subgroup_invocation_id) lane: u32,
 ) {
-    convolve((group.y * groups.x + group.x) * 64u + local, group.z, lane & 7u);
+    convolve((group.y * groups.x + group.x) * 64u + local, group.z, lane);
 }

@@ -1,9 +1,7 @@
 //! What the adapter reaches at best: bytes a second in a kernel that copies, operations a second in one that does
 //! nothing but multiply and add. Kernels of networks are held against these.
 
-use std::time::Instant;
-
-use super::{BenchError, Kernel};
+use super::{BenchError, Kernel, clock};
 use crate::gpu::{Device, Executable, Weights};
 use crate::graph::Value;
 use crate::op::{BufferRef, Dispatch, StepScalars, linear_groups, read, write};
@@ -71,16 +69,17 @@ fn measure(
     plan: impl Fn(usize) -> Plan,
     mut report: impl FnMut(usize, f64),
 ) -> Result<(), BenchError> {
+    let clock = clock(device);
     let mut repeats = 1;
     loop {
         let plan = plan(repeats);
         let weights = pollster::block_on(Weights::new(device, &plan, false))?;
         let executable = pollster::block_on(Executable::new(device, plan, &weights))?;
         let run = || -> Result<f64, BenchError> {
-            let start = Instant::now();
+            let start = clock();
             executable.submit(device, &StepScalars::default())?;
             device.wait()?;
-            Ok(start.elapsed().as_secs_f64())
+            Ok(clock() - start)
         };
         run()?; // compiles
         if run()? >= LEAST_SECONDS || repeats >= 1 << 14 {

@@ -304,7 +304,10 @@ impl Device {
     }
 
     pub(super) async fn buffer(&self, label: &str, bytes: u64) -> Result<Buffer, GpuError> {
-        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let usage = wgpu::BufferUsages::STORAGE
+            | wgpu::BufferUsages::UNIFORM
+            | wgpu::BufferUsages::COPY_SRC
+            | wgpu::BufferUsages::COPY_DST;
         self.buffer_with(label, bytes, usage).await
     }
 

@@ -444,17 +444,23 @@ impl Executable {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Submits each kernel alone and waits for it: seconds by launch, in the plan's order. For benchmarks; native only.
-    pub fn submit_timed(&self, device: &Device, step: &StepScalars) -> Result<Vec<f64>, GpuError> {
+    /// Submits each kernel alone and waits for it: seconds by launch, in the plan's order, by a clock that tells seconds
+    /// (wall or processor time). For benchmarks; native only.
+    pub fn submit_timed(
+        &self,
+        device: &Device,
+        step: &StepScalars,
+        clock: impl Fn() -> f64,
+    ) -> Result<Vec<f64>, GpuError> {
         self.check_residents()?;
         device.write(&self.step, 0, bytemuck::bytes_of(step));
         device.wait()?;
         let mut seconds = Vec::new();
         for launch in &self.launches {
-            let start = std::time::Instant::now();
+            let start = clock();
             device.run(std::slice::from_ref(launch));
             device.wait()?;
-            seconds.push(start.elapsed().as_secs_f64());
+            seconds.push(clock() - start);
         }
         Ok(seconds)
     }

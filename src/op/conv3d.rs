@@ -374,7 +374,7 @@ impl Op for Conv3dBiasGradient {
     }
 
     fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
-        kernels::bias_gradient(io, caps)
+        Ok(kernels::bias_gradient(io, caps))
     }
 
     fn gradient(

@@ -93,33 +93,10 @@ pub(super) fn classes(logits: &Spec) -> Vec<(&'static str, u32)> {
     ]
 }
 
-const MODULE: Shader = shader!("cross_entropy", "common/classes", "common/sum64");
+/// Voxels of an invocation of the gradient.
+const VECTORS: usize = 8;
 
-fn voxelwise(
-    entry: &'static str,
-    logits: &Spec,
-    run: &Slices,
-    threads: usize,
-    first: usize,
-    bindings: Vec<Binding>,
-) -> Dispatch {
-    let plane = logits.shape[3] * logits.shape[4];
-    let voxels = run.count * plane;
-    Dispatch {
-        constants: classes(logits),
-        params: vec![
-            ("plane", plane.into()),
-            ("voxels", voxels.into()),
-            ("threads", threads.into()),
-            ("first", first.into()),
-        ],
-        bindings,
-        workgroups: linear_groups(threads, 64),
-        iterations: (voxels.div_ceil(threads) * (1 + loops(logits))) as u64,
-        flops: (voxels * logits.blocks() * 4 * 12) as u64,
-        ..Dispatch::new(MODULE, entry)
-    }
-}
+const MODULE: Shader = shader!("cross_entropy", "common/classes", "common/sum64", "common/walk");
 
 impl Op for CrossEntropy {
     fn name(&self) -> &'static str {
@@ -140,7 +117,7 @@ impl Op for CrossEntropy {
             let voxels = run.count * plane;
             // More where many classes would make an invocation loop too long.
             let least = (voxels * (1 + loops(logits))).div_ceil(60_000);
-            reduction_threads(voxels, 4).max(least).next_multiple_of(64)
+            walk_threads(voxels, 4, caps).max(least).next_multiple_of(64)
         };
         let partials: usize = runs.iter().map(threads).sum();
         let buffer = io.scratch(partials as u64 * 16);
@@ -153,9 +130,18 @@ impl Op for CrossEntropy {
                 read(Input(2)),
                 write(buffer),
             ];
-            let dispatch = voxelwise("sums", logits, run, threads(run), first, bindings);
-            dispatches.push(dispatch);
-            first += threads(run);
+            let (voxels, threads) = (run.count * plane, threads(run));
+            let walk = walk(run.count, plane, logits.blocks(), threads);
+            dispatches.push(Dispatch {
+                constants: classes(logits),
+                params: [walk, vec![("first", first.into())]].concat(),
+                bindings,
+                workgroups: [threads as u32 / 64, 1, 1],
+                iterations: (voxels.div_ceil(threads) * (1 + loops(logits))) as u64,
+                flops: (voxels * logits.blocks() * 4 * 12) as u64,
+                ..Dispatch::new(MODULE, "sums")
+            });
+            first += threads;
         }
         dispatches.push(Dispatch {
             constants: classes(logits),
@@ -241,7 +227,17 @@ impl Op for CrossEntropyGradient {
                     read(Input(4)),
                     run.of(logits, write(Output(0))),
                 ];
-                voxelwise("gradient", logits, run, run.count * plane, 0, bindings)
+                let mut constants = classes(logits);
+                constants.push(("VECTORS", VECTORS as u32));
+                Dispatch {
+                    constants,
+                    params: vec![("plane", plane.into()), ("planes", run.count.into())],
+                    bindings,
+                    workgroups: plane_groups(plane, VECTORS, run.count),
+                    iterations: (VECTORS * (1 + loops(logits))) as u64,
+                    flops: (run.count * plane * logits.blocks() * 4 * 12) as u64,
+                    ..Dispatch::new(MODULE, "gradient")
+                }
             })
             .collect())
     }

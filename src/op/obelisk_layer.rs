@@ -229,6 +229,7 @@ impl Op for ObeliskLayer {
                         "obelisk_layer",
                         "common/obelisk",
                         "common/trilinear",
+                        "common/conv3d_weights_storage",
                         "common/conv3d_lanes"
                     ),
                     "lanes",
@@ -402,6 +403,7 @@ impl Op for ObeliskLayerOffsetGradient {
                     "obelisk_layer_offset_gradient",
                     "common/obelisk",
                     "common/trilinear",
+                    "common/conv3d_weights_storage",
                     "common/conv3d_lanes"
                 ),
                 "lanes",

@@ -5,13 +5,19 @@ use super::*;
 /// ε in the denominator; keeps the score of a label without any voxel defined.
 const EPSILON: f64 = 1e-5;
 
-/// Partial sums that a device reduces in parallel: enough to fill it, few enough to add up, and more where an invocation
-/// would loop too long.
+/// Invocations of the first stage, which leave a partial sum each: enough to fill a device, few enough to add up, and
+/// more where an invocation would loop too long.
 fn partials(voxels: usize, blocks: usize, caps: &Caps) -> usize {
     let loops = 1 + 4 * blocks;
+    let least = (voxels * loops).div_ceil(60_000);
     let enough = if caps.cpu { 2048 } else { 1 << 16 };
-    voxels.min((voxels * loops).div_ceil(60_000).max(enough))
+    voxels.min(least.max(enough)).next_multiple_of(64)
 }
+
+/// Voxels of an invocation of the gradient.
+const VECTORS: usize = 8;
+
+const MODULE: Shader = shader!("dice", "common/walk");
 
 /// What follows from the sums over all voxels that are not ignored, batch and space together: with
 /// S_l = 2Σpt / (Σp + Σt + ε) of label l (Σp² with `squared`, Milletari 2016), the loss 1 − mean S over labels 1…; with
@@ -105,25 +111,26 @@ impl Op for DiceLoss {
                 first += threads;
                 Dispatch {
                     constants: constants.clone(),
-                    params: vec![
-                        ("classes", classes.into()),
-                        ("area", (h * w).into()),
-                        ("first_voxel", (run.first * h * w).into()),
-                        ("voxels", voxels.into()),
-                        ("threads", threads.into()),
-                        ("first_partial", (first - threads).into()),
-                    ],
+                    params: [
+                        walk(run.count, h * w, blocks, threads),
+                        vec![
+                            ("classes", classes.into()),
+                            ("first_voxel", (run.first * h * w).into()),
+                            ("first_partial", (first - threads).into()),
+                        ],
+                    ]
+                    .concat(),
                     bindings: vec![
                         run.of(&logits, read(Input(0))),
                         read(Input(1)),
                         read(Input(1)), // no weights yet; this entry point does not read them
                         write(partial),
                     ],
-                    workgroups: linear_groups(threads, 64),
+                    workgroups: [threads as u32 / 64, 1, 1],
                     // A voxel: its own turn, three loops over blocks for the softmax, one for the sums.
                     iterations: (voxels.div_ceil(threads) * (1 + 4 * blocks)) as u64,
                     flops: (voxels * blocks * 4 * 12) as u64,
-                    ..Dispatch::new(shader!("dice"), "sums")
+                    ..Dispatch::new(MODULE, "sums")
                 }
             })
             .collect();
@@ -230,14 +237,16 @@ impl Op for DiceLossGradient {
         dispatches.extend(slices(&[&logits], caps).iter().map(|run| {
             let voxels = run.count * h * w;
             Dispatch {
-                constants: vec![("BLOCKS", blocks as u32), ("SQUARED", self.0.squared as u32)],
+                constants: vec![
+                    ("BLOCKS", blocks as u32),
+                    ("SQUARED", self.0.squared as u32),
+                    ("VECTORS", VECTORS as u32),
+                ],
                 params: vec![
+                    ("plane", (h * w).into()),
+                    ("planes", run.count.into()),
                     ("classes", classes.into()),
-                    ("area", (h * w).into()),
                     ("first_voxel", (run.first * h * w).into()),
-                    ("voxels", voxels.into()),
-                    ("threads", voxels.into()),
-                    ("first_partial", 0usize.into()),
                 ],
                 bindings: vec![
                     run.of(&logits, read(Input(0))),
@@ -245,10 +254,10 @@ impl Op for DiceLossGradient {
                     read(weights),
                     run.of(&logits, write(Output(0))),
                 ],
-                workgroups: linear_groups(voxels, 64),
-                iterations: 5 * blocks as u64,
+                workgroups: plane_groups(h * w, VECTORS, run.count),
+                iterations: (2 * blocks + VECTORS * (1 + 5 * blocks)) as u64,
                 flops: (voxels * blocks * 4 * 16) as u64,
-                ..Dispatch::new(shader!("dice"), "gradient")
+                ..Dispatch::new(MODULE, "gradient")
             }
         }));
         Ok(dispatches)

@@ -3,7 +3,10 @@
 
 use super::Conv3dConfig;
 use crate::graph::GraphError;
-use crate::op::{BufferRef, Caps, Dispatch, Io, Shader, Word, linear_groups, read, write};
+use crate::op::{
+    BufferRef, Caps, Dispatch, Io, Shader, Slices, Word, linear_groups, read, slices, uniform, walk,
+    walk_threads, write,
+};
 use crate::plan::ALIGNMENT;
 use crate::shader;
 use crate::tensor::{Layout, Spec};
@@ -12,6 +15,8 @@ use crate::tensor::{Layout, Spec};
 const GROUP: usize = 64;
 /// Invocations below which a GPU has some of its units idle, and each rather does less: 132 of them with 256 each, say.
 const FILLS_A_GPU: usize = 1 << 15;
+/// Vec4s of a uniform binding: the 64 KiB that WebGPU promises.
+const UNIFORM: usize = 4096;
 /// In place of the channels of a group where all blocks see all channels: first_output / this is 0.
 const UNGROUPED: u32 = 1 << 30;
 
@@ -338,8 +343,28 @@ impl Lattice {
 
         let products = az.taps * taps_y * (ax.taps / taps_x) * grouping.blocks;
         let packed_len = block_groups * products * blocks * taps * taps_x * source.channels;
-        // Eight more: lanes read past the last weights.
-        let packed = io.scratch(((packed_len + block_groups * blocks + 8) * 16) as u64);
+        let group_len = packed_len / block_groups;
+        // All weights in one uniform binding, or those of each block group, from a multiple of its alignment, in one.
+        let aligned = ALIGNMENT as usize / 16;
+        let weights = match shuffle {
+            false => Weights::Plain,
+            true if packed_len.min(group_len + aligned) + 8 <= UNIFORM => Weights::Uniform,
+            true => Weights::Storage,
+        };
+        let groups: Vec<(usize, usize, usize)> = match weights {
+            Weights::Uniform if packed_len + 8 > UNIFORM => (0..block_groups)
+                .map(|g| (g, 1, g * group_len / aligned * aligned))
+                .collect(),
+            _ => vec![(0, block_groups, 0)],
+        };
+        // Eight more: lanes read past the last weights. A uniform binding is as large as the shader says.
+        let last_base = groups.last().expect("at least one group").2;
+        let packed_bytes = ((packed_len + block_groups * blocks + 8) * 16).max((last_base + UNIFORM) * 16);
+        let packed = io.scratch(packed_bytes as u64);
+        let bound = |base: usize| match weights {
+            Weights::Uniform => uniform(packed).range(base as u64 * 16, (base + UNIFORM) as u64 * 16),
+            _ => read(packed),
+        };
         let mut dispatches = Vec::new();
         let pack = |entry, buffer, total: usize| Dispatch {
             constants: vec![
@@ -411,11 +436,15 @@ impl Lattice {
                 (false, Some(_)) => 1,
                 (false, None) => 0,
             };
-            let bindings = vec![
-                read(self.x.0).range(piece.x.0, piece.x.1),
-                read(packed),
-                write(self.y.0).range(piece.y.0, piece.y.1),
-            ];
+            let bindings = |base: usize| {
+                let mut bindings = vec![
+                    read(self.x.0).range(piece.x.0, piece.x.1),
+                    bound(base),
+                    write(self.y.0).range(piece.y.0, piece.y.1),
+                ];
+                bindings.extend((weights == Weights::Uniform).then_some(read(packed)));
+                bindings
+            };
             let flops = 2 * (macs * piece.planes * ay.count * ax.count) as u64;
             if slide {
                 // Runs long enough that two columns more don't matter, and invocations enough for the cores.
@@ -456,18 +485,23 @@ impl Lattice {
                         ("bias_base", packed_len.into()),
                         ("mode", mode.into()),
                     ],
-                    bindings,
+                    bindings: bindings(0),
                     workgroups: linear_groups(total, GROUP),
                     iterations: ((length + 2) * products) as u64,
                     flops,
-                    ..Dispatch::new(slide_module(x_spec.layout), "lanes")
+                    ..Dispatch::new(slide_module(x_spec.layout, weights), "lanes")
                 });
                 continue;
             }
-            let (module, entry) = forward_module(x_spec.layout, shuffle);
+            let (module, entry) = forward_module(x_spec.layout, weights);
             let total = piece.planes * row_groups * ax.count;
             let [x, y, _] = linear_groups(total, GROUP);
-            dispatches.push(Dispatch {
+            // Lanes beside each other hold neighbours along x in rows of the same length on both sides.
+            let share = shuffle
+                && taps_y == 1
+                && (ax.taps, ax.start, ax.stride, ax.step) == (3, -1, 1, 1)
+                && ax.count == in_width;
+            dispatches.extend(groups.iter().map(|&(first_group, count, base)| Dispatch {
                 constants: vec![
                     ("ROWS", rows as u32),
                     ("BLOCKS", blocks as u32),
@@ -476,6 +510,7 @@ impl Lattice {
                     ("LOOP_Y", (taps_y > 1) as u32),
                     ("OUTPUTS", last_outputs(y_spec.shape[1], blocks, block_groups)),
                     ("CHANNELS", source.channels as u32),
+                    ("SHARE_X", share as u32),
                 ],
                 subgroups: shuffle,
                 params: vec![
@@ -523,13 +558,15 @@ impl Lattice {
                     ("bias_base", packed_len.into()),
                     ("mode", mode.into()),
                     ("block_channels", source.block_channels.into()),
+                    ("first_group", first_group.into()),
+                    ("w_base", base.into()),
                 ],
-                bindings,
-                workgroups: [x, y, block_groups as u32],
+                bindings: bindings(base),
+                workgroups: [x, y, count as u32],
                 iterations: (products + 2 * rows * blocks) as u64,
-                flops,
+                flops: flops * count as u64 / block_groups as u64,
                 ..Dispatch::new(module, entry)
-            });
+            }));
         }
         Ok(dispatches)
     }
@@ -805,94 +842,129 @@ impl WeightGradient {
 }
 
 /// Both stages of the bias gradient of input 0.
-pub(super) fn bias_gradient(io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
-    let op = "conv3d bias gradient";
+pub(super) fn bias_gradient(io: &mut Io, caps: &Caps) -> Vec<Dispatch> {
     let spec = &io.inputs[0];
-    let [n, outputs, d, h, w] = spec.ncdhw().expect("checked on insertion");
-    let source = Source::of(spec);
-    let (blocks, area) = (source.blocks, h * w);
-    let cut = pieces(op, n * d, caps, |from, to| {
-        let range = source.range(spec, from, to);
-        [range, range]
-    })?;
-    let most = caps.max_binding as usize / (cut.len() * blocks * 16);
-    let slices = area.min(if caps.cpu { 1024 } else { 1 << 14 }).min(most).max(1);
-    let partial = io.scratch((cut.len() * slices * blocks * 16) as u64);
-    let params = |piece: &Piece, slices: usize, first: usize| {
-        vec![
-            ("slices", slices.into()),
-            ("first_slice", first.into()),
-            ("blocks", blocks.into()),
-            ("first_plane", piece.first.into()),
-            ("planes", piece.planes.into()),
-            ("area", area.into()),
-            ("g_base", ((piece.x.0 / 16) as usize).into()),
-            ("outputs", outputs.into()),
-        ]
+    let (blocks, plane) = (spec.blocks(), spec.shape[3] * spec.shape[4]);
+    let runs = slices(&[spec], caps);
+    let threads = |run: &Slices| walk_threads(run.count * plane, blocks, caps);
+    let partials: usize = runs.iter().map(threads).sum();
+    let sums = io.scratch((blocks * partials * 16) as u64);
+    let params = |slices: usize, threads: usize, first: usize| {
+        let more = vec![("first", first.into()), ("partials", partials.into())];
+        [walk(slices, plane, blocks, threads), more].concat()
     };
-    let mut dispatches: Vec<Dispatch> = cut
+    let shader = shader!("conv3d_bias_gradient", "common/sum64", "common/walk");
+    let mut first = 0;
+    let mut dispatches: Vec<Dispatch> = runs
         .iter()
-        .enumerate()
-        .map(|(i, piece)| Dispatch {
-            params: params(piece, slices, i * slices),
-            bindings: vec![
-                read(BufferRef::Input(0)).range(piece.x.0, piece.x.1),
-                write(partial),
-            ],
-            workgroups: [slices.div_ceil(GROUP) as u32, blocks as u32, 1],
-            iterations: (piece.planes * (1 + area.div_ceil(slices))) as u64,
-            flops: (piece.planes * area * blocks * 4) as u64,
-            ..Dispatch::new(shader!("conv3d_bias_gradient"), "partial")
+        .map(|run| {
+            let threads = threads(run);
+            first += threads;
+            Dispatch {
+                params: params(run.count, threads, first - threads),
+                bindings: vec![run.of(spec, read(BufferRef::Input(0))), write(sums)],
+                workgroups: [(threads / GROUP) as u32, blocks as u32, 1],
+                iterations: (run.count * plane).div_ceil(threads) as u64,
+                flops: (run.count * plane * blocks * 4) as u64,
+                ..Dispatch::new(shader, "partial")
+            }
         })
         .collect();
-    let all = slices * cut.len();
     dispatches.push(Dispatch {
-        params: params(&cut[0], all, 0),
-        bindings: vec![read(partial), write(BufferRef::Output(0))],
-        workgroups: [
-            if caps.cpu { blocks.div_ceil(GROUP) } else { blocks } as u32,
-            1,
-            1,
-        ],
-        iterations: if caps.cpu {
-            all as u64 + 4
-        } else {
-            all.div_ceil(256) as u64 + 12
-        },
-        flops: (all * blocks * 4) as u64,
-        ..Dispatch::new(
-            shader!("conv3d_bias_gradient"),
-            if caps.cpu { "reduce" } else { "shared_reduce" },
-        )
+        params: params(1, partials, 0),
+        bindings: vec![read(sums), write(BufferRef::Output(0))],
+        workgroups: [blocks as u32, 1, 1],
+        iterations: partials.div_ceil(GROUP) as u64 + 6,
+        flops: (partials * blocks * 4) as u64,
+        ..Dispatch::new(shader, "reduce")
     });
-    Ok(dispatches)
+    dispatches
 }
 
-fn forward_module(x: Layout, shuffle: bool) -> (Shader, &'static str) {
-    match (x, shuffle) {
-        (Layout::Map, true) => (
-            shader!("conv3d", "common/conv3d_map", "common/conv3d_lanes"),
+/// Where the kernels that shuffle weights read them.
+#[derive(Clone, Copy, PartialEq)]
+enum Weights {
+    /// Each invocation its own (`common/conv3d_plain`).
+    Plain,
+    Storage,
+    Uniform,
+}
+
+fn forward_module(x: Layout, weights: Weights) -> (Shader, &'static str) {
+    match (x, weights) {
+        (Layout::Map, Weights::Uniform) => (
+            shader!(
+                "conv3d",
+                "common/conv3d_map",
+                "common/conv3d_weights_uniform",
+                "common/conv3d_lanes"
+            ),
             "lanes",
         ),
-        (Layout::Map, false) => (
+        (Layout::Map, Weights::Storage) => (
+            shader!(
+                "conv3d",
+                "common/conv3d_map",
+                "common/conv3d_weights_storage",
+                "common/conv3d_lanes"
+            ),
+            "lanes",
+        ),
+        (Layout::Map, Weights::Plain) => (
             shader!("conv3d", "common/conv3d_map", "common/conv3d_plain"),
             "plain",
         ),
-        (Layout::Flat, true) => (
-            shader!("conv3d", "common/conv3d_image", "common/conv3d_lanes"),
+        (Layout::Flat, Weights::Uniform) => (
+            shader!(
+                "conv3d",
+                "common/conv3d_image",
+                "common/conv3d_weights_uniform",
+                "common/conv3d_lanes"
+            ),
             "lanes",
         ),
-        (Layout::Flat, false) => (
+        (Layout::Flat, Weights::Storage) => (
+            shader!(
+                "conv3d",
+                "common/conv3d_image",
+                "common/conv3d_weights_storage",
+                "common/conv3d_lanes"
+            ),
+            "lanes",
+        ),
+        (Layout::Flat, Weights::Plain) => (
             shader!("conv3d", "common/conv3d_image", "common/conv3d_plain"),
             "plain",
         ),
     }
 }
 
-fn slide_module(x: Layout) -> Shader {
-    match x {
-        Layout::Map => shader!("conv3d_slide", "common/conv3d_map", "common/conv3d_lanes"),
-        Layout::Flat => shader!("conv3d_slide", "common/conv3d_image", "common/conv3d_lanes"),
+fn slide_module(x: Layout, weights: Weights) -> Shader {
+    match (x, weights) {
+        (Layout::Map, Weights::Uniform) => shader!(
+            "conv3d_slide",
+            "common/conv3d_map",
+            "common/conv3d_weights_uniform",
+            "common/conv3d_lanes"
+        ),
+        (Layout::Map, _) => shader!(
+            "conv3d_slide",
+            "common/conv3d_map",
+            "common/conv3d_weights_storage",
+            "common/conv3d_lanes"
+        ),
+        (Layout::Flat, Weights::Uniform) => shader!(
+            "conv3d_slide",
+            "common/conv3d_image",
+            "common/conv3d_weights_uniform",
+            "common/conv3d_lanes"
+        ),
+        (Layout::Flat, _) => shader!(
+            "conv3d_slide",
+            "common/conv3d_image",
+            "common/conv3d_weights_storage",
+            "common/conv3d_lanes"
+        ),
     }
 }
 
