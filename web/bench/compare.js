@@ -47,7 +47,7 @@ function native(weights) {
   return { first: seconds[0], again: seconds[1], counts: histogram(readLabels(readFileSync(labels)).values) }
 }
 
-/** The scan as the authors' script reads it, W fastest. */
+/** The scan as the authors' U-Net takes it, Hounsfield units with W fastest. */
 function image() {
   const file = gunzipSync(readFileSync(scan))
   const [d, h, w] = [1, 2, 3].map((i) => file.readInt16LE(40 + 2 * i))
@@ -57,7 +57,7 @@ function image() {
   const start = file.readFloatLE(108)
   return Float32Array.from({ length: d * h * w }, (_, i) => {
     const voxel = Math.floor(i / (h * w)) + d * ((Math.floor(i / w) % h) + h * (i % w))
-    return file.readInt16LE(start + 2 * voxel) / 1024 + 1
+    return file.readInt16LE(start + 2 * voxel)
   })
 }
 
