@@ -16,3 +16,18 @@ fn main(
         output[i] = a[i] + b[i];
     }
 }
+
+@group(0) @binding(1) var<storage, read_write> sum: array<vec4f>;
+
+// The sum over a.
+@compute @workgroup_size(64)
+fn in_place(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = (group.y * groups.x + group.x) * 64u + local;
+    if (i < params.count) {
+        sum[i] = sum[i] + b[i];
+    }
+}

@@ -214,3 +214,34 @@ fn gradient(
         }
     }
 }
+
+// dx over dy.
+@group(0) @binding(6) var<storage, read_write> dy_dx: array<vec4f>;
+
+@compute @workgroup_size(64)
+fn gradient_in_place(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let plane = group.z * groups.y + group.y;
+    let size = select(0u, planes.plane, plane < planes.planes);
+    let block = plane % planes.blocks;
+    let centre = mean[block];
+    let inverse = 1.0 / sqrt(variance[block] + planes.epsilon);
+    let scale = lanes(gamma[block], block, planes.channels) * inverse;
+    let offset = lanes(beta[block], block, planes.channels);
+    let constant = totals[2u * block] * planes.inverse_count;
+    let linear = totals[2u * block + 1u] * planes.inverse_count * inverse;
+    let first = (group.x * 8u + local / 8u) * VECTORS * 8u + local % 8u;
+    for (var k = 0u; k < VECTORS; k++) {
+        let i = first + k * 8u;
+        if (i < size) {
+            let at = plane * planes.plane + i;
+            let distance = x[at] - centre;
+            let upstream = dy_dx[at];
+            let g = select(planes.slope * upstream, upstream, distance * scale + offset > vec4f(0.0));
+            dy_dx[at] = scale * (g - constant - distance * linear);
+        }
+    }
+}

@@ -76,6 +76,8 @@ struct Params {
     // The first of the dispatch's groups of blocks, and where its binding of weights starts.
     first_group: u32,
     w_base: u32,
+    // Of a leaky ReLU behind the sum; 1 for none.
+    slope: f32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read_write> y: array<vec4f>;
@@ -307,7 +309,7 @@ fn store(r: u32, b: u32, at: u32, block: u32) {
         } else if (params.mode == 2u) {
             sum += y[i];
         }
-        y[i] = sum;
+        y[i] = select(params.slope * sum, sum, sum > vec4f());
     }
 }
 

@@ -27,6 +27,8 @@ struct Params {
     block_channels: u32,
     in_blocks: u32,
     blocks: u32,
+    // 1: add to what other planes gave.
+    add: u32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> partial: array<vec4f>;
@@ -106,7 +108,12 @@ fn store(index: u32, sum: vec4f) {
         if (o < params.outputs && source_channel < params.source_channels && c >= group_first
             && c < group_first + params.inputs) {
             let plane = (o * params.inputs + c - group_first) * params.taps_z + kz;
-            gradient[tap(plane, ky, kx)] = sum[i];
+            let at = tap(plane, ky, kx);
+            var total = sum[i];
+            if (params.add == 1u) {
+                total += gradient[at];
+            }
+            gradient[at] = total;
         }
     }
 }

@@ -37,6 +37,8 @@ struct Params {
     bias_base: u32,
     // 0: y = sum; 1: y = bias + sum; 2: y += sum.
     mode: u32,
+    // Of a leaky ReLU behind the sum; 1 for none.
+    slope: f32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read_write> y: array<vec4f>;
@@ -129,7 +131,7 @@ fn store(r: u32, py: u32, at: u32, valid: bool) {
         } else if (params.mode == 2u) {
             sum += y[i];
         }
-        y[i] = sum;
+        y[i] = select(params.slope * sum, sum, sum > vec4f());
     }
 }
 

@@ -1,5 +1,6 @@
 //! The graph: values and the nodes that compute them. Pure data; shapes are checked on insertion.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -236,6 +237,60 @@ impl Graph {
     /// Pairs of a parameter and its gradient.
     pub fn parameter_gradients(&self) -> &[(Value, Value)] {
         &self.parameter_gradients
+    }
+
+    /// The operation that made a value, where it is an `O`, and its inputs.
+    pub fn producer<O: Op>(&self, value: Value) -> Option<(&O, &[Value])> {
+        let Source::Node(node, _) = self.values[value.0].source else {
+            return None;
+        };
+        let node = &self.nodes[node];
+        let op: &dyn Any = &*node.op;
+        Some((op.downcast_ref()?, &node.inputs))
+    }
+
+    /// The graph as plans run it: each node replaced by what [`Op::fuse`] makes of it. Nodes that nothing reads any more
+    /// stay.
+    pub(crate) fn fused(&self) -> Result<Graph, GraphError> {
+        let mut readers = vec![0; self.values.len()];
+        let read = self.nodes.iter().flat_map(|node| &node.inputs);
+        read.for_each(|v| readers[v.0] += 1);
+        let named = self.kept.iter().map(|(_, v)| v);
+        let placed = self.parameter_gradients.iter().map(|(_, v)| v);
+        named.chain(placed).for_each(|v| readers[v.0] += 2);
+
+        let mut graph = Graph {
+            nodes: Vec::new(),
+            ..self.clone()
+        };
+        let mut now: Vec<Value> = (0..self.values.len()).map(Value).collect();
+        for node in &self.nodes {
+            let inputs: Vec<Value> = node.inputs.iter().map(|v| now[v.0]).collect();
+            let sole = |v: Value| readers.get(v.0) == Some(&1);
+            let made = node.op.fuse(&mut graph, &inputs, &sole)?;
+            match made {
+                None => {
+                    for (i, output) in node.outputs.iter().enumerate() {
+                        graph.values[output.0].source = Source::Node(graph.nodes.len(), i);
+                    }
+                    graph.nodes.push(Node {
+                        inputs,
+                        ..node.clone()
+                    });
+                }
+                Some(outputs) => {
+                    readers.resize(graph.values.len(), 0);
+                    for (old, new) in node.outputs.iter().zip(outputs) {
+                        readers[new.0] = readers[old.0];
+                        now[old.0] = new;
+                    }
+                }
+            }
+        }
+        graph.kept.iter_mut().for_each(|(_, v)| *v = now[v.0]);
+        let placed = graph.parameter_gradients.iter_mut();
+        placed.for_each(|(_, gradient)| *gradient = now[gradient.0]);
+        Ok(graph)
     }
 
     /// Shape and layout of a value.

@@ -25,16 +25,22 @@ pub mod soft_dice;
 pub mod turn_offsets;
 pub mod upsample;
 
+use std::any::Any;
 use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
 
 pub use crate::graph::{Graph, GraphError, Value};
 pub use crate::shader;
 pub use crate::shader::Shader;
 pub use crate::tensor::{Layout, Spec, Tensor};
 
+/// Whether one node alone reads a value, for [`Op::fuse`].
+pub type Sole<'a> = &'a dyn Fn(Value) -> bool;
+
 /// What a node of the graph computes. Everything about one kind of node stands in one file, and nothing central
 /// lists the operations.
-pub trait Op: fmt::Debug + Send + Sync {
+pub trait Op: Any + fmt::Debug + Send + Sync {
     /// The field's name for it, as errors and plans print it: `conv3d`, `batch_norm`.
     fn name(&self) -> &'static str;
 
@@ -62,6 +68,38 @@ pub trait Op: fmt::Debug + Send + Sync {
     /// Inputs (parameters, states, moments) that the operation changes in place, of a node with so many inputs.
     fn writes(&self, _inputs: usize) -> Vec<usize> {
         Vec::new()
+    }
+
+    /// Adds nodes to the graph that do the work of this node, whose inputs these are, and of nodes before it with less
+    /// memory or time, and returns what stands for its outputs. [`Graph::producer`] tells what made an input, `sole`
+    /// whether this node alone reads it. The plan does this; gradients are nodes of their own by then.
+    fn fuse(&self, _: &mut Graph, _inputs: &[Value], _sole: Sole) -> Result<Option<Vec<Value>>, GraphError> {
+        Ok(None)
+    }
+
+    /// An operation that computes output 0 again from values that are there: its inputs, or other outputs. For what costs
+    /// little beside the memory that it makes; a plan then need not keep the output for late readers.
+    fn again(&self, _node: &NodeView, _inputs: &[Spec]) -> Option<(Arc<dyn Op>, Vec<Value>)> {
+        None
+    }
+
+    /// For operations that can work on some planes alone (`Io::planes`): the planes of each input that these planes of
+    /// output 0 take, `None` for an input that is read as a whole. A plane is one of the N·D runs of a map or of a flat volume
+    /// of one channel that have one n and one depth. Kernels bind no more of those inputs and of the output.
+    fn reads(&self, _: &[Spec], _: &[Spec], _planes: Range<usize>) -> Option<Vec<Option<Range<usize>>>> {
+        None
+    }
+
+    /// How many planes there are for [`Op::reads`]: those of output 0. Operations that sum over planes take those of an
+    /// input, and from the second part on add to the output.
+    fn planes(&self, _inputs: &[Spec], outputs: &[Spec]) -> usize {
+        outputs[0].planes()
+    }
+
+    /// An input whose memory output 0 may take over where nothing reads the input later: each invocation reads of it
+    /// only what it then writes itself. With [`Io::in_place`] the kernels bind output 0 and not that input.
+    fn overwrites(&self, _inputs: &[Spec], _outputs: &[Spec], _caps: &Caps) -> Option<usize> {
+        None
     }
 }
 
@@ -130,6 +168,10 @@ pub struct Io<'a> {
     pub outputs: &'a [Spec],
     /// Bytes of each temporary asked for with [`Io::scratch`].
     pub scratch: Vec<u64>,
+    /// The planes (n, z) of the output to make, of an operation that can make some; `None` for all.
+    pub planes: Option<Range<usize>>,
+    /// Output 0 lies where the input is that [`Op::overwrites`] named.
+    pub in_place: bool,
 }
 
 impl<'a> Io<'a> {
@@ -139,7 +181,24 @@ impl<'a> Io<'a> {
             inputs,
             outputs,
             scratch: Vec::new(),
+            planes: None,
+            in_place: false,
         }
+    }
+
+    /// [`slices`] of the planes to make.
+    pub fn slices(&self, specs: &[&Spec], caps: &Caps) -> Vec<Slices> {
+        let planes = self.planes.clone().unwrap_or(0..specs[0].planes());
+        slices_of(specs, planes, caps)
+    }
+
+    /// [`ranges`] of the planes of output 0 to make.
+    pub fn ranges(&self, caps: &Caps) -> impl Iterator<Item = (u64, u64)> + use<> {
+        let spec = &self.outputs[0];
+        let whole = (0, spec.bytes());
+        let part = self.planes.clone().map(|planes| planes_bytes(spec, &planes));
+        let (from, to) = part.unwrap_or(whole);
+        ranges(to - from, caps).map(move |(a, b)| (from + a, from + b))
     }
 
     /// A temporary that lives for this node only; its contents start undefined.
@@ -343,6 +402,19 @@ pub struct Slices {
     last: bool,
 }
 
+/// The bytes of some planes of a value, from a multiple of what bindings may start at.
+pub(crate) fn planes_bytes(spec: &Spec, planes: &Range<usize>) -> (u64, u64) {
+    let bytes = slice_bytes(spec);
+    let last = planes.end >= spec.planes();
+    let to = if last {
+        spec.bytes()
+    } else {
+        planes.end as u64 * bytes
+    };
+    let alignment = crate::plan::ALIGNMENT;
+    (planes.start as u64 * bytes / alignment * alignment, to)
+}
+
 fn slice_bytes(spec: &Spec) -> u64 {
     let s = &spec.shape;
     let channels = match spec.layout {
@@ -372,7 +444,12 @@ impl Slices {
 /// Runs of slices that cut five-dimensional values of the same N, D, H, W (maps, and flat volumes of one channel) at
 /// the same places, so that an adapter can bind each run of each. One run where everything fits.
 pub fn slices(specs: &[&Spec], caps: &Caps) -> Vec<Slices> {
-    let total = specs[0].shape[0] * specs[0].shape[2];
+    slices_of(specs, 0..specs[0].planes(), caps)
+}
+
+/// [`slices`] of some planes; the first must be one at which each value may be bound.
+fn slices_of(specs: &[&Spec], planes: Range<usize>, caps: &Caps) -> Vec<Slices> {
+    let total = planes.len();
     // A run starts at a multiple of the binding alignment in every value.
     let step = specs.iter().fold(1, |step: u64, spec| {
         let mut whole = 1;
@@ -393,9 +470,9 @@ pub fn slices(specs: &[&Spec], caps: &Caps) -> Vec<Slices> {
     };
     (0..total.div_ceil(most))
         .map(|i| Slices {
-            first: i * most,
+            first: planes.start + i * most,
             count: most.min(total - i * most),
-            last: (i + 1) * most >= total,
+            last: planes.start + total.min((i + 1) * most) >= specs[0].planes(),
         })
         .collect()
 }
@@ -436,6 +513,20 @@ pub fn plane_groups(plane: usize, vectors: usize, planes: usize) -> [u32; 3] {
         y as u32,
         planes.div_ceil(y) as u32,
     ]
+}
+
+/// [`Op::reads`] of operations that make each voxel from the same voxel of their five-dimensional inputs; whatever else they
+/// read, as a whole.
+pub fn same_planes(
+    inputs: &[Spec],
+    outputs: &[Spec],
+    planes: Range<usize>,
+) -> Option<Vec<Option<Range<usize>>>> {
+    let [_, _, d, h, w] = outputs[0].ncdhw()?;
+    let contiguous = |spec: &Spec| spec.layout == Layout::Map || spec.shape[1] == 1;
+    let alike = |spec: &Spec| spec.ncdhw().is_some_and(|s| s[2..] == [d, h, w]) && contiguous(spec);
+    let read = |spec: &Spec| alike(spec).then(|| planes.clone());
+    contiguous(&outputs[0]).then(|| inputs.iter().map(read).collect())
 }
 
 /// The answer of an operation that stands in a gradient itself.

@@ -1,11 +1,16 @@
 //! The plan: dispatches in order, lifetimes turned into memory slots. Plain data; knows nothing of a device.
 
+mod cut;
+mod pack;
+mod program;
+
 use std::collections::HashMap;
 use std::fmt;
 
 use crate::graph::{Graph, GraphError, Source, Value};
-use crate::op::{BufferRef, Caps, Dispatch, Io};
+use crate::op::{BufferRef, Caps, Dispatch};
 use crate::tensor::Spec;
+use program::{Lives, Program, Step};
 
 /// Offsets in the arenas are multiples of this: WebGPU's `minStorageBufferOffsetAlignment`.
 pub const ALIGNMENT: u64 = 256;
@@ -13,8 +18,8 @@ pub const ALIGNMENT: u64 = 256;
 /// Where a value lives on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
-    /// A buffer of the plan that values share in turn.
-    Slot(usize),
+    /// In a buffer of the plan that values share, from this byte on.
+    Slot(usize, u64),
     /// The resident input of that position in [`Plan::residents`].
     Resident(usize),
     /// At this byte of the parameters.
@@ -89,6 +94,21 @@ pub struct Launch {
     pub dispatch: Dispatch,
     /// What each of the dispatch's bindings is.
     pub bound: Vec<Bound>,
+    /// What the plan did with the node, such as `in place`; empty where it runs as the graph has it.
+    pub note: String,
+}
+
+/// The moment of a plan at which most memory is in use.
+#[derive(Clone, Debug, Default)]
+pub struct Peak {
+    /// Position of the node, and its operation.
+    pub node: usize,
+    /// The operation's name.
+    pub op: &'static str,
+    /// Bytes in use.
+    pub bytes: u64,
+    /// What is in use, with its bytes, the largest first: values by layer and operation, and the node's temporaries.
+    pub values: Vec<(String, u64)>,
 }
 
 /// Everything that the engine needs to run a graph again and again.
@@ -110,141 +130,147 @@ pub struct Plan {
     pub residents: Vec<(String, Spec)>,
     /// Name, value and spec of what is read back.
     pub kept: Vec<(String, Value, Spec)>,
+    /// When most of the slots is in use, and by what.
+    pub peak: Peak,
 }
 
 impl Plan {
-    /// Plans a graph for an adapter: nodes that nothing kept or changed depends on are dropped, values share slots
-    /// where their lifetimes allow.
+    /// Plans a graph for an adapter: operations are fused, nodes that nothing kept or changed depends on are dropped, values
+    /// share slots where their lifetimes allow. Where it lowers the peak, values are made again rather than kept, outputs
+    /// take over the memory of inputs, and nodes run over some planes at a time.
     pub fn new(graph: &Graph, caps: &Caps) -> Result<Plan, GraphError> {
+        Plan::make(graph, caps, true)
+    }
+
+    /// [`Plan::new`] with everything made once, as a whole and in memory of its own: more memory, the same results up to the
+    /// rounding of sums over several planes. For comparisons.
+    pub fn straight(graph: &Graph, caps: &Caps) -> Result<Plan, GraphError> {
+        Plan::make(graph, caps, false)
+    }
+
+    fn make(graph: &Graph, caps: &Caps, save: bool) -> Result<Plan, GraphError> {
+        let graph = &graph.fused()?;
         let parameters = Arena::new(graph.parameters().map(|(_, v)| (v.name.as_str(), &v.spec)));
         let states = Arena::new(graph.states().map(|(_, v)| (v.name.as_str(), &v.spec)));
-        let mut places = HashMap::new();
-        for ((value, _), (_, _, offset)) in graph.parameters().zip(&parameters.entries) {
-            places.insert(value, Place::Parameter(*offset));
-        }
-        for ((value, _), (_, _, offset)) in graph.states().zip(&states.entries) {
-            places.insert(value, Place::State(*offset));
-        }
-        for (parameter, gradient) in graph.parameter_gradients() {
-            let Place::Parameter(offset) = places[parameter] else {
-                unreachable!("a parameter's place")
-            };
-            places.insert(*gradient, Place::Gradient(offset));
-        }
-
-        let live = live_nodes(graph);
-        let last_use = last_uses(graph, &live);
-        let mut slots = Slots::default();
-        let mut inputs = Vec::new();
-        let mut residents = Vec::new();
+        let mut plan = Plan {
+            places: fixed_places(graph, &parameters, &states),
+            parameters,
+            states,
+            ..Plan::default()
+        };
         for (i, info) in graph.values().iter().enumerate() {
-            let value = Value(i);
             match info.source {
-                Source::Input => {
-                    inputs.push((info.name.clone(), value, info.spec.clone()));
-                    let place = Place::Slot(slots.take(info.spec.bytes()));
-                    places.insert(value, place);
-                }
-                Source::Resident => {
-                    places.insert(value, Place::Resident(residents.len()));
-                    residents.push((info.name.clone(), info.spec.clone()));
-                }
-                Source::Moment { order, parameter } => {
-                    let Place::Parameter(offset) = places[&parameter] else {
-                        unreachable!("a parameter's place")
-                    };
-                    places.insert(value, Place::Moment(order, offset));
-                }
+                Source::Input => plan.inputs.push((info.name.clone(), Value(i), info.spec.clone())),
+                Source::Resident => plan.residents.push((info.name.clone(), info.spec.clone())),
                 _ => {}
             }
         }
+        for (name, value) in graph.kept() {
+            plan.kept.push((name.clone(), *value, graph.spec(*value).clone()));
+        }
 
-        let mut launches = Vec::new();
-        for (index, node) in graph.nodes().iter().enumerate().filter(|(i, _)| live[*i]) {
-            let op = node.op.name();
-            let in_specs: Vec<Spec> = node.inputs.iter().map(|v| graph.spec(*v).clone()).collect();
-            let out_specs: Vec<Spec> = node.outputs.iter().map(|v| graph.spec(*v).clone()).collect();
-            let mut io = Io::new(&in_specs, &out_specs);
-            let dispatches = node.op.dispatches(&mut io, caps)?;
-            for (&value, spec) in node.outputs.iter().zip(&out_specs) {
-                places
-                    .entry(value)
-                    .or_insert_with(|| Place::Slot(slots.take(spec.bytes())));
+        let mut program = Program::new(graph, caps, |v| plan.places.get(&v).copied())?;
+        if save {
+            cut::cut(&mut program)?;
+        } else {
+            program.steps.iter_mut().for_each(|step| step.over = None);
+        }
+        let lives = program.lives();
+        program.settle(&lives)?;
+        plan.peak = peak(&program, &lives);
+        let layout = program.pack(&lives, plan.peak.bytes);
+        for (i, place) in layout.values.iter().enumerate() {
+            if let Some((slot, at)) = place {
+                plan.places.insert(Value(i), Place::Slot(*slot, *at));
             }
-            let scratch: Vec<usize> = io.scratch.iter().map(|bytes| slots.take(*bytes)).collect();
-            for spec in in_specs.iter().chain(&out_specs) {
-                if spec.bytes() > caps.max_buffer {
+        }
+        plan.slots = layout.slots;
+        for (step, scratch) in program.steps.iter().zip(&layout.scratch) {
+            plan.launch(&program, step, scratch, caps)?;
+        }
+        Ok(plan)
+    }
+
+    /// Adds a step's kernels with their buffers.
+    fn launch(
+        &mut self,
+        program: &Program,
+        step: &Step,
+        scratch: &[(usize, u64)],
+        caps: &Caps,
+    ) -> Result<(), GraphError> {
+        let op = step.op.name();
+        let mib = |bytes: u64| bytes >> 20;
+        for value in step.inputs.iter().chain(&step.outputs) {
+            let info = &program.values[value.0];
+            if info.bytes() > caps.max_buffer {
+                let reason = format!(
+                    "{:?} takes {} MiB and this adapter's largest buffer is {} MiB; use a smaller grid or batch",
+                    info.spec,
+                    mib(info.bytes()),
+                    mib(caps.max_buffer)
+                );
+                return Err(GraphError::Limit { op, reason });
+            }
+        }
+        for dispatch in step.dispatches.iter() {
+            check_limits(op, dispatch)?;
+            let mut bound = Vec::new();
+            for binding in &dispatch.bindings {
+                let of = |value: Value| {
+                    let info = &program.values[value.0];
+                    let (buffer, offset) = resolve(self.places[&value]);
+                    (buffer, offset, info.window.unwrap_or((0, info.spec.bytes())))
+                };
+                let (buffer, offset, (first, end)) = match binding.buffer {
+                    BufferRef::Input(i) => of(step.inputs[i]),
+                    BufferRef::Output(i) => of(step.outputs[i]),
+                    BufferRef::Scratch(i) => {
+                        (PlanBuffer::Slot(scratch[i].0), scratch[i].1, (0, step.scratch[i]))
+                    }
+                    BufferRef::Parameters => (PlanBuffer::Parameters, 0, (0, self.parameters.bytes)),
+                    BufferRef::Gradients => (PlanBuffer::Gradients, 0, (0, self.parameters.bytes)),
+                    BufferRef::Moments(i) => (PlanBuffer::Moments(i), 0, (0, self.parameters.bytes)),
+                    BufferRef::Step => (PlanBuffer::Step, 0, (0, 16)),
+                };
+                let windowed = |v: &Value| program.values[v.0].window.is_some();
+                let part = match binding.buffer {
+                    BufferRef::Input(i) => windowed(&step.inputs[i]),
+                    BufferRef::Output(i) => windowed(&step.outputs[i]),
+                    _ => false,
+                };
+                assert!(
+                    !part || binding.range.is_some(),
+                    "{op} binds the whole of what exists in part"
+                );
+                let (from, to) = binding.range.unwrap_or((first, end));
+                assert!(
+                    first <= from && to <= end,
+                    "{op} binds more than there is of a value"
+                );
+                if to - from > caps.max_binding {
                     let reason = format!(
-                        "{spec:?} takes {} MiB and this adapter's largest buffer is {} MiB; use a smaller grid or batch",
-                        spec.bytes() >> 20,
-                        caps.max_buffer >> 20
+                        "a binding of {} MiB exceeds this adapter's {} MiB; use a smaller grid or batch",
+                        mib(to - from),
+                        mib(caps.max_binding)
                     );
                     return Err(GraphError::Limit { op, reason });
                 }
-            }
-
-            for dispatch in dispatches {
-                check_limits(op, &dispatch)?;
-                let bound = dispatch
-                    .bindings
-                    .iter()
-                    .map(|binding| {
-                        let (buffer, offset, size) = match binding.buffer {
-                            BufferRef::Input(i) => resolve(places[&node.inputs[i]], in_specs[i].bytes()),
-                            BufferRef::Output(i) => resolve(places[&node.outputs[i]], out_specs[i].bytes()),
-                            BufferRef::Scratch(i) => (PlanBuffer::Slot(scratch[i]), 0, io.scratch[i]),
-                            BufferRef::Parameters => (PlanBuffer::Parameters, 0, parameters.bytes),
-                            BufferRef::Gradients => (PlanBuffer::Gradients, 0, parameters.bytes),
-                            BufferRef::Moments(i) => (PlanBuffer::Moments(i), 0, parameters.bytes),
-                            BufferRef::Step => (PlanBuffer::Step, 0, 16),
-                        };
-                        let (from, to) = binding.range.unwrap_or((0, size));
-                        if to - from > caps.max_binding {
-                            let reason = format!(
-                                "a binding of {} MiB exceeds this adapter's {} MiB; use a smaller grid or batch",
-                                (to - from) >> 20,
-                                caps.max_binding >> 20
-                            );
-                            return Err(GraphError::Limit { op, reason });
-                        }
-                        Ok(Bound { buffer, offset: offset + from, size: to - from })
-                    })
-                    .collect::<Result<_, _>>()?;
-                launches.push(Launch {
-                    op,
-                    node: index,
-                    dispatch,
-                    bound,
+                bound.push(Bound {
+                    buffer,
+                    offset: offset + from - first,
+                    size: to - from,
                 });
             }
-
-            scratch.iter().for_each(|slot| slots.give(*slot));
-            let mut done: Vec<Value> = node.inputs.iter().chain(&node.outputs).copied().collect();
-            done.sort();
-            done.dedup();
-            for value in done {
-                if last_use[value.0] == Some(index)
-                    && let Place::Slot(slot) = places[&value]
-                {
-                    slots.give(slot);
-                }
-            }
+            self.launches.push(Launch {
+                op,
+                node: step.node,
+                dispatch: dispatch.clone(),
+                bound,
+                note: step.note.clone(),
+            });
         }
-        let kept = graph
-            .kept()
-            .iter()
-            .map(|(n, v)| (n.clone(), *v, graph.spec(*v).clone()))
-            .collect();
-        Ok(Plan {
-            launches,
-            slots: slots.sizes,
-            places,
-            parameters,
-            states,
-            inputs,
-            residents,
-            kept,
-        })
+        Ok(())
     }
 
     /// Device bytes of the slots: inputs, activations, gradients of activations, temporaries.
@@ -270,12 +296,13 @@ impl Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: u64| bytes as f64 / 1048576.0;
         for launch in &self.launches {
             let d = &launch.dispatch;
             let bytes: u64 = launch.bound.iter().map(|b| b.size).sum();
             writeln!(
                 f,
-                "{:4} {:24} {:28} {:>5}x{}x{} groups {:9.1} MFLOP {:8.2} MiB",
+                "{:4} {:24} {:28} {:>5}x{}x{} groups {:9.1} MFLOP {:8.2} MiB{}{}",
                 launch.node,
                 launch.op,
                 format!("{}:{}", d.shader.name, d.entry),
@@ -283,29 +310,102 @@ impl fmt::Display for Plan {
                 d.workgroups[1],
                 d.workgroups[2],
                 d.flops as f64 / 1e6,
-                bytes as f64 / 1048576.0
+                mib(bytes),
+                if launch.note.is_empty() { "" } else { "  " },
+                launch.note
             )?;
         }
+        let Peak {
+            node,
+            op,
+            bytes,
+            values,
+        } = &self.peak;
+        writeln!(f, "most in use at node {node}, {op}: {:.1} MiB", mib(*bytes))?;
+        let (large, small): (Vec<_>, Vec<_>) = values.iter().partition(|(_, b)| b * 200 > *bytes);
+        for (name, bytes) in large {
+            writeln!(f, "{:10.2} MiB  {name}", mib(*bytes))?;
+        }
+        let rest: u64 = small.iter().map(|(_, bytes)| bytes).sum();
+        writeln!(f, "{:10.2} MiB  {} smaller ones", mib(rest), small.len())?;
         write!(
             f,
             "{} dispatches, {:.2} GFLOP, {} slots of {:.1} MiB in all, parameters {:.2} MiB",
             self.launches.len(),
             self.flops() as f64 / 1e9,
             self.slots.len(),
-            self.slot_bytes() as f64 / 1048576.0,
-            self.parameters.bytes as f64 / 1048576.0
+            mib(self.slot_bytes()),
+            mib(self.parameters.bytes)
         )
     }
 }
 
-fn resolve(place: Place, bytes: u64) -> (PlanBuffer, u64, u64) {
+/// The buffer, and the value's first byte there.
+fn resolve(place: Place) -> (PlanBuffer, u64) {
     match place {
-        Place::Slot(slot) => (PlanBuffer::Slot(slot), 0, bytes),
-        Place::Resident(i) => (PlanBuffer::Resident(i), 0, bytes),
-        Place::Parameter(offset) => (PlanBuffer::Parameters, offset, bytes),
-        Place::Gradient(offset) => (PlanBuffer::Gradients, offset, bytes),
-        Place::Moment(order, offset) => (PlanBuffer::Moments(order), offset, bytes),
-        Place::State(offset) => (PlanBuffer::States, offset, bytes),
+        Place::Slot(slot, offset) => (PlanBuffer::Slot(slot), offset),
+        Place::Resident(i) => (PlanBuffer::Resident(i), 0),
+        Place::Parameter(offset) => (PlanBuffer::Parameters, offset),
+        Place::Gradient(offset) => (PlanBuffer::Gradients, offset),
+        Place::Moment(order, offset) => (PlanBuffer::Moments(order), offset),
+        Place::State(offset) => (PlanBuffer::States, offset),
+    }
+}
+
+/// Places of what is in no slot.
+fn fixed_places(graph: &Graph, parameters: &Arena, states: &Arena) -> HashMap<Value, Place> {
+    let mut places = HashMap::new();
+    for ((value, _), (_, _, offset)) in graph.parameters().zip(&parameters.entries) {
+        places.insert(value, Place::Parameter(*offset));
+    }
+    for ((value, _), (_, _, offset)) in graph.states().zip(&states.entries) {
+        places.insert(value, Place::State(*offset));
+    }
+    let offset = |places: &HashMap<Value, Place>, parameter: &Value| match places[parameter] {
+        Place::Parameter(offset) => offset,
+        _ => unreachable!("a parameter's place"),
+    };
+    for (parameter, gradient) in graph.parameter_gradients() {
+        places.insert(*gradient, Place::Gradient(offset(&places, parameter)));
+    }
+    let mut residents = 0;
+    for (i, info) in graph.values().iter().enumerate() {
+        match info.source {
+            Source::Resident => {
+                places.insert(Value(i), Place::Resident(residents));
+                residents += 1;
+            }
+            Source::Moment { order, parameter } => {
+                let at = offset(&places, &parameter);
+                places.insert(Value(i), Place::Moment(order, at));
+            }
+            _ => {}
+        }
+    }
+    places
+}
+
+fn peak(program: &Program, lives: &Lives) -> Peak {
+    let usage = program.usage(lives);
+    let Some(t) = (0..usage.len()).max_by_key(|t| (usage[*t], std::cmp::Reverse(*t))) else {
+        return Peak::default();
+    };
+    let step = &program.steps[t];
+    let there = |span: &Option<(usize, usize)>| span.is_some_and(|(from, to)| from <= t && t <= to);
+    let mut values: Vec<(String, u64)> = lives
+        .spans
+        .iter()
+        .zip(&program.values)
+        .filter(|(span, _)| there(span))
+        .map(|(_, info)| (format!("{} {:?}", info.name, info.spec), info.bytes()))
+        .chain(step.scratch.iter().map(|bytes| ("temporary".to_owned(), *bytes)))
+        .collect();
+    values.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+    Peak {
+        node: step.node,
+        op: step.op.name(),
+        bytes: usage[t],
+        values,
     }
 }
 
@@ -334,66 +434,4 @@ fn check_limits(op: &'static str, dispatch: &Dispatch) -> Result<(), GraphError>
         return Ok(());
     };
     Err(GraphError::Limit { op, reason })
-}
-
-/// Nodes that a kept value, a placed gradient or a change in place depends on.
-fn live_nodes(graph: &Graph) -> Vec<bool> {
-    let mut wanted = vec![false; graph.values().len()];
-    graph.kept().iter().for_each(|(_, v)| wanted[v.0] = true);
-    graph
-        .parameter_gradients()
-        .iter()
-        .for_each(|(_, g)| wanted[g.0] = true);
-    let mut live = vec![false; graph.nodes().len()];
-    for (i, node) in graph.nodes().iter().enumerate().rev() {
-        live[i] = !node.op.writes(node.inputs.len()).is_empty() || node.outputs.iter().any(|v| wanted[v.0]);
-        if live[i] {
-            node.inputs.iter().for_each(|v| wanted[v.0] = true);
-        }
-    }
-    live
-}
-
-/// The last live node that touches each value; `None` for kept values, which live on.
-fn last_uses(graph: &Graph, live: &[bool]) -> Vec<Option<usize>> {
-    let mut last = vec![None; graph.values().len()];
-    for (i, node) in graph.nodes().iter().enumerate().filter(|(i, _)| live[*i]) {
-        for v in node.inputs.iter().chain(&node.outputs) {
-            last[v.0] = Some(i);
-        }
-    }
-    graph.kept().iter().for_each(|(_, v)| last[v.0] = None);
-    last
-}
-
-/// Buffers that values share in turn: a value takes the free slot that fits it best, or grows the largest free one.
-#[derive(Default)]
-struct Slots {
-    sizes: Vec<u64>,
-    free: Vec<usize>,
-}
-
-impl Slots {
-    fn take(&mut self, bytes: u64) -> usize {
-        let fits = (0..self.free.len())
-            .filter(|i| self.sizes[self.free[*i]] >= bytes)
-            .min_by_key(|i| (self.sizes[self.free[*i]], self.free[*i]));
-        let largest = || (0..self.free.len()).max_by_key(|i| (self.sizes[self.free[*i]], self.free[*i]));
-        match fits.or_else(largest) {
-            Some(i) => {
-                let slot = self.free.swap_remove(i);
-                self.sizes[slot] = self.sizes[slot].max(bytes);
-                slot
-            }
-            None => {
-                self.sizes.push(bytes);
-                self.sizes.len() - 1
-            }
-        }
-    }
-
-    fn give(&mut self, slot: usize) {
-        debug_assert!(!self.free.contains(&slot), "slot {slot} given back twice");
-        self.free.push(slot);
-    }
 }

@@ -60,6 +60,11 @@ impl Spec {
         self.shape.as_slice().try_into().ok()
     }
 
+    /// Planes (n, z) of a five-dimensional value, N·D; 1 of another rank.
+    pub fn planes(&self) -> usize {
+        self.ncdhw().map_or(1, |s| s[0] * s[2])
+    }
+
     /// Channel blocks of four, `ceil(C / 4)`, of a five-dimensional value.
     pub fn blocks(&self) -> usize {
         self.shape[1].div_ceil(4)

@@ -191,8 +191,9 @@ fn every_shader_is_used_valid_portable_and_translates() {
 
 /// A kernel's module as the device gets it, by what makes it unlike others.
 fn specialised(dispatch: &Dispatch) -> (String, serde_json::Value) {
+    let pieces: Vec<_> = dispatch.shader.parts.iter().map(|part| part.as_ptr()).collect();
     let key = format!(
-        "{}:{}{:?}",
+        "{}:{}{pieces:?}{:?}",
         dispatch.shader.name, dispatch.entry, dispatch.constants
     );
     let module = serde_json::json!({

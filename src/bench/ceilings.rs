@@ -148,12 +148,13 @@ fn plan(dispatch: Dispatch, slots: &[u64], repeats: usize) -> Plan {
         node: 0,
         dispatch,
         bound: bound.collect(),
+        note: String::new(),
     };
     let mut plan = Plan {
         launches: vec![launch; repeats],
         slots: slots.to_vec(),
         places: (0..slots.len())
-            .map(|slot| (Value(slot), Place::Slot(slot)))
+            .map(|slot| (Value(slot), Place::Slot(slot, 0)))
             .collect(),
         ..Plan::default()
     };

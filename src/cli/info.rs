@@ -17,9 +17,13 @@ pub struct Info {
     /// Labels, the background included [default: as published, or 9]
     #[arg(long, value_name = "L", requires = "arch")]
     labels: Option<usize>,
-    /// Also print every dispatch of one inference: its workgroups, arithmetic, bytes, and the plan's peak
+    /// Also print every dispatch of one inference: its workgroups, arithmetic, bytes, what the plan did with it, and the
+    /// moment at which most memory is in use, and by what
     #[arg(long, requires = "arch", conflicts_with = "json")]
     plan: bool,
+    /// With --plan, print the dispatches of a training step (batch 1) instead
+    #[arg(long, requires = "plan")]
+    training: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -75,7 +79,7 @@ impl Info {
         }
         print_summary(network, &summary);
         if self.plan {
-            println!("\n{}", Summary::plan(network, size, labels)?);
+            println!("\n{}", Summary::plan(network, size, labels, self.training)?);
         }
         Ok(())
     }

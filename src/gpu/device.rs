@@ -178,10 +178,11 @@ impl std::fmt::Debug for Device {
     }
 }
 
-/// What makes a pipeline another: module, entry point and values of constants.
+/// What makes a pipeline another: the module with its pieces, entry point and values of constants.
 fn pipeline_key(dispatch: &Dispatch) -> String {
+    let pieces: Vec<*const u8> = dispatch.shader.parts.iter().map(|part| part.as_ptr()).collect();
     format!(
-        "{}:{}{:?}",
+        "{}:{}{pieces:?}{:?}",
         dispatch.shader.name, dispatch.entry, dispatch.constants
     )
 }

@@ -346,12 +346,12 @@ impl Executable {
             );
             return Err(GpuError::Tensor(message));
         }
-        let Place::Slot(slot) = self.plan.places[value] else {
+        let Place::Slot(slot, offset) = self.plan.places[value] else {
             unreachable!("inputs live in slots")
         };
         device.write(
             &self.slots[slot],
-            0,
+            offset,
             bytemuck::cast_slice(&tensor.to_device(spec.layout)),
         );
         Ok(())
@@ -380,10 +380,10 @@ impl Executable {
 
     /// A copy, on the device, of the kept value of that name as the last submission left it.
     pub async fn resident(&self, device: &Device, name: &str) -> Result<Resident, GpuError> {
-        let (slot, spec) = self.kept(name)?;
+        let (slot, offset, spec) = self.kept(name)?;
         let buffer = device.buffer("resident", spec.bytes()).await?;
         let mut encoder = device.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(&self.slots[slot], 0, &buffer, 0, spec.bytes());
+        encoder.copy_buffer_to_buffer(&self.slots[slot], offset, &buffer, 0, spec.bytes());
         device.submit(encoder.finish());
         device.check()?;
         Ok(Resident {
@@ -467,24 +467,24 @@ impl Executable {
 
     /// The kept value of that name, as the last submission left it.
     pub async fn read(&self, device: &Device, name: &str) -> Result<Tensor, GpuError> {
-        let (slot, spec) = self.kept(name)?;
-        let data = device.read(&self.slots[slot], 0, spec.bytes()).await?;
+        let (slot, offset, spec) = self.kept(name)?;
+        let data = device.read(&self.slots[slot], offset, spec.bytes()).await?;
         Ok(Tensor::from_device(spec, &data))
     }
 
     /// Starts reading a kept value back, as the last submission leaves it; others may be submitted before
     /// [`Reading::finish`].
     pub async fn begin_read(&self, device: &Device, name: &str) -> Result<Reading, GpuError> {
-        let (slot, spec) = self.kept(name)?;
-        Reading::begin(device, &self.slots[slot], spec).await
+        let (slot, offset, spec) = self.kept(name)?;
+        Reading::begin(device, &self.slots[slot], offset, spec).await
     }
 
-    fn kept(&self, name: &str) -> Result<(usize, &Spec), GpuError> {
+    fn kept(&self, name: &str) -> Result<(usize, u64, &Spec), GpuError> {
         let kept = self.plan.kept.iter().find(|(n, _, _)| n == name);
         let (_, value, spec) =
             kept.ok_or_else(|| GpuError::Tensor(format!("the graph keeps no `{name}`")))?;
         match self.plan.places[value] {
-            Place::Slot(slot) => Ok((slot, spec)),
+            Place::Slot(slot, offset) => Ok((slot, offset, spec)),
             _ => Err(GpuError::Tensor("only computed values are kept".into())),
         }
     }

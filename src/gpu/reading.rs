@@ -18,10 +18,11 @@ impl Reading {
     pub(super) async fn begin(
         device: &Device,
         buffer: &wgpu::Buffer,
+        offset: u64,
         spec: &Spec,
     ) -> Result<Reading, GpuError> {
         Ok(Reading {
-            copy: Copy::begin(device, buffer, 0, spec.bytes()).await?,
+            copy: Copy::begin(device, buffer, offset, spec.bytes()).await?,
             spec: spec.clone(),
         })
     }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::Network;
 use crate::graph::{Graph, GraphError, Source};
 use crate::model::Builder;
+use crate::op::arg_max::ArgMax;
 use crate::op::{Caps, Io};
 use crate::plan::Plan;
 use crate::tensor::Spec;
@@ -27,7 +28,7 @@ pub struct Summary {
     pub parameters: usize,
     /// Floating-point operations of one inference: the sum over the layers.
     pub flops: u64,
-    /// Planned memory of inference, or why it can't be planned.
+    /// Planned memory of inference to labels, or why it can't be planned.
     pub inference: Result<PlannedMemory, String>,
     /// Planned memory of a training step with augmentation, cross-entropy and soft Dice, or why it can't be planned.
     pub training: Result<PlannedMemory, String>,
@@ -65,8 +66,6 @@ impl Summary {
     pub fn new(network: &Network, size: [usize; 3], labels: usize) -> Result<Summary, GraphError> {
         let graph = inference(network, size, labels)?;
         let layers = layers(&graph)?;
-        let [d, h, w] = size;
-        let step = training_graph(network, [1, 1, d, h, w], labels, Loss::CrossEntropyDice, true)?;
         Ok(Summary {
             arch: network.name,
             size,
@@ -74,17 +73,26 @@ impl Summary {
             parameters: graph.parameter_count(),
             flops: layers.iter().map(|l| l.flops).sum(),
             layers,
-            inference: memory(&graph),
-            training: memory(&step),
+            inference: memory(&labels_graph(network, size, labels)?),
+            training: memory(&step(network, size, labels)?),
         })
     }
 
-    /// The plan of one inference within WebGPU's default limits.
+    /// The plan of one inference or training step within WebGPU's default limits.
     ///
     /// # Errors
     /// Those of [`Summary::new`], and limits that the size exceeds.
-    pub fn plan(network: &Network, size: [usize; 3], labels: usize) -> Result<Plan, GraphError> {
-        Plan::new(&inference(network, size, labels)?, &Caps::PORTABLE)
+    pub fn plan(
+        network: &Network,
+        size: [usize; 3],
+        labels: usize,
+        training: bool,
+    ) -> Result<Plan, GraphError> {
+        let graph = match training {
+            true => step(network, size, labels)?,
+            false => labels_graph(network, size, labels)?,
+        };
+        Plan::new(&graph, &Caps::PORTABLE)
     }
 }
 
@@ -98,6 +106,24 @@ fn inference(network: &Network, [d, h, w]: [usize; 3], labels: usize) -> Result<
     let logits = (network.build)(&mut builder, image, labels)?;
     graph.keep("logits", logits);
     Ok(graph)
+}
+
+/// Inference to the label of the highest logit: what predicting without resampling does.
+fn labels_graph(network: &Network, [d, h, w]: [usize; 3], labels: usize) -> Result<Graph, GraphError> {
+    let mut graph = Graph::new();
+    let image = graph.input("image", Spec::flat(&[1, 1, d, h, w]))?;
+    let mut builder = Builder {
+        graph: &mut graph,
+        training: false,
+    };
+    let logits = (network.build)(&mut builder, image, labels)?;
+    let labels = graph.push1(ArgMax, &[logits])?;
+    graph.keep("labels", labels);
+    Ok(graph)
+}
+
+fn step(network: &Network, [d, h, w]: [usize; 3], labels: usize) -> Result<Graph, GraphError> {
+    training_graph(network, [1, 1, d, h, w], labels, Loss::CrossEntropyDice, true)
 }
 
 fn memory(graph: &Graph) -> Result<PlannedMemory, String> {

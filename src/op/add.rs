@@ -24,22 +24,36 @@ impl Op for Add {
 
     fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
         use BufferRef::*;
-        Ok(ranges(io.outputs[0].bytes(), caps)
+        let (entry, buffers) = match io.in_place {
+            true => ("in_place", vec![write(Output(0)), read(Input(1))]),
+            false => ("main", vec![read(Input(0)), read(Input(1)), write(Output(0))]),
+        };
+        Ok(io
+            .ranges(caps)
             .map(|(from, to)| {
                 let count = (to - from) as usize / 16;
                 Dispatch {
                     params: vec![("count", count.into())],
-                    bindings: vec![
-                        read(Input(0)).range(from, to),
-                        read(Input(1)).range(from, to),
-                        write(Output(0)).range(from, to),
-                    ],
+                    bindings: buffers.iter().map(|b| b.clone().range(from, to)).collect(),
                     workgroups: linear_groups(count, 64),
                     flops: count as u64 * 4,
-                    ..Dispatch::new(shader!("add"), "main")
+                    ..Dispatch::new(shader!("add"), entry)
                 }
             })
             .collect())
+    }
+
+    fn reads(
+        &self,
+        inputs: &[Spec],
+        outputs: &[Spec],
+        planes: Range<usize>,
+    ) -> Option<Vec<Option<Range<usize>>>> {
+        same_planes(inputs, outputs, planes)
+    }
+
+    fn overwrites(&self, _: &[Spec], _: &[Spec], _: &Caps) -> Option<usize> {
+        Some(0)
     }
 
     fn gradient(

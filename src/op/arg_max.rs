@@ -30,7 +30,8 @@ impl Op for ArgMax {
         use BufferRef::*;
         let (logits, labels) = (&io.inputs[0], &io.outputs[0]);
         let plane = logits.shape[3] * logits.shape[4];
-        Ok(slices(&[logits, labels], caps)
+        Ok(io
+            .slices(&[logits, labels], caps)
             .iter()
             .map(|run| {
                 let voxels = run.count * plane;
@@ -55,6 +56,15 @@ impl Op for ArgMax {
         _: &[bool],
     ) -> Result<Vec<Gradient>, GraphError> {
         Ok(vec![Gradient::Stops])
+    }
+
+    fn reads(
+        &self,
+        inputs: &[Spec],
+        outputs: &[Spec],
+        planes: Range<usize>,
+    ) -> Option<Vec<Option<Range<usize>>>> {
+        same_planes(inputs, outputs, planes)
     }
 
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {

@@ -102,6 +102,10 @@ impl Op for AvgPool3d {
         filter_axes(self.name(), Filter::Average(self.window()), io, caps)
     }
 
+    fn again(&self, node: &NodeView, _: &[Spec]) -> Option<(Arc<dyn Op>, Vec<Value>)> {
+        Some((Arc::new(*self), node.inputs.clone()))
+    }
+
     fn gradient(
         &self,
         graph: &mut Graph,

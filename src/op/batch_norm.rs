@@ -1,6 +1,7 @@
 //! Batch normalisation (Ioffe & Szegedy 2015) of maps with an optional leaky ReLU behind it, in training and inference,
 //! and its folding into a convolution.
 
+use super::conv3d::Conv3d;
 use super::*;
 
 /// ε of the published networks.
@@ -45,7 +46,7 @@ pub struct BatchNorm {
 }
 
 /// y = leaky(γ·(x − μ)/√(σ² + ε) + β) with given μ and σ². Inputs: x, γ, β, μ, σ².
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct BatchNormInference {
     /// The leaky ReLU's slope; `None` for none.
     pub slope: Option<f32>,
@@ -168,7 +169,7 @@ fn elementwise(
 fn normalise(io: &Io, slope: f32, mean: BufferRef, variance: BufferRef, caps: &Caps) -> Vec<Dispatch> {
     use BufferRef::*;
     let x = &io.inputs[0];
-    slices(&[x], caps)
+    io.slices(&[x], caps)
         .iter()
         .map(|run| {
             let bindings = vec![
@@ -182,6 +183,89 @@ fn normalise(io: &Io, slope: f32, mean: BufferRef, variance: BufferRef, caps: &C
             elementwise("normalise", x, slope, None, run, bindings, caps)
         })
         .collect()
+}
+
+/// The batch's mean and variance and the running ones, of input 0 into these.
+fn statistics(io: &mut Io, into: [BufferRef; 4], caps: &Caps) -> Vec<Dispatch> {
+    let x = &io.inputs[0];
+    let mut buffer = BufferRef::Scratch(0);
+    let (mut dispatches, partials) = reduction(
+        "statistics",
+        x,
+        1.0,
+        caps,
+        |partials| {
+            buffer = io.scratch((x.blocks() * 3 * partials * 16) as u64);
+            buffer
+        },
+        |run, buffer| vec![run.of(x, read(BufferRef::Input(0))), write(buffer)],
+    );
+    let bindings = [read(buffer)].into_iter().chain(into.map(write)).collect();
+    dispatches.push(merge("merge", x, partials, bindings));
+    dispatches
+}
+
+/// μ `[C]` and σ² `[C]` (biased) of a map. Inputs: x, running mean, running variance (the last two are updated in place).
+#[derive(Debug)]
+struct BatchNormStatistics;
+
+impl Op for BatchNormStatistics {
+    fn name(&self) -> &'static str {
+        "batch_norm_statistics"
+    }
+
+    fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
+        match inputs {
+            [x, mean, variance] if x.layout == Layout::Map && mean == variance => Ok(vec![mean.clone(); 2]),
+            _ => Err(GraphError::shape(
+                self.name(),
+                inputs,
+                "takes a map and its running statistics",
+            )),
+        }
+    }
+
+    fn writes(&self, _: usize) -> Vec<usize> {
+        vec![1, 2]
+    }
+
+    fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        use BufferRef::*;
+        Ok(statistics(io, [Output(0), Output(1), Input(1), Input(2)], caps))
+    }
+
+    fn gradient(
+        &self,
+        _: &mut Graph,
+        _: &NodeView,
+        _: &[Option<Value>],
+        _: &[bool],
+    ) -> Result<Vec<Gradient>, GraphError> {
+        no_second_derivative(self.name())
+    }
+
+    fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
+        statistics_reference(inputs[0], inputs[1], inputs[2]).into()
+    }
+}
+
+/// Mean, biased variance, and the running ones moved.
+fn statistics_reference(x: &Tensor, running_mean: &Tensor, running_variance: &Tensor) -> [Tensor; 4] {
+    let [n, c, d, h, w] = x.ncdhw();
+    let count = (n * d * h * w) as f64;
+    let mut mean = Tensor::zeros(&[c]);
+    let mut variance = Tensor::zeros(&[c]);
+    let (mut running_mean, mut running_variance) = (running_mean.clone(), running_variance.clone());
+    for c in 0..c {
+        let mu = each(x, c).map(|i| x.data[i] as f64).sum::<f64>() / count;
+        let m2: f64 = each(x, c).map(|i| (x.data[i] as f64 - mu).powi(2)).sum();
+        mean.data[c] = mu as f32;
+        variance.data[c] = (m2 / count) as f32;
+        let moved = |old: f32, new: f64| (old as f64 + MOMENTUM as f64 * (new - old as f64)) as f32;
+        running_mean.data[c] = moved(running_mean.data[c], mu);
+        running_variance.data[c] = moved(running_variance.data[c], m2 / (count - 1.0));
+    }
+    [mean, variance, running_mean, running_variance]
 }
 
 impl Op for BatchNorm {
@@ -205,28 +289,8 @@ impl Op for BatchNorm {
 
     fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
         use BufferRef::*;
-        let x = &io.inputs[0];
+        let mut dispatches = statistics(io, [Output(1), Output(2), Input(3), Input(4)], caps);
         let slope = self.slope.unwrap_or(1.0);
-        let mut buffer = Scratch(0);
-        let (mut dispatches, partials) = reduction(
-            "statistics",
-            x,
-            slope,
-            caps,
-            |partials| {
-                buffer = io.scratch((x.blocks() * 3 * partials * 16) as u64);
-                buffer
-            },
-            |run, buffer| vec![run.of(x, read(Input(0))), write(buffer)],
-        );
-        let bindings = vec![
-            read(buffer),
-            write(Output(1)),
-            write(Output(2)),
-            write(Input(3)),
-            write(Input(4)),
-        ];
-        dispatches.push(merge("merge", x, partials, bindings));
         dispatches.extend(normalise(io, slope, Output(1), Output(2), caps));
         Ok(dispatches)
     }
@@ -247,24 +311,22 @@ impl Op for BatchNorm {
     }
 
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
-        let [n, c, d, h, w] = inputs[0].ncdhw();
-        let count = (n * d * h * w) as f64;
-        let mut mean = Tensor::zeros(&[c]);
-        let mut variance = Tensor::zeros(&[c]);
-        let (mut running_mean, mut running_variance) = (inputs[3].clone(), inputs[4].clone());
-        for c in 0..c {
-            let mu = each(inputs[0], c).map(|i| inputs[0].data[i] as f64).sum::<f64>() / count;
-            let m2: f64 = each(inputs[0], c)
-                .map(|i| (inputs[0].data[i] as f64 - mu).powi(2))
-                .sum();
-            mean.data[c] = mu as f32;
-            variance.data[c] = (m2 / count) as f32;
-            let moved = |old: f32, new: f64| (old as f64 + MOMENTUM as f64 * (new - old as f64)) as f32;
-            running_mean.data[c] = moved(running_mean.data[c], mu);
-            running_variance.data[c] = moved(running_variance.data[c], m2 / (count - 1.0));
-        }
+        let [mean, variance, running_mean, running_variance] =
+            statistics_reference(inputs[0], inputs[3], inputs[4]);
         let y = normalise_reference(inputs, &mean, &variance, self.slope);
         vec![y, mean, variance, running_mean, running_variance]
+    }
+
+    /// Statistics and what they are used for apart: the second can be repeated, and goes in slabs.
+    fn fuse(&self, graph: &mut Graph, inputs: &[Value], _: Sole) -> Result<Option<Vec<Value>>, GraphError> {
+        let [x, gamma, beta, running_mean, running_variance] = inputs[..] else {
+            unreachable!("five inputs")
+        };
+        let statistics = graph.push(BatchNormStatistics, &[x, running_mean, running_variance])?;
+        let (mean, variance) = (statistics[0], statistics[1]);
+        let normalise = BatchNormInference { slope: self.slope };
+        let y = graph.push1(normalise, &[x, gamma, beta, mean, variance])?;
+        Ok(Some(vec![y, mean, variance]))
     }
 }
 
@@ -341,6 +403,45 @@ impl Op for BatchNormInference {
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
         vec![normalise_reference(inputs, inputs[3], inputs[4], self.slope)]
     }
+
+    fn again(&self, node: &NodeView, _: &[Spec]) -> Option<(Arc<dyn Op>, Vec<Value>)> {
+        Some((Arc::new(*self), node.inputs.clone()))
+    }
+
+    fn reads(
+        &self,
+        inputs: &[Spec],
+        outputs: &[Spec],
+        planes: Range<usize>,
+    ) -> Option<Vec<Option<Range<usize>>>> {
+        same_planes(inputs, outputs, planes)
+    }
+
+    /// Behind a convolution it goes into the weight and the bias, and its leaky ReLU into the convolution's last step.
+    fn fuse(
+        &self,
+        graph: &mut Graph,
+        inputs: &[Value],
+        sole: Sole,
+    ) -> Result<Option<Vec<Value>>, GraphError> {
+        let [x, gamma, beta, mean, variance] = inputs[..] else {
+            unreachable!("five inputs")
+        };
+        let Some((conv @ Conv3d { slope: None, .. }, before)) = graph.producer(x).filter(|_| sole(x)) else {
+            return Ok(None);
+        };
+        let (conv, mut inputs) = (*conv, before.to_vec());
+        let bias = if conv.bias { inputs.pop() } else { None };
+        let weight = inputs.pop().expect("a weight");
+        let (weight, bias) = fold_batch_norm(graph, weight, bias, gamma, beta, mean, variance)?;
+        let conv = Conv3d {
+            bias: true,
+            slope: self.slope,
+            ..conv
+        };
+        inputs.extend([weight, bias]);
+        graph.push(conv, &inputs).map(Some)
+    }
 }
 
 impl Op for BatchNormGradient {
@@ -381,17 +482,27 @@ impl Op for BatchNormGradient {
         dispatches.push(merge("merge_sums", x, partials, bindings));
         let [n, _, d, h, w] = x.ncdhw().expect("a map");
         let count = self.batch.then_some(n * d * h * w);
+        let entry = if io.in_place {
+            "gradient_in_place"
+        } else {
+            "gradient"
+        };
         for run in slices(&[x], caps) {
             let mut bindings = vec![run.of(x, read(Input(0)))];
             bindings.extend(statistics());
-            bindings.extend([
-                run.of(x, read(Input(5))),
-                read(totals),
-                run.of(x, write(Output(0))),
-            ]);
-            dispatches.push(elementwise("gradient", x, slope, count, &run, bindings, caps));
+            let dx = run.of(x, write(Output(0)));
+            bindings.extend(match io.in_place {
+                true => vec![dx, read(totals)],
+                false => vec![run.of(x, read(Input(5))), read(totals), dx],
+            });
+            dispatches.push(elementwise(entry, x, slope, count, &run, bindings, caps));
         }
         Ok(dispatches)
+    }
+
+    /// dx over dy.
+    fn overwrites(&self, _: &[Spec], _: &[Spec], _: &Caps) -> Option<usize> {
+        Some(5)
     }
 
     fn gradient(
@@ -531,6 +642,106 @@ impl Op for FoldBatchNorm {
                 *v = (*v as f64 * scale) as f32;
             }
             b.data[o] = ((bias - mean) * scale + beta) as f32;
+        }
+        vec![w, b]
+    }
+}
+
+/// The 1×1×1 convolution that equals batch norm with fixed statistics followed by a 1×1×1 convolution without padding:
+/// with s = γ/√(σ² + ε), w′ = w·s and b′ = b + Σ w·(β − μ·s), both by input channel. Inputs: w `[O, I/groups, 1, 1, 1]`, b
+/// `[O]`, γ, β, running mean, running variance, each `[I]`. Outputs: w′, b′. For inference only.
+#[derive(Debug)]
+pub struct FoldBatchNormBefore {
+    /// Of the convolution.
+    pub groups: usize,
+}
+
+/// Folds the running statistics of a batch norm (γ, β, mean, variance) into the 1×1×1 convolution after it: new weights
+/// and bias. A convolution without bias takes a zero one.
+pub fn fold_batch_norm_before(
+    graph: &mut Graph,
+    weight: Value,
+    bias: Option<Value>,
+    norm: &[Value],
+    groups: usize,
+) -> Result<(Value, Value), GraphError> {
+    let bias = match bias {
+        Some(bias) => bias,
+        None => {
+            let outputs = graph.shape(weight)[0];
+            graph.push1(super::fill::Fill::new(&[outputs], 0.0), &[])?
+        }
+    };
+    let inputs = [&[weight, bias], norm].concat();
+    let folded = graph.push(FoldBatchNormBefore { groups }, &inputs)?;
+    Ok((folded[0], folded[1]))
+}
+
+impl Op for FoldBatchNormBefore {
+    fn name(&self) -> &'static str {
+        "fold_batch_norm_before"
+    }
+
+    fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
+        if let [weight, bias, norm @ ..] = inputs
+            && let [outputs, each, 1, 1, 1] = weight.shape[..]
+            && *bias == Spec::flat(&[outputs])
+            && outputs.is_multiple_of(self.groups)
+            && norm.len() == 4
+            && norm.iter().all(|s| *s == Spec::flat(&[each * self.groups]))
+        {
+            return Ok(vec![weight.clone(), bias.clone()]);
+        }
+        let reason = "takes weights [O, I / groups, 1, 1, 1], bias [O] and gamma, beta, mean and variance, each flat [I]";
+        Err(GraphError::shape(self.name(), inputs, reason))
+    }
+
+    fn dispatches(&self, io: &mut Io, _: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        use BufferRef::*;
+        let (outputs, each) = (io.inputs[0].shape[0], io.inputs[0].shape[1]);
+        let mut bindings: Vec<Binding> = (0..6).map(|i| read(Input(i))).collect();
+        bindings.extend([write(Output(0)), write(Output(1))]);
+        Ok(vec![Dispatch {
+            params: vec![
+                ("outputs", outputs.into()),
+                ("each", each.into()),
+                ("group_outputs", (outputs / self.groups).into()),
+                ("epsilon", EPSILON.into()),
+            ],
+            bindings,
+            workgroups: linear_groups(outputs, 64),
+            iterations: each as u64,
+            flops: 6 * io.inputs[0].count() as u64,
+            ..Dispatch::new(shader!("fold_batch_norm_before"), "main")
+        }])
+    }
+
+    fn gradient(
+        &self,
+        _: &mut Graph,
+        _: &NodeView,
+        _: &[Option<Value>],
+        _: &[bool],
+    ) -> Result<Vec<Gradient>, GraphError> {
+        Err(GraphError::Name(
+            "fold_batch_norm_before is for inference and has no gradient: train with batch_norm".into(),
+        ))
+    }
+
+    fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
+        let (mut w, mut b) = (inputs[0].clone(), inputs[1].clone());
+        let (outputs, each) = (w.shape[0], w.shape[1]);
+        for o in 0..outputs {
+            let mut sum = b.data[o] as f64;
+            for i in 0..each {
+                let c = o / (outputs / self.groups) * each + i;
+                let [gamma, beta, mean, variance] = [2, 3, 4, 5].map(|k| inputs[k].data[c] as f64);
+                let scale = gamma / (variance + EPSILON as f64).sqrt();
+                let weight = &mut w.data[o * each + i];
+                sum += *weight as f64 * (beta - mean * scale);
+                *weight = (*weight as f64 * scale) as f32;
+            }
+            b.data[o] = sum as f32;
         }
         vec![w, b]
     }

@@ -10,7 +10,7 @@ pub fn concat(graph: &mut Graph, sources: &[Value]) -> Result<Value, GraphError>
 
 /// Concatenation along channels.
 #[derive(Debug)]
-struct Concat;
+pub struct Concat;
 
 /// `count` channels of a map from `first` on: the gradient of one source of a concatenation.
 #[derive(Debug)]
@@ -118,6 +118,20 @@ impl Op for Concat {
             }
         }
         vec![Tensor::new(&[n, channels, d, h, w], data)]
+    }
+
+    fn again(&self, node: &NodeView, _: &[Spec]) -> Option<(Arc<dyn Op>, Vec<Value>)> {
+        Some((Arc::new(Concat), node.inputs.clone()))
+    }
+
+    /// Concatenations of concatenations become one.
+    fn fuse(&self, graph: &mut Graph, inputs: &[Value], _: Sole) -> Result<Option<Vec<Value>>, GraphError> {
+        let parts = |x: &Value| graph.producer::<Concat>(*x).map(|(_, inputs)| inputs.to_vec());
+        if inputs.iter().all(|x| parts(x).is_none()) {
+            return Ok(None);
+        }
+        let flat: Vec<Value> = inputs.iter().flat_map(|x| parts(x).unwrap_or(vec![*x])).collect();
+        graph.push(Concat, &flat).map(Some)
     }
 }
 

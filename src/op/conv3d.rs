@@ -6,8 +6,13 @@
 mod kernels;
 mod reference;
 
+use super::batch_norm::{BatchNormInference, fold_batch_norm_before};
+use super::concat::Concat;
 use super::*;
 use kernels::{Axis, Lattice, WeightGradient};
+
+/// Weights of an output channel up to which a convolution is computed again rather than kept.
+const CHEAP: usize = 32;
 
 /// Stride, padding and dilation by axis (D, H, W), and groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,17 +68,20 @@ pub fn conv3d(
     let op = Conv3d {
         config,
         bias: bias.is_some(),
+        slope: None,
     };
     graph.push1(op, &inputs)
 }
 
 /// The convolution. Inputs: one or more sources, the weight, the bias if there is one.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Conv3d {
     /// Stride, padding, dilation, groups.
     pub config: Conv3dConfig,
     /// Whether the last input is a bias.
     pub bias: bool,
+    /// Slope of the leaky ReLU behind it; `None` for none. Plans put it there: such a convolution has no gradient.
+    pub slope: Option<f32>,
 }
 
 impl Conv3d {
@@ -164,6 +172,7 @@ impl Op for Conv3d {
                 whole: count == 1,
                 groups: self.config.groups,
                 add: i > 0,
+                slope: self.slope.filter(|_| i + 1 == count).unwrap_or(1.0),
             };
             dispatches.extend(lattice.dispatches(io, caps)?);
             first += x[1];
@@ -179,6 +188,10 @@ impl Op for Conv3d {
         wanted: &[bool],
     ) -> Result<Vec<Gradient>, GraphError> {
         let upstream = upstream[0].expect("the one output has a gradient");
+        if self.slope.is_some() {
+            let reason = "conv3d with a leaky ReLU is for plans: add leaky_relu behind a convolution".into();
+            return Err(GraphError::Name(reason));
+        }
         let count = self.sources(node.inputs.len());
         let (sources, weight) = (&node.inputs[..count], node.inputs[count]);
         let config = self.config;
@@ -217,7 +230,78 @@ impl Op for Conv3d {
         let count = self.sources(inputs.len());
         let x = reference::concatenate(&inputs[..count]);
         let bias = self.bias.then(|| inputs[count + 1]);
-        vec![reference::forward(&self.config, &x, inputs[count], bias)]
+        let mut y = reference::forward(&self.config, &x, inputs[count], bias);
+        if let Some(slope) = self.slope {
+            y.data.iter_mut().filter(|v| **v <= 0.0).for_each(|v| *v *= slope);
+        }
+        vec![y]
+    }
+
+    /// Of an image, with few weights an output: the image is small beside the map and there anyway.
+    fn again(&self, node: &NodeView, inputs: &[Spec]) -> Option<(Arc<dyn Op>, Vec<Value>)> {
+        let (sources, rest) = inputs.split_at(self.sources(inputs.len()));
+        let few = rest[0].shape[1..].iter().product::<usize>() <= CHEAP;
+        let cheap = few && sources.iter().all(|s| s.layout == Layout::Flat);
+        cheap.then(|| (Arc::new(*self) as Arc<dyn Op>, node.inputs.clone()))
+    }
+
+    fn reads(
+        &self,
+        inputs: &[Spec],
+        outputs: &[Spec],
+        planes: Range<usize>,
+    ) -> Option<Vec<Option<Range<usize>>>> {
+        let count = self.sources(inputs.len());
+        let axis = Axis::forward(&self.config, 0, outputs[0].shape[2], inputs[count].shape[2]);
+        let contiguous = |s: &Spec| s.layout == Layout::Map || s.shape[1] == 1;
+        let seen = |s: &Spec| contiguous(s).then(|| axis.planes_seen(&planes, s.shape[2]));
+        let mut reads: Vec<_> = inputs[..count].iter().map(seen).collect();
+        reads.resize(inputs.len(), None);
+        Some(reads)
+    }
+
+    fn overwrites(&self, inputs: &[Spec], outputs: &[Spec], _: &Caps) -> Option<usize> {
+        let weight = inputs[self.sources(inputs.len())].ncdhw()?;
+        let axes = [0, 1, 2].map(|a| Axis::forward(&self.config, a, outputs[0].shape[2 + a], weight[2 + a]));
+        let one = self.sources(inputs.len()) == 1;
+        (one && kernels::in_place(&axes, &inputs[0], &outputs[0], self.config.groups)).then_some(0)
+    }
+
+    /// A concatenation before it becomes several sources; a batch norm with fixed statistics before a 1×1×1 convolution
+    /// goes into the weight and the bias.
+    fn fuse(
+        &self,
+        graph: &mut Graph,
+        inputs: &[Value],
+        sole: Sole,
+    ) -> Result<Option<Vec<Value>>, GraphError> {
+        let count = self.sources(inputs.len());
+        let (sources, rest) = inputs.split_at(count);
+        let weight = rest[0];
+        let bias = rest.get(1).copied();
+        let pointwise = graph.shape(weight)[2..] == [1, 1, 1] && self.config.padding == [0; 3];
+        if pointwise
+            && let [x] = *sources
+            && sole(x)
+            && let Some((BatchNormInference { slope: None }, before)) = graph.producer(x)
+        {
+            let before = before.to_vec();
+            let (weight, bias) =
+                fold_batch_norm_before(graph, weight, bias, &before[1..], self.config.groups)?;
+            let op = Conv3d { bias: true, ..*self };
+            let inputs = [before[0], weight, bias];
+            return match op.fuse(graph, &inputs, sole)? {
+                Some(outputs) => Ok(Some(outputs)),
+                None => graph.push(op, &inputs).map(Some),
+            };
+        }
+        let concatenated = |x: &Value| graph.producer::<Concat>(*x).map(|(_, inputs)| inputs.to_vec());
+        if self.config.groups == 1 && sources.iter().any(|x| concatenated(x).is_some()) {
+            let flat = sources.iter().flat_map(|x| concatenated(x).unwrap_or(vec![*x]));
+            let inputs: Vec<Value> = flat.chain(rest.iter().copied()).collect();
+            return graph.push(Conv3d { ..*self }, &inputs).map(Some);
+        }
+        Ok(None)
     }
 }
 
@@ -233,6 +317,15 @@ pub struct Conv3dInputGradient {
     pub whole: bool,
     /// The source's shape; a map.
     pub source: Spec,
+}
+
+impl Conv3dInputGradient {
+    /// By axis, a lattice for each residue modulo the stride.
+    fn axes(&self, inputs: &[Spec]) -> [Vec<Axis>; 3] {
+        let size = &self.source.shape[2..];
+        let kernel = &inputs[1].shape[2..];
+        [0, 1, 2].map(|a| Axis::gradient(&self.config, a, size[a], kernel[a]))
+    }
 }
 
 impl Op for Conv3dInputGradient {
@@ -251,7 +344,7 @@ impl Op for Conv3dInputGradient {
     fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
         let weight = io.inputs[1].ncdhw().expect("checked on insertion");
         let x = self.source.ncdhw().expect("checked on insertion");
-        let axes = [0, 1, 2].map(|a| Axis::gradient(&self.config, a, x[2 + a], weight[2 + a]));
+        let axes = self.axes(io.inputs);
         let mut dispatches = Vec::new();
         for &z in &axes[0] {
             for &y in &axes[1] {
@@ -268,6 +361,7 @@ impl Op for Conv3dInputGradient {
                         whole: self.whole,
                         groups: self.config.groups,
                         add: false,
+                        slope: 1.0,
                     };
                     dispatches.extend(lattice.dispatches(io, caps)?);
                 }
@@ -284,6 +378,19 @@ impl Op for Conv3dInputGradient {
         _: &[bool],
     ) -> Result<Vec<Gradient>, GraphError> {
         Err(second_order(self.name(), graph, node))
+    }
+
+    fn reads(&self, inputs: &[Spec], _: &[Spec], planes: Range<usize>) -> Option<Vec<Option<Range<usize>>>> {
+        let axes = self.axes(inputs);
+        let [axis] = axes[0][..] else { return None };
+        let one = axes.iter().all(|a| a.len() == 1) && axis.is_whole();
+        one.then(|| vec![Some(axis.planes_seen(&planes, inputs[0].shape[2])), None])
+    }
+
+    fn overwrites(&self, inputs: &[Spec], outputs: &[Spec], _: &Caps) -> Option<usize> {
+        let axes = self.axes(inputs).map(|a| a[0]);
+        let whole = self.whole && self.config.stride == [1; 3];
+        (whole && kernels::in_place(&axes, &inputs[0], &outputs[0], self.config.groups)).then_some(0)
     }
 
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
@@ -348,6 +455,19 @@ impl Op for Conv3dWeightGradient {
         _: &[bool],
     ) -> Result<Vec<Gradient>, GraphError> {
         Err(second_order(self.name(), graph, node))
+    }
+
+    fn reads(&self, inputs: &[Spec], _: &[Spec], planes: Range<usize>) -> Option<Vec<Option<Range<usize>>>> {
+        let (g, sources) = inputs.split_last()?;
+        let axis = Axis::forward(&self.config, 0, g.shape[2], self.weight[2]);
+        let contiguous = |s: &Spec| s.layout == Layout::Map || s.shape[1] == 1;
+        let seen = |s: &Spec| contiguous(s).then(|| axis.planes_seen(&planes, s.shape[2]));
+        Some(sources.iter().map(seen).chain([Some(planes.clone())]).collect())
+    }
+
+    /// Planes of dy.
+    fn planes(&self, inputs: &[Spec], _: &[Spec]) -> usize {
+        inputs.last().map_or(1, Spec::planes)
     }
 
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {

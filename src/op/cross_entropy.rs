@@ -216,7 +216,8 @@ impl Op for CrossEntropyGradient {
         use BufferRef::*;
         let (logits, labels) = (&io.inputs[0], &io.inputs[1]);
         let plane = logits.shape[3] * logits.shape[4];
-        Ok(slices(&[logits, labels], caps)
+        Ok(io
+            .slices(&[logits, labels], caps)
             .iter()
             .map(|run| {
                 let bindings = vec![
@@ -250,6 +251,15 @@ impl Op for CrossEntropyGradient {
         _: &[bool],
     ) -> Result<Vec<Gradient>, GraphError> {
         no_second_derivative(self.name())
+    }
+
+    fn reads(
+        &self,
+        inputs: &[Spec],
+        outputs: &[Spec],
+        planes: Range<usize>,
+    ) -> Option<Vec<Option<Range<usize>>>> {
+        same_planes(inputs, outputs, planes)
     }
 
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {

@@ -111,7 +111,7 @@ impl Op for Dropout {
                 .collect(),
             Layout::Map => {
                 let [_, channels, depth, h, w] = x.ncdhw().expect("a map");
-                slices(&[x], caps)
+                io.slices(&[x], caps)
                     .iter()
                     .map(|run| {
                         let planes = run.count * x.blocks();
@@ -137,6 +137,20 @@ impl Op for Dropout {
     ) -> Result<Vec<Gradient>, GraphError> {
         let dy = upstream[0].expect("the one output has a gradient");
         Ok(vec![Gradient::Flows(graph.push1(*self, &[dy])?)])
+    }
+
+    fn again(&self, node: &NodeView, _: &[Spec]) -> Option<(Arc<dyn Op>, Vec<Value>)> {
+        Some((Arc::new(*self), node.inputs.clone()))
+    }
+
+    fn reads(
+        &self,
+        inputs: &[Spec],
+        outputs: &[Spec],
+        planes: Range<usize>,
+    ) -> Option<Vec<Option<Range<usize>>>> {
+        let map = inputs[0].layout == Layout::Map;
+        same_planes(inputs, outputs, planes).filter(|_| map)
     }
 
     fn reference(&self, inputs: &[&Tensor], step: &StepScalars) -> Vec<Tensor> {

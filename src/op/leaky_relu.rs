@@ -1,9 +1,10 @@
 //! Leaky ReLU on its own; behind a batch norm it is part of that operation.
 
+use super::conv3d::Conv3d;
 use super::*;
 
 /// y = x where x > 0, else `slope`·x; slope 0 is ReLU. Any shape and layout.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct LeakyRelu {
     /// Factor of negative numbers.
     pub slope: f32,
@@ -14,17 +15,19 @@ pub fn leaky_relu(graph: &mut Graph, x: Value, slope: f32) -> Result<Value, Grap
     graph.push1(LeakyRelu { slope }, &[x])
 }
 
-/// Inputs: x, dy. Output: dx.
+/// Inputs: x or a value of its sign, dy. Output: dx.
 #[derive(Debug)]
 struct LeakyReluGradient {
     slope: f32,
 }
 
 fn dispatches(entry: &'static str, slope: f32, io: &Io, caps: &Caps) -> Vec<Dispatch> {
-    ranges(io.outputs[0].bytes(), caps)
+    io.ranges(caps)
         .map(|(from, to)| {
             let count = (to - from) as usize / 16;
-            let mut bindings: Vec<Binding> = (0..io.inputs.len())
+            // In place, the output stands for the last input.
+            let read_only = io.inputs.len() - io.in_place as usize;
+            let mut bindings: Vec<Binding> = (0..read_only)
                 .map(|i| read(BufferRef::Input(i)).range(from, to))
                 .collect();
             bindings.push(write(BufferRef::Output(0)).range(from, to));
@@ -52,7 +55,29 @@ impl Op for LeakyRelu {
     }
 
     fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
-        Ok(dispatches("forward", self.slope, io, caps))
+        let entry = if io.in_place {
+            "forward_in_place"
+        } else {
+            "forward"
+        };
+        Ok(dispatches(entry, self.slope, io, caps))
+    }
+
+    fn again(&self, node: &NodeView, _: &[Spec]) -> Option<(Arc<dyn Op>, Vec<Value>)> {
+        Some((Arc::new(*self), node.inputs.clone()))
+    }
+
+    fn reads(
+        &self,
+        inputs: &[Spec],
+        outputs: &[Spec],
+        planes: Range<usize>,
+    ) -> Option<Vec<Option<Range<usize>>>> {
+        same_planes(inputs, outputs, planes)
+    }
+
+    fn overwrites(&self, _: &[Spec], _: &[Spec], _: &Caps) -> Option<usize> {
+        Some(0)
     }
 
     fn gradient(
@@ -64,7 +89,13 @@ impl Op for LeakyRelu {
     ) -> Result<Vec<Gradient>, GraphError> {
         let dy = upstream[0].expect("the one output has a gradient");
         let op = LeakyReluGradient { slope: self.slope };
-        Ok(vec![Gradient::Flows(graph.push1(op, &[node.inputs[0], dy])?)])
+        // y > 0 where x > 0, so that x need not be kept.
+        let sign = if self.slope >= 0.0 {
+            node.outputs[0]
+        } else {
+            node.inputs[0]
+        };
+        Ok(vec![Gradient::Flows(graph.push1(op, &[sign, dy])?)])
     }
 
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
@@ -73,6 +104,29 @@ impl Op for LeakyRelu {
             if x > 0.0 { x } else { self.slope * x }
         };
         vec![Tensor::from_fn(&inputs[0].shape, leaky)]
+    }
+
+    /// Behind a convolution it becomes the convolution's last step.
+    fn fuse(
+        &self,
+        graph: &mut Graph,
+        inputs: &[Value],
+        sole: Sole,
+    ) -> Result<Option<Vec<Value>>, GraphError> {
+        let Some((conv @ Conv3d { slope: None, .. }, before)) = graph.producer(inputs[0]) else {
+            return Ok(None);
+        };
+        if !sole(inputs[0]) {
+            return Ok(None);
+        }
+        let (conv, before) = (
+            Conv3d {
+                slope: Some(self.slope),
+                ..*conv
+            },
+            before.to_vec(),
+        );
+        graph.push(conv, &before).map(Some)
     }
 }
 
@@ -93,7 +147,26 @@ impl Op for LeakyReluGradient {
     }
 
     fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
-        Ok(dispatches("gradient", self.slope, io, caps))
+        let entry = if io.in_place {
+            "gradient_in_place"
+        } else {
+            "gradient"
+        };
+        Ok(dispatches(entry, self.slope, io, caps))
+    }
+
+    fn reads(
+        &self,
+        inputs: &[Spec],
+        outputs: &[Spec],
+        planes: Range<usize>,
+    ) -> Option<Vec<Option<Range<usize>>>> {
+        same_planes(inputs, outputs, planes)
+    }
+
+    /// dx over dy.
+    fn overwrites(&self, _: &[Spec], _: &[Spec], _: &Caps) -> Option<usize> {
+        Some(1)
     }
 
     fn gradient(

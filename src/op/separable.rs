@@ -66,7 +66,7 @@ impl Filter {
         (first.min(from - 1), last.min(from - 1))
     }
 
-    fn changes(self, from: usize, to: usize) -> bool {
+    pub fn changes(self, from: usize, to: usize) -> bool {
         from != to || self.window().kernel > 1
     }
 }
@@ -111,7 +111,16 @@ pub(crate) fn filter_axes(
     if axes.is_empty() {
         axes.push(2); // a filter that changes nothing still has to make its output
     }
+    // Planes (n, z) to make, and those that the passes before depth's have.
+    let planes = io.planes.clone().unwrap_or(0..outer * target[0]);
+    let mut now = match axes.contains(&0) {
+        true if io.planes.is_some() => planes_read(filter, &planes, d, target[0]),
+        true => 0..outer * d,
+        false => planes.clone(),
+    };
     let mut source = BufferRef::Input(0);
+    // First byte of the source that exists.
+    let mut source_from = 0;
     let mut dispatches = Vec::new();
     for (i, &axis) in axes.iter().enumerate() {
         let (from, to) = (size[axis], target[axis]);
@@ -121,12 +130,26 @@ pub(crate) fn filter_axes(
             _ => (outer * size[0] * blocks * size[1], 1),
         };
         size[axis] = to;
+        if axis == 0 {
+            now = if io.planes.is_some() {
+                planes.clone()
+            } else {
+                0..outer * to
+            };
+        }
+        let rows_a_plane = match axis {
+            0 => 1,
+            1 => blocks * to,
+            _ => blocks * size[1] * to,
+        };
         let rows = outer * to;
+        let wanted = now.start * rows_a_plane..rows.min(now.end * rows_a_plane);
         let row_bytes = inner as u64 * element;
-        let output = if i + 1 == axes.len() {
-            BufferRef::Output(0)
+        let first = wanted.start as u64 * row_bytes / ALIGNMENT * ALIGNMENT;
+        let (output, output_from) = if i + 1 == axes.len() {
+            (BufferRef::Output(0), 0)
         } else {
-            io.scratch(rows as u64 * row_bytes)
+            (io.scratch(wanted.end as u64 * row_bytes - first), first)
         };
         let most_taps = (0..to)
             .map(|i| filter.reach(i, from, to))
@@ -139,7 +162,7 @@ pub(crate) fn filter_axes(
             let (first, last) = filter.reach(row % to, from, to);
             (row / to * from + first, row / to * from + last)
         };
-        let Some(pieces) = pieces((rows, row_bytes), (outer * from, row_bytes), reads, caps) else {
+        let Some(pieces) = pieces((rows, row_bytes), wanted, (outer * from, row_bytes), reads, caps) else {
             let axis = ["depth", "height", "width"][axis];
             return Err(too_large(op, axis, caps));
         };
@@ -160,8 +183,8 @@ pub(crate) fn filter_axes(
                     ("padding", window.padding.into()),
                 ],
                 bindings: vec![
-                    read(source).range(piece.read.0, piece.read.1),
-                    write(output).range(piece.written.0, piece.written.1),
+                    read(source).range(piece.read.0 - source_from, piece.read.1 - source_from),
+                    write(output).range(piece.written.0 - output_from, piece.written.1 - output_from),
                 ],
                 workgroups: linear_groups(count, 64),
                 iterations: most_taps,
@@ -169,9 +192,19 @@ pub(crate) fn filter_axes(
                 ..Dispatch::new(shader, filter.entry())
             });
         }
-        source = output;
+        (source, source_from) = (output, output_from);
     }
     Ok(dispatches)
+}
+
+/// Input planes (n, z) that output planes read through a filter along depths of `from` and `to`.
+pub(crate) fn planes_read(filter: Filter, planes: &Range<usize>, from: usize, to: usize) -> Range<usize> {
+    let at = |plane: usize| {
+        let (first, last) = filter.reach(plane % to, from, to);
+        (plane / to * from + first, plane / to * from + last)
+    };
+    let (first, last) = (at(planes.start).0, at(planes.end - 1).1);
+    first.min(last)..last + 1
 }
 
 /// A run of an output's rows, with the bytes that bind it and the rows of the input that it reads.
@@ -182,10 +215,12 @@ pub(crate) struct Piece {
     pub read: (u64, u64),
 }
 
-/// Cuts an output (rows, bytes of a row) into pieces whose bindings fit an adapter, given the input's rows and bytes of a
-/// row and the first and last row that an output row reads, both of which grow with it. `None` where one row doesn't fit.
+/// Cuts the wanted rows of an output (rows, bytes of a row) into pieces whose bindings fit an adapter, given the input's
+/// rows and bytes of a row and the first and last row that an output row reads, both of which grow with it. `None` where
+/// one row doesn't fit.
 pub(crate) fn pieces(
     output: (usize, u64),
+    wanted: std::ops::Range<usize>,
     input: (usize, u64),
     reads: impl Fn(usize) -> (usize, usize),
     caps: &Caps,
@@ -195,9 +230,10 @@ pub(crate) fn pieces(
         (from, end.min(rows) as u64 * row_bytes)
     };
     let cut = |step: usize| {
-        (0..output.0)
+        let end = wanted.end;
+        (wanted.clone())
             .step_by(step)
-            .map(move |start| (start, output.0.min(start + step)))
+            .map(move |start| (start, end.min(start + step)))
             .map(|(start, end)| {
                 let (first, last) = (reads(start).0, reads(end - 1).1);
                 Piece {
@@ -209,7 +245,7 @@ pub(crate) fn pieces(
             })
     };
     let fits = |p: Piece| (p.written.1 - p.written.0).max(p.read.1 - p.read.0) <= caps.max_binding;
-    let mut step = output.0;
+    let mut step = wanted.len();
     while !cut(step).all(fits) {
         if step == 1 {
             return None;

@@ -234,7 +234,7 @@ impl Op for DiceLossGradient {
             workgroups: linear_groups(8 * blocks, 64),
             ..Dispatch::new(shader!("dice_score"), "scale")
         }];
-        dispatches.extend(slices(&[&logits], caps).iter().map(|run| {
+        dispatches.extend(io.slices(&[&logits], caps).iter().map(|run| {
             let voxels = run.count * h * w;
             Dispatch {
                 constants: vec![
@@ -271,6 +271,18 @@ impl Op for DiceLossGradient {
         _: &[bool],
     ) -> Result<Vec<Gradient>, GraphError> {
         no_second_derivative(self.name())
+    }
+
+    fn reads(
+        &self,
+        inputs: &[Spec],
+        outputs: &[Spec],
+        planes: Range<usize>,
+    ) -> Option<Vec<Option<Range<usize>>>> {
+        // The labels are bound whole: the kernel counts voxels from the first.
+        let mut reads = same_planes(inputs, outputs, planes)?;
+        reads[1] = None;
+        Some(reads)
     }
 
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {

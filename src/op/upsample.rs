@@ -1,6 +1,6 @@
 //! Trilinear upsampling of feature maps to a named size.
 
-use super::separable::{Filter, filter_axes, pieces, taps, too_large};
+use super::separable::{Filter, filter_axes, pieces, planes_read, taps, too_large};
 use super::*;
 
 /// Trilinear resampling of a map to `[N, C, size[0], size[1], size[2]]` with half-pixel centres, as PyTorch's
@@ -65,6 +65,15 @@ fn corners(input: &Tensor, output: &Tensor, mut visit: impl FnMut(usize, usize, 
     }
 }
 
+impl Upsample {
+    /// First and last plane that an output plane reads, of an input of that depth.
+    fn reach(&self, plane: usize, depth: usize) -> (usize, usize) {
+        let (low, high, _) = taps(plane % self.size[0], depth, self.size[0]);
+        let first = plane / self.size[0] * depth;
+        (first + low, first + high)
+    }
+}
+
 impl Op for Upsample {
     fn name(&self) -> &'static str {
         "upsample"
@@ -79,12 +88,10 @@ impl Op for Upsample {
         let [out_d, out_h, out_w] = self.size;
         let blocks = io.inputs[0].blocks();
         let slice_bytes = |h: usize, w: usize| (blocks * h * w * 16) as u64;
-        let reads = |slice: usize| {
-            let (low, high, _) = taps(slice % out_d, d, out_d);
-            (slice / out_d * d + low, slice / out_d * d + high)
-        };
+        let reads = |slice: usize| self.reach(slice, d);
         let output = (n * out_d, slice_bytes(out_h, out_w));
-        let Some(pieces) = pieces(output, (n * d, slice_bytes(h, w)), reads, caps) else {
+        let planes = io.planes.clone().unwrap_or(0..output.0);
+        let Some(pieces) = pieces(output, planes, (n * d, slice_bytes(h, w)), reads, caps) else {
             return Err(too_large(self.name(), "depth", caps));
         };
         Ok(pieces
@@ -134,6 +141,19 @@ impl Op for Upsample {
         Ok(vec![Gradient::Flows(gradient)])
     }
 
+    fn again(&self, node: &NodeView, _: &[Spec]) -> Option<(Arc<dyn Op>, Vec<Value>)> {
+        Some((Arc::new(*self), node.inputs.clone()))
+    }
+
+    fn reads(&self, inputs: &[Spec], _: &[Spec], planes: Range<usize>) -> Option<Vec<Option<Range<usize>>>> {
+        let depth = inputs[0].shape[2];
+        let (first, last) = (
+            self.reach(planes.start, depth).0,
+            self.reach(planes.end - 1, depth).1,
+        );
+        Some(vec![Some(first..last + 1)])
+    }
+
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
         let [n, c, ..] = inputs[0].ncdhw();
         let mut output = Tensor::zeros(&[n, c, self.size[0], self.size[1], self.size[2]]);
@@ -157,6 +177,15 @@ impl Op for UpsampleGradient {
 
     fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
         filter_axes(self.name(), Filter::UpsampleGradient, io, caps)
+    }
+
+    fn reads(&self, inputs: &[Spec], _: &[Spec], planes: Range<usize>) -> Option<Vec<Option<Range<usize>>>> {
+        let depth = inputs[0].shape[2];
+        let read = match Filter::UpsampleGradient.changes(depth, self.size[0]) {
+            true => planes_read(Filter::UpsampleGradient, &planes, depth, self.size[0]),
+            false => planes,
+        };
+        Some(vec![Some(read)])
     }
 
     fn gradient(

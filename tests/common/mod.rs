@@ -416,8 +416,9 @@ pub fn reflect(plan: &Plan) {
     for launch in &plan.launches {
         let d = &launch.dispatch;
         let names: Vec<_> = d.params.iter().map(|(n, _)| *n).collect();
+        let pieces: Vec<_> = d.shader.parts.iter().map(|part| part.as_ptr()).collect();
         let key = format!(
-            "{}{}{:?}{names:?}{:?}",
+            "{}{}{pieces:?}{:?}{names:?}{:?}",
             d.shader.name, d.entry, d.constants, d.bindings
         );
         if SEEN.lock().unwrap().get_or_insert_default().insert(key) {

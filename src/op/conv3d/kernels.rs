@@ -1,6 +1,8 @@
 //! From a convolution to dispatches: which form of the kernels, how the weights are packed, how an oversize tensor is
 //! cut along depth.
 
+use std::ops::Range;
+
 use super::Conv3dConfig;
 use crate::graph::GraphError;
 use crate::op::{
@@ -90,6 +92,29 @@ impl Axis {
         (clamp(at(from, 0)), clamp(at(to, self.taps.saturating_sub(1))))
     }
 
+    /// Input planes (n, z) that lattice planes read, of an input of that depth.
+    pub(super) fn planes_seen(&self, planes: &Range<usize>, depth: usize) -> Range<usize> {
+        let at = |plane: usize| {
+            let (low, high) = self.sees(plane % self.count, plane % self.count, depth);
+            (
+                plane / self.count * depth + low,
+                plane / self.count * depth + high,
+            )
+        };
+        let (first, last) = (at(planes.start).0, at(planes.end - 1).1);
+        first.min(last)..last + 1
+    }
+
+    /// Whether the lattice is all of what is written.
+    pub(super) fn is_whole(&self) -> bool {
+        (self.offset, self.scale) == (0, 1)
+    }
+
+    /// Whether each point sees itself alone.
+    pub(super) fn is_pointwise(&self) -> bool {
+        (self.taps, self.start, self.stride, self.offset, self.scale) == (1, 0, 1, 0, 1)
+    }
+
     /// Taps that one invocation unrolls along this axis while they share rows, and the rows between two points.
     fn unrolled(&self) -> (usize, usize) {
         if (2..=3).contains(&self.taps) && self.step == 1 && self.stride <= 2 {
@@ -118,8 +143,7 @@ fn flatten(
     read: [usize; 2],
     written: [usize; 2],
 ) -> (Axis, Axis, [usize; 2], [usize; 2]) {
-    let trivial = |a: &Axis| (a.taps, a.start, a.stride, a.offset, a.scale) == (1, 0, 1, 0, 1);
-    if !(trivial(&ay) && trivial(&ax) && read == written) {
+    if !(ay.is_pointwise() && ax.is_pointwise() && read == written) {
         return (ay, ax, read, written);
     }
     let size = [read[0] * read[1], 1];
@@ -213,18 +237,19 @@ struct Piece {
     y: (u64, u64),
 }
 
-/// Cuts `planes` planes into the fewest equal pieces whose ranges fit a binding.
+/// Cuts planes into the fewest equal pieces whose ranges fit a binding.
 fn pieces(
     op: &'static str,
-    planes: usize,
+    all: Range<usize>,
     caps: &Caps,
     touched: impl Fn(usize, usize) -> [(u64, u64); 2],
 ) -> Result<Vec<Piece>, GraphError> {
+    let planes = all.len();
     for count in 1..=planes {
         let each = planes.div_ceil(count);
         let cut: Vec<Piece> = (0..planes.div_ceil(each))
             .map(|i| {
-                let (first, end) = (i * each, planes.min((i + 1) * each));
+                let (first, end) = (all.start + i * each, all.end.min(all.start + (i + 1) * each));
                 let [x, y] = touched(first, end - 1);
                 Piece {
                     first,
@@ -306,6 +331,8 @@ pub(super) struct Lattice {
     pub groups: usize,
     /// Add to what is there.
     pub add: bool,
+    /// Of a leaky ReLU behind the sum; 1 for none.
+    pub slope: f32,
 }
 
 impl Lattice {
@@ -326,7 +353,8 @@ impl Lattice {
         let (mut blocks, mut block_groups) =
             block_groups(out_blocks, if shuffle && taps == 1 { 8 } else { 4 });
         let points = batch * az.count * ay.count * ax.count;
-        let few = !caps.cpu && points / 4 * block_groups < FILLS_A_GPU;
+        // In place, an invocation has all outputs.
+        let few = !caps.cpu && !io.in_place && points / 4 * block_groups < FILLS_A_GPU;
         if few {
             (blocks, block_groups) = (1, out_blocks);
         }
@@ -428,7 +456,9 @@ impl Lattice {
                 target.range(y_spec, plane_y(from), plane_y(to)),
             ]
         };
-        for piece in pieces(self.op, batch * az.count, caps, touched)? {
+        // Only lattices of all planes are asked for some.
+        let planes = io.planes.clone().unwrap_or(0..batch * az.count);
+        for piece in pieces(self.op, planes, caps, touched)? {
             let macs = self.source.1 * w_out / self.groups * az.taps * ay.taps * ax.taps;
             let strides = source.strides;
             let mode = match (self.add, self.bias) {
@@ -436,9 +466,14 @@ impl Lattice {
                 (false, Some(_)) => 1,
                 (false, None) => 0,
             };
+            let in_place = io.in_place;
             let bindings = |base: usize| {
                 let mut bindings = vec![
-                    read(self.x.0).range(piece.x.0, piece.x.1),
+                    // In place the shader has no binding 1.
+                    match in_place {
+                        true => read(packed),
+                        false => read(self.x.0).range(piece.x.0, piece.x.1),
+                    },
                     bound(base),
                     write(self.y.0).range(piece.y.0, piece.y.1),
                 ];
@@ -484,6 +519,7 @@ impl Lattice {
                         ("y_base", ((piece.y.0 / 16) as usize).into()),
                         ("bias_base", packed_len.into()),
                         ("mode", mode.into()),
+                        ("slope", self.slope.into()),
                     ],
                     bindings: bindings(0),
                     workgroups: linear_groups(total, GROUP),
@@ -493,7 +529,10 @@ impl Lattice {
                 });
                 continue;
             }
-            let (module, entry) = forward_module(x_spec.layout, weights);
+            let (module, entry) = match in_place {
+                true => in_place_module(weights),
+                false => forward_module(x_spec.layout, weights),
+            };
             let total = piece.planes * row_groups * ax.count;
             let [x, y, _] = linear_groups(total, GROUP);
             // Lanes beside each other hold neighbours along x in rows of the same length on both sides.
@@ -560,6 +599,7 @@ impl Lattice {
                     ("block_channels", source.block_channels.into()),
                     ("first_group", first_group.into()),
                     ("w_base", base.into()),
+                    ("slope", self.slope.into()),
                 ],
                 bindings: bindings(base),
                 workgroups: [x, y, count as u32],
@@ -661,7 +701,9 @@ impl WeightGradient {
                 upstream.range(g_spec, from, to),
             ]
         };
-        let cut = pieces(self.op, batch * depth, caps, touched)?;
+        let planes = io.planes.clone().unwrap_or(0..batch * depth);
+        let adds = planes.start > 0;
+        let cut = pieces(self.op, planes, caps, touched)?;
 
         // Chunks enough to occupy the device, few enough that the second stage stays small and fits a binding.
         let partial_bytes = (block_groups * sums * lanes * 16) as u64;
@@ -830,6 +872,7 @@ impl WeightGradient {
                 ("block_channels", source.block_channels.into()),
                 ("in_blocks", source.blocks.into()),
                 ("blocks", grouping.blocks.into()),
+                ("add", (adds as u32).into()),
             ],
             bindings: vec![read(partial), write(BufferRef::Output(0))],
             workgroups: linear_groups(total, vectors),
@@ -937,6 +980,45 @@ fn forward_module(x: Layout, weights: Weights) -> (Shader, &'static str) {
             "plain",
         ),
     }
+}
+
+/// The kernel of [`in_place`].
+fn in_place_module(weights: Weights) -> (Shader, &'static str) {
+    match weights {
+        Weights::Uniform => (
+            shader!(
+                "conv3d",
+                "common/conv3d_in_place",
+                "common/conv3d_weights_uniform",
+                "common/conv3d_lanes"
+            ),
+            "lanes",
+        ),
+        Weights::Storage => (
+            shader!(
+                "conv3d",
+                "common/conv3d_in_place",
+                "common/conv3d_weights_storage",
+                "common/conv3d_lanes"
+            ),
+            "lanes",
+        ),
+        Weights::Plain => (
+            shader!("conv3d", "common/conv3d_in_place", "common/conv3d_plain"),
+            "plain",
+        ),
+    }
+}
+
+/// Whether a convolution of one source, or its input gradient, may write over what it reads: each invocation then reads all
+/// channels of its voxels, and of no others, before it writes them.
+pub(super) fn in_place(axes: &[Axis; 3], x: &Spec, y: &Spec, groups: usize) -> bool {
+    let blocks = y.blocks();
+    axes.iter().all(Axis::is_pointwise)
+        && groups == 1
+        && x.layout == Layout::Map
+        && x.blocks() == blocks
+        && blocks <= 4
 }
 
 fn slide_module(x: Layout, weights: Weights) -> Shader {
