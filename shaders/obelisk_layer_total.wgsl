@@ -1,5 +1,7 @@
 // Second stages of the gradients of a fused OBELISK layer: sums of partial sums. RUN is the first stage's.
 const RUN: u32 = 8u;
+// Columns that an invocation of the first stage has.
+const COLUMNS: u32 = 2u;
 @group(0) @binding(1) var<storage, read> sums: array<f32>;
 @group(0) @binding(2) var<storage, read_write> total: array<f32>;
 
@@ -15,7 +17,7 @@ fn offsets_total(
         return;
     }
     let numbers = (1u + BINARY) * 3u;
-    let padded = (params.columns + 3u) / 4u * 4u;
+    let padded = (params.columns + COLUMNS - 1u) / COLUMNS * COLUMNS;
     var sum = 0.0;
     for (var c = 0u; c < params.channels; c++) {
         let channel = c * params.offsets + index / numbers;
@@ -45,8 +47,8 @@ fn weights_total(
     let block = output / 4u;
     let g = block / params.blocks;
     let piece = block % params.blocks / RUN;
-    let pair = (g * params.pieces + piece) * ((params.columns + 1u) / 2u) + column / 2u;
-    let at = ((pair * 2u + column % 2u) * RUN + block % params.blocks % RUN) * params.partials;
+    let run = (g * params.pieces + piece) * ((params.columns + COLUMNS - 1u) / COLUMNS) + column / COLUMNS;
+    let at = ((run * COLUMNS + column % COLUMNS) * RUN + block % params.blocks % RUN) * params.partials;
     var sum = 0.0;
     for (var i = 0u; i < params.partials; i++) {
         sum += sums[(at + i) * 4u + output % 4u];

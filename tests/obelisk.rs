@@ -4,7 +4,8 @@ mod common;
 use common::*;
 use obelisk::graph::{Graph, Value};
 use obelisk::op::obelisk_layer::{
-    ObeliskLayer, ObeliskLayerOffsetGradient, ObeliskLayerWeightGradient, obelisk_layer,
+    ObeliskLayer, ObeliskLayerGradients, ObeliskLayerOffsetGradient, ObeliskLayerWeightGradient,
+    obelisk_layer,
 };
 use obelisk::op::obelisk_sample::{Locations, ObeliskSample};
 use obelisk::op::{Caps, StepScalars};
@@ -345,7 +346,7 @@ fn fused_layers_and_their_gradients_equal_pytorch() {
                 fused_gradients(&mut graph, locations, groups, upstream);
             }
             let expected = |name: &str| {
-                let name = name.trim_start_matches("fused ");
+                let name = name.trim_start_matches("fused ").trim_start_matches("both ");
                 let golden = goldens.get(case, name);
                 match name {
                     "grad_offsets" => as_parameter(golden),
@@ -383,6 +384,10 @@ fn fused_layers_of_odd_sizes_agree_with_the_reference_and_central_differences() 
         (1, 1, [4, 4, 4], 12, [7, 2, 4], 4, 16),
         (1, 1, [6, 5, 7], 9, [9, 8, 5], 1, 36),
         (1, 3, [3, 6, 5], 2, [1, 1, 1], 2, 6),
+        // Weights beyond 64 KiB: of one group, of several, and with groups that start between multiples of 256 bytes.
+        (1, 1, [4, 5, 6], 300, [2, 3, 2], 1, 64),
+        (2, 1, [4, 5, 6], 280, [1, 2, 2], 2, 128),
+        (1, 1, [3, 4, 5], 918, [1, 2, 2], 2, 72),
     ] {
         for terms in [1, 2] {
             let shape = [n, c, size[0], size[1], size[2]];
@@ -418,8 +423,31 @@ fn fused_gradients(graph: &mut Graph, locations: Locations, groups: usize, upstr
     inputs.extend([named(graph, "weight"), upstream]);
     let offsets = graph.push1(ObeliskLayerOffsetGradient(op), &inputs).unwrap();
     let weight = graph.push1(ObeliskLayerWeightGradient(op), &inputs).unwrap();
+    let both = graph.push(ObeliskLayerGradients(op), &inputs).unwrap();
     graph.keep("fused grad_offsets", offsets);
     graph.keep("fused grad_weight", weight);
+    graph.keep("both grad_offsets", both[0]);
+    graph.keep("both grad_weight", both[1]);
+}
+
+#[test]
+fn fused_layers_beyond_a_binding_are_cut_into_depth_ranges_on_adapters_with_shuffles() {
+    let (size, grid) = ([6, 5, 7], [40, 8, 8]);
+    let data = Data::from([
+        ("input".into(), noise(&[1, 1, 6, 5, 7], 1)),
+        (
+            "offsets".into(),
+            offsets_off_borders(3, 2, size, Locations::Grid(grid), 0.01),
+        ),
+        ("weight".into(), noise(&[64, 3, 1, 1, 1], 5)),
+        ("upstream".into(), noise(&[1, 64, 40, 8, 8], 4)),
+    ]);
+    let mut graph = Graph::new();
+    let f = layer(&mut graph, &data, Layout::Flat, Locations::Grid(grid), 1);
+    let upstream = graph.input("upstream", graph.spec(f).clone()).unwrap();
+    graph.keep("output", f);
+    fused_gradients(&mut graph, Locations::Grid(grid), 1, upstream);
+    check_with_binding(&graph, &data, &StepScalars::default(), 2e-5, 400_000);
 }
 
 #[test]
@@ -444,7 +472,7 @@ fn fused_layers_beyond_a_binding_are_cut_into_depth_ranges() {
         ..Caps::PORTABLE
     };
     let plan = Plan::new(&graph, &caps).unwrap();
-    assert_eq!(plan.launches.len(), (1 + 2) + (1 + 2 + 1) + (2 + 1));
+    assert_eq!(plan.launches.len(), (1 + 2) + 2 * ((1 + 2 + 1) + (2 + 1)));
     let expected = evaluate(&graph, &data, &StepScalars::default());
     for device in devices() {
         let actual = run_plan_on(device, plan.clone(), &data, &StepScalars::default());

@@ -1,15 +1,9 @@
 //! A fused OBELISK layer (method section 1): sampling and the grouped 1×1×1 convolution in one kernel. The sampled tensor
 //! X, K·C numbers a location, is never kept from the forward pass to the gradients: they sample again.
 
-use super::conv3d::{Conv3dConfig, Conv3dInputGradient, Conv3dWeightGradient, conv3d};
-use super::obelisk_sample::{
-    Geometry, Locations, ObeliskImageGradient, ObeliskOffsetGradient, ObeliskSample, OwnParams, geometry,
-};
+use super::conv3d::{Conv3dConfig, Conv3dInputGradient, conv3d};
+use super::obelisk_sample::{Geometry, Locations, ObeliskImageGradient, ObeliskSample, OwnParams, geometry};
 use super::*;
-
-/// X of at most so many bytes is sampled into memory for the gradients, for as long as they take: 2 to 7 times as fast
-/// on software Vulkan as sampling inside the gradients' kernels, which is what larger ones do.
-const SAMPLED_AGAIN: u64 = 64 << 20;
 
 /// Adds an OBELISK layer, F[n, o, s] = Σ W[o, c·K + k] · X[n, c·K + k, s] with X of [`ObeliskSample`], to the graph.
 ///
@@ -44,8 +38,8 @@ pub fn obelisk_layer(
 }
 
 /// The fused layer; see [`obelisk_layer()`]. Inputs: image, offsets, the points if any, weight. With more than one group
-/// each has a multiple of four outputs. X and dL/dX are in memory in no pass where they take more than 64 MiB, but for
-/// the image's gradient, which goes through dL/dX.
+/// each has a multiple of four outputs. X and dL/dX are in memory in no pass but for the image's
+/// gradient, which goes through dL/dX.
 #[derive(Clone, Copy, Debug)]
 pub struct ObeliskLayer {
     /// The sampling locations p.
@@ -61,6 +55,22 @@ pub struct ObeliskLayerOffsetGradient(pub ObeliskLayer);
 /// dL/dW of [`ObeliskLayer`]. Inputs: its inputs, then dL/dF.
 #[derive(Clone, Copy, Debug)]
 pub struct ObeliskLayerWeightGradient(pub ObeliskLayer);
+
+/// Vec4s of a uniform binding: the 64 KiB that WebGPU promises.
+const UNIFORM: usize = 4096;
+/// And of those, what weights can take: bindings start at multiples of 16, and lanes read up to eight past the last.
+const WINDOW: usize = UNIFORM - 16 - 8;
+
+/// A uniform binding of packed weights that holds those from `start` on, and where it starts.
+fn window(packed: BufferRef, start: usize) -> (Binding, usize) {
+    let base = start / 16 * 16;
+    let range = (base as u64 * 16, (base + UNIFORM) as u64 * 16);
+    (uniform(packed).range(range.0, range.1), base)
+}
+
+/// dL/do and dL/dW of [`ObeliskLayer`], which one kernel computes together where that pays. Inputs: its inputs, then dL/dF.
+#[derive(Clone, Copy, Debug)]
+pub struct ObeliskLayerGradients(pub ObeliskLayer);
 
 /// The numbers of a layer.
 struct Layer {
@@ -172,6 +182,130 @@ impl Layer {
         }
     }
 
+    /// Constants of the second stage where the first stage's invocations have so many columns.
+    fn total_constants(&self, run: usize, columns: usize) -> Vec<(&'static str, u32)> {
+        let mut constants = self.constants(run);
+        constants.push(("COLUMNS", columns as u32));
+        constants
+    }
+
+    /// Both gradients at once, where shuffles hand the upstream gradient round. The last input is dL/dF, the one before
+    /// it the weight.
+    fn gradients(&self, io: &mut Io, caps: &Caps, offsets: BufferRef, weights: BufferRef) -> Vec<Dispatch> {
+        let upstream = io.inputs.len() - 1;
+        let (pieces, run) = self.pieces(16);
+        let z = self.groups * pieces;
+        // Of a lane; with four the upstream gradient costs a quarter of the loads of samples.
+        let columns = 4;
+        let blocks = self.columns.div_ceil(8 * columns);
+        let features = self.features();
+        let runs = slices(&[&features], caps);
+        // Chunks enough for a few dozen cores, few enough that their partial sums stay small and fit a binding.
+        let padded = blocks * 8 * columns;
+        let most = (caps.max_binding as usize / (z * padded * run * 16) / runs.len()).max(1);
+        let chunks = |run: &Slices| {
+            let count = self.locations(run);
+            let wanted = (1024 / (blocks * z)).max(8).min(most).max(count.div_ceil(60_000));
+            count.div_ceil(count.div_ceil(wanted))
+        };
+        let partials: usize = runs.iter().map(chunks).sum();
+        let weight_sums = io.scratch((z * padded * run * partials * 16) as u64);
+        let offset_sums =
+            io.scratch((self.groups * padded * self.g.terms * 3 * pieces * partials * 4) as u64);
+        let mut constants = self.constants(run);
+        constants.push(("COLUMNS", columns as u32));
+        let mut partial_base = 0;
+        let mut dispatches = Vec::new();
+        for part in &runs {
+            let (count, threads) = (self.locations(part), chunks(part));
+            let [x, y, _] = linear_groups(8 * blocks * threads, 64);
+            dispatches.push(Dispatch {
+                constants: constants.clone(),
+                subgroups: true,
+                params: self.params(OwnParams {
+                    count,
+                    first: part.first,
+                    partials,
+                    partial_base,
+                    threads,
+                    pieces,
+                    ..Default::default()
+                }),
+                bindings: vec![
+                    read(BufferRef::Input(0)),
+                    read(BufferRef::Input(upstream - 1)),
+                    read(BufferRef::Input(1)),
+                    read(BufferRef::Input(upstream - 2)), // the offsets stand in for points where there are none
+                    part.of(&features, read(BufferRef::Input(upstream))),
+                    write(weight_sums),
+                    write(offset_sums),
+                ],
+                workgroups: [x, y, z as u32],
+                iterations: (count.div_ceil(threads) + 8 * run) as u64,
+                flops: (count * self.columns * z * (run * 16 + self.g.terms * 60)) as u64,
+                ..Dispatch::new(
+                    shader!(
+                        "obelisk_layer_gradients",
+                        "common/obelisk_offsets_storage",
+                        "common/obelisk",
+                        "common/trilinear"
+                    ),
+                    "main",
+                )
+            });
+            partial_base += threads;
+        }
+        let total = |entry, sums, output, count: usize, partials: usize, each: usize| Dispatch {
+            constants: self.total_constants(run, 8 * columns),
+            params: self.params(OwnParams {
+                count,
+                partials,
+                pieces,
+                ..Default::default()
+            }),
+            bindings: vec![read(sums), write(output)],
+            workgroups: linear_groups(count, 64),
+            iterations: (each * (partials + 1)) as u64,
+            flops: (count * each * partials) as u64,
+            ..Dispatch::new(TOTAL, entry)
+        };
+        let numbers = self.g.k * self.g.terms * 3;
+        dispatches.push(total(
+            "weights_total",
+            weight_sums,
+            weights,
+            self.weight.count(),
+            partials,
+            1,
+        ));
+        let all = partials * pieces;
+        dispatches.push(total(
+            "offsets_total",
+            offset_sums,
+            offsets,
+            numbers,
+            all,
+            self.g.c,
+        ));
+        dispatches
+    }
+
+    /// The offsets as the kernels bind them: as they are, or packed for a uniform buffer.
+    fn offsets(&self, io: &mut Io, uniforms: bool, dispatches: &mut Vec<Dispatch>) -> Binding {
+        if !uniforms {
+            return read(BufferRef::Input(1));
+        }
+        let count = self.g.k * self.g.terms;
+        let packed = io.scratch(16 * UNIFORM as u64);
+        dispatches.push(self.pack("offsets", 1, 1, count, 1, packed));
+        uniform(packed)
+    }
+
+    /// Whether weights and offsets go into uniform buffers (`shaders/common/conv3d_weights_uniform.wgsl` says why).
+    fn uniforms(&self, caps: &Caps) -> bool {
+        shuffles(caps) && self.g.k * self.g.terms <= UNIFORM
+    }
+
     fn check_upstream(&self, op: &'static str, inputs: &[Spec]) -> Result<(), GraphError> {
         if inputs.last() == Some(&self.features()) {
             return Ok(());
@@ -216,56 +350,95 @@ impl Op for ObeliskLayer {
         let (pieces, run) = layer.pieces(16);
         let z = layer.groups * pieces;
         let vectors = z * layer.columns * run;
-        // Lanes read up to eight vec4s at once, past the last weights.
-        let packed = io.scratch((vectors + 8) as u64 * 16);
+        let uniforms = layer.uniforms(caps);
+        // Lanes read up to eight vec4s at once, past the last weights; a uniform binding has its size.
+        let more = if uniforms { UNIFORM } else { 8 };
+        let packed = io.scratch((vectors + more) as u64 * 16);
         let mut dispatches = vec![layer.pack("by_outputs", run, pieces, vectors, weight, packed)];
+        let offsets = layer.offsets(io, uniforms, &mut dispatches);
+        let (shader, entry) = match (uniforms, shuffles(caps)) {
+            (true, _) => (
+                shader!(
+                    "obelisk_layer",
+                    "common/obelisk_offsets_uniform",
+                    "common/obelisk",
+                    "common/trilinear",
+                    "common/conv3d_weights_uniform",
+                    "common/conv3d_lanes"
+                ),
+                "lanes",
+            ),
+            (false, true) => (
+                shader!(
+                    "obelisk_layer",
+                    "common/obelisk_offsets_storage",
+                    "common/obelisk",
+                    "common/trilinear",
+                    "common/conv3d_weights_storage",
+                    "common/conv3d_lanes"
+                ),
+                "lanes",
+            ),
+            (false, false) => (
+                shader!(
+                    "obelisk_layer",
+                    "common/obelisk_offsets_storage",
+                    "common/obelisk",
+                    "common/trilinear",
+                    "common/conv3d_plain"
+                ),
+                "plain",
+            ),
+        };
+        // Of each dispatch, the first z, how many, and its columns.
+        let all = (0, z, 0, layer.columns);
+        let parts: Vec<(usize, usize, usize, usize)> = if !uniforms || vectors <= WINDOW {
+            vec![all]
+        } else {
+            let most = WINDOW / run;
+            let columns = |z| (0..layer.columns).step_by(most).map(move |first| (z, first));
+            (0..z)
+                .flat_map(columns)
+                .map(|(z, first)| (z, 1, first, layer.columns.min(first + most)))
+                .collect()
+        };
         let features = layer.features();
         for part in slices(&[&features], caps) {
             let count = layer.locations(&part);
             let [x, y, _] = linear_groups(count, 64);
-            let (shader, entry) = if shuffles(caps) {
-                (
-                    shader!(
-                        "obelisk_layer",
-                        "common/obelisk",
-                        "common/trilinear",
-                        "common/conv3d_weights_storage",
-                        "common/conv3d_lanes"
-                    ),
-                    "lanes",
-                )
-            } else {
-                (
-                    shader!(
-                        "obelisk_layer",
-                        "common/obelisk",
-                        "common/trilinear",
-                        "common/conv3d_plain"
-                    ),
-                    "plain",
-                )
-            };
-            dispatches.push(Dispatch {
-                constants: layer.constants(run),
-                subgroups: shuffles(caps),
-                params: layer.params(OwnParams {
-                    count,
-                    first: part.first,
-                    pieces,
-                    ..Default::default()
-                }),
-                bindings: vec![
-                    read(BufferRef::Input(0)),
-                    read(packed),
-                    read(BufferRef::Input(1)),
-                    read(BufferRef::Input(weight - 1)), // the offsets stand in for points where there are none
-                    part.of(&features, write(BufferRef::Output(0))),
-                ],
-                workgroups: [x, y, z as u32],
-                iterations: layer.columns as u64,
-                flops: (count * layer.columns * (layer.outputs * 2 + z * layer.g.terms * 32)) as u64,
-                ..Dispatch::new(shader, entry)
-            });
+            for &(first_z, z, first_column, end_column) in &parts {
+                let start = (first_z * layer.columns + first_column) * run;
+                let (weights, w_base) = match uniforms {
+                    true => window(packed, start),
+                    false => (read(packed), 0),
+                };
+                let columns = end_column - first_column;
+                dispatches.push(Dispatch {
+                    constants: layer.constants(run),
+                    subgroups: shuffles(caps),
+                    params: layer.params(OwnParams {
+                        count,
+                        first: part.first,
+                        pieces,
+                        first_z,
+                        w_base,
+                        first_column,
+                        end_column,
+                        ..Default::default()
+                    }),
+                    bindings: vec![
+                        read(BufferRef::Input(0)),
+                        weights,
+                        offsets.clone(),
+                        read(BufferRef::Input(weight - 1)), // the offsets stand in for points where there are none
+                        part.of(&features, write(BufferRef::Output(0))),
+                    ],
+                    workgroups: [x, y, z as u32],
+                    iterations: columns as u64,
+                    flops: (count * columns * z * (run * 8 + layer.g.terms * 32)) as u64,
+                    ..Dispatch::new(shader, entry)
+                });
+            }
         }
         Ok(dispatches)
     }
@@ -280,49 +453,35 @@ impl Op for ObeliskLayer {
         let upstream = upstream[0].expect("the one output has a gradient");
         let weight = node.inputs.len() - 1;
         let inputs = [&node.inputs[..], &[upstream]].concat();
-        let specs: Vec<Spec> = node.inputs.iter().map(|v| graph.spec(*v).clone()).collect();
-        let samples = Layer::new(self.name(), &specs, self)?.g.samples();
-        let locations = self.locations;
-        let fused = samples.bytes() > SAMPLED_AGAIN;
-        let config = Conv3dConfig {
-            groups: self.groups,
-            ..Default::default()
-        };
         let mut flows = vec![Gradient::Stops; node.inputs.len()];
-        if wanted[weight] {
-            let gradient = if fused {
-                graph.push1(ObeliskLayerWeightGradient(*self), &inputs)?
-            } else {
-                let x = graph.push1(ObeliskSample { locations }, &node.inputs[..weight])?;
-                let weight = specs[weight].shape.clone();
-                graph.push1(Conv3dWeightGradient { config, weight }, &[x, upstream])?
-            };
-            flows[weight] = Gradient::Flows(gradient);
+        match (wanted[1], wanted[weight]) {
+            (true, true) => {
+                let both = graph.push(ObeliskLayerGradients(*self), &inputs)?;
+                (flows[1], flows[weight]) = (Gradient::Flows(both[0]), Gradient::Flows(both[1]));
+            }
+            (true, false) => {
+                flows[1] = Gradient::Flows(graph.push1(ObeliskLayerOffsetGradient(*self), &inputs)?);
+            }
+            (false, true) => {
+                flows[weight] = Gradient::Flows(graph.push1(ObeliskLayerWeightGradient(*self), &inputs)?);
+            }
+            (false, false) => {}
         }
-        let dx = if wanted[0] || wanted[1] && !fused {
+        if wanted[0] {
+            let specs: Vec<Spec> = node.inputs.iter().map(|v| graph.spec(*v).clone()).collect();
+            let config = Conv3dConfig {
+                groups: self.groups,
+                ..Default::default()
+            };
             let op = Conv3dInputGradient {
                 config,
                 first: 0,
                 whole: true,
-                source: samples,
+                source: Layer::new(self.name(), &specs, self)?.g.samples(),
             };
-            Some(graph.push1(op, &[upstream, node.inputs[weight]])?)
-        } else {
-            None
-        };
-        if wanted[1] {
-            let gradient = match dx {
-                Some(dx) => {
-                    let inputs = [&node.inputs[..weight], &[dx]].concat();
-                    graph.push1(ObeliskOffsetGradient { locations }, &inputs)?
-                }
-                None => graph.push1(ObeliskLayerOffsetGradient(*self), &inputs)?,
-            };
-            flows[1] = Gradient::Flows(gradient);
-        }
-        if let Some(dx) = dx.filter(|_| wanted[0]) {
+            let dx = graph.push1(op, &[upstream, node.inputs[weight]])?;
             let op = ObeliskImageGradient {
-                locations,
+                locations: self.locations,
                 image: specs[0].clone(),
             };
             let inputs = [&node.inputs[1..weight], &[dx]].concat();
@@ -385,6 +544,10 @@ impl Op for ObeliskLayerOffsetGradient {
         let upstream = io.inputs.len() - 1;
         let weight = upstream - 1;
         let layer = Layer::new(self.name(), &io.inputs[..upstream], &self.0)?;
+        if shuffles(caps) {
+            let unused = io.scratch(layer.weight.bytes());
+            return Ok(layer.gradients(io, caps, BufferRef::Output(0), unused));
+        }
         let (pieces, run) = layer.pieces(8);
         let z = layer.groups * layer.columns.div_ceil(4);
         let vectors = z * pieces * run * 4;
@@ -397,28 +560,6 @@ impl Op for ObeliskLayerOffsetGradient {
         let sums = io.scratch((numbers * partials * 4) as u64);
         let mut dispatches = vec![layer.pack("by_columns", run, pieces, vectors, weight, packed)];
         let mut partial_base = 0;
-        let (shader, entry) = if shuffles(caps) {
-            (
-                shader!(
-                    "obelisk_layer_offset_gradient",
-                    "common/obelisk",
-                    "common/trilinear",
-                    "common/conv3d_weights_storage",
-                    "common/conv3d_lanes"
-                ),
-                "lanes",
-            )
-        } else {
-            (
-                shader!(
-                    "obelisk_layer_offset_gradient",
-                    "common/obelisk",
-                    "common/trilinear",
-                    "common/conv3d_plain"
-                ),
-                "plain",
-            )
-        };
         for (part, threads) in runs.iter().zip(threads) {
             let count = layer.locations(part);
             let own = OwnParams {
@@ -433,7 +574,6 @@ impl Op for ObeliskLayerOffsetGradient {
             let [x, y, _] = linear_groups(threads, 64);
             dispatches.push(Dispatch {
                 constants: layer.constants(run),
-                subgroups: shuffles(caps),
                 params: layer.params(own),
                 bindings: vec![
                     read(BufferRef::Input(0)),
@@ -447,7 +587,16 @@ impl Op for ObeliskLayerOffsetGradient {
                 iterations: (count.div_ceil(threads) * (5 + pieces) + 8) as u64,
                 flops: (count * layer.columns * (layer.outputs * 2 + layer.groups * layer.g.terms * 50))
                     as u64,
-                ..Dispatch::new(shader, entry)
+                ..Dispatch::new(
+                    shader!(
+                        "obelisk_layer_offset_gradient",
+                        "common/obelisk_offsets_storage",
+                        "common/obelisk",
+                        "common/trilinear",
+                        "common/conv3d_plain"
+                    ),
+                    "plain",
+                )
             });
             partial_base += threads;
         }
@@ -458,7 +607,7 @@ impl Op for ObeliskLayerOffsetGradient {
             ..Default::default()
         };
         dispatches.push(Dispatch {
-            constants: layer.constants(run),
+            constants: layer.total_constants(run, 4),
             params: layer.params(own),
             bindings: vec![read(sums), write(BufferRef::Output(0))],
             workgroups: linear_groups(count, 64),
@@ -513,7 +662,12 @@ impl Op for ObeliskLayerOffsetGradient {
     }
 }
 
-const TOTAL: Shader = shader!("obelisk_layer_total", "common/obelisk", "common/trilinear");
+const TOTAL: Shader = shader!(
+    "obelisk_layer_total",
+    "common/obelisk_offsets_storage",
+    "common/obelisk",
+    "common/trilinear"
+);
 
 impl Op for ObeliskLayerWeightGradient {
     fn name(&self) -> &'static str {
@@ -529,6 +683,10 @@ impl Op for ObeliskLayerWeightGradient {
     fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
         let upstream = io.inputs.len() - 1;
         let layer = Layer::new(self.name(), &io.inputs[..upstream], &self.0)?;
+        if shuffles(caps) {
+            let unused = io.scratch(io.inputs[1].bytes());
+            return Ok(layer.gradients(io, caps, unused, BufferRef::Output(0)));
+        }
         let (pieces, run) = layer.pieces(8);
         let z = layer.groups * pieces * layer.columns.div_ceil(2);
         let features = layer.features();
@@ -569,6 +727,7 @@ impl Op for ObeliskLayerWeightGradient {
                 ..Dispatch::new(
                     shader!(
                         "obelisk_layer_weight_gradient",
+                        "common/obelisk_offsets_storage",
                         "common/obelisk",
                         "common/trilinear"
                     ),
@@ -585,7 +744,7 @@ impl Op for ObeliskLayerWeightGradient {
             ..Default::default()
         };
         dispatches.push(Dispatch {
-            constants: layer.constants(run),
+            constants: layer.total_constants(run, 2),
             params: layer.params(own),
             bindings: vec![read(sums), write(BufferRef::Output(0))],
             workgroups: linear_groups(count, 64),
@@ -625,5 +784,52 @@ impl Op for ObeliskLayerWeightGradient {
                 .sum::<f64>() as f32
         });
         vec![gradient]
+    }
+}
+
+impl Op for ObeliskLayerGradients {
+    fn name(&self) -> &'static str {
+        "obelisk_layer_gradients"
+    }
+
+    fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
+        let offsets = ObeliskLayerOffsetGradient(self.0).outputs(inputs)?;
+        Ok([offsets, ObeliskLayerWeightGradient(self.0).outputs(inputs)?].concat())
+    }
+
+    fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        if shuffles(caps) {
+            let inputs = &io.inputs[..io.inputs.len() - 1];
+            let layer = Layer::new(self.name(), inputs, &self.0)?;
+            return Ok(layer.gradients(io, caps, BufferRef::Output(0), BufferRef::Output(1)));
+        }
+        let mut dispatches = ObeliskLayerOffsetGradient(self.0).dispatches(io, caps)?;
+        let mut weights = ObeliskLayerWeightGradient(self.0).dispatches(io, caps)?;
+        for binding in weights.iter_mut().flat_map(|d| &mut d.bindings) {
+            if binding.buffer == BufferRef::Output(0) {
+                binding.buffer = BufferRef::Output(1);
+            }
+        }
+        dispatches.extend(weights);
+        Ok(dispatches)
+    }
+
+    fn gradient(
+        &self,
+        _: &mut Graph,
+        _: &NodeView,
+        _: &[Option<Value>],
+        _: &[bool],
+    ) -> Result<Vec<Gradient>, GraphError> {
+        no_second_derivative(self.name())
+    }
+
+    fn reference(&self, inputs: &[&Tensor], step: &StepScalars) -> Vec<Tensor> {
+        let offsets = ObeliskLayerOffsetGradient(self.0).reference(inputs, step);
+        [
+            offsets,
+            ObeliskLayerWeightGradient(self.0).reference(inputs, step),
+        ]
+        .concat()
     }
 }

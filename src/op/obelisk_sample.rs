@@ -5,6 +5,7 @@ use super::*;
 
 const SHADER: Shader = shader!(
     "obelisk_sample",
+    "common/obelisk_offsets_storage",
     "common/obelisk",
     "common/trilinear",
     "common/fixed_point",
@@ -156,6 +157,10 @@ impl Geometry {
             ("blocks", own.blocks.into()),
             ("outputs", own.outputs.into()),
             ("pieces", own.pieces.into()),
+            ("first_z", own.first_z.into()),
+            ("w_base", own.w_base.into()),
+            ("first_column", own.first_column.into()),
+            ("end_column", own.end_column.into()),
         ]
     }
 
@@ -234,6 +239,10 @@ pub(super) struct OwnParams {
     pub blocks: usize,
     pub outputs: usize,
     pub pieces: usize,
+    pub first_z: usize,
+    pub w_base: usize,
+    pub first_column: usize,
+    pub end_column: usize,
 }
 
 /// Elements between neighbours along x, y, z, channels inside four, blocks of four channels, and n.
