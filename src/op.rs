@@ -147,6 +147,9 @@ pub struct Caps {
     pub subgroups: Option<(u32, u32)>,
     /// A driver that runs shaders on the CPU: no barriers, register-blocked lanes.
     pub cpu: bool,
+    /// Bytes that a plan's slots may take before the plan gives time for less. Slabs leave a GPU half idle: on an NVIDIA H200
+    /// the hybrid's inference at 144³ takes 11 ms in slabs with 131 MB, 4 ms without with 438 MB.
+    pub spare: u64,
 }
 
 impl Caps {
@@ -156,6 +159,7 @@ impl Caps {
         max_buffer: 256 << 20,
         subgroups: None,
         cpu: false,
+        spare: 0,
     };
 }
 

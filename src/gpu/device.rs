@@ -150,6 +150,13 @@ const INSTALL: &str = "no GPU adapter was found. Linux: install your GPU's Vulka
     (Debian, Ubuntu: `apt install mesa-vulkan-drivers libvulkan1`; Fedora: `dnf install mesa-vulkan-drivers \
     vulkan-loader`). macOS: Metal comes with the system. Windows: update the graphics driver (DirectX 12)";
 
+/// [`Caps::spare`] of GPUs: what graphics cards have, and what a tab may take on a phone.
+const SPARE: u64 = if cfg!(target_arch = "wasm32") {
+    512 << 20
+} else {
+    2 << 30
+};
+
 pub(super) struct Pipeline {
     pub(super) pipeline: wgpu::ComputePipeline,
     pub(super) layout: wgpu::BindGroupLayout,
@@ -254,11 +261,13 @@ impl Device {
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
             uncaptured.lock().unwrap().get_or_insert(error.to_string());
         }));
+        let cpu = info.device_type == wgpu::DeviceType::Cpu && !options.kernels_for_gpus;
         let caps = Caps {
             max_binding: limits.max_storage_buffer_binding_size,
             max_buffer: limits.max_buffer_size,
             subgroups: subgroups(&info, features),
-            cpu: info.device_type == wgpu::DeviceType::Cpu && !options.kernels_for_gpus,
+            cpu,
+            spare: if cpu { 0 } else { SPARE },
         };
         let folder = options.pipeline_cache.as_ref();
         let cache = folder.and_then(|folder| PipelineCache::open(&device, &info, folder));

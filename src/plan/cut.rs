@@ -42,7 +42,7 @@ struct Part {
 type Worth = (u64, u64, usize, u64, usize);
 
 /// Makes again what is cheap and would be there at the peak for readers after it alone; then takes the run that saves most,
-/// again and again, until none saves enough.
+/// again and again, until none saves enough or the adapter has the memory to spare.
 pub(super) fn cut(program: &mut Program) -> Result<(), GraphError> {
     make_again(program)?;
     take_runs(program)
@@ -55,6 +55,9 @@ fn make_again(program: &mut Program) -> Result<(), GraphError> {
         return Ok(());
     };
     let peak = usage[at];
+    if peak <= program.caps.spare {
+        return Ok(());
+    }
     for step in (0..at).rev() {
         let Some(&value) = program.steps[step].outputs.first() else {
             continue;
@@ -99,6 +102,9 @@ fn take_runs(program: &mut Program) -> Result<(), GraphError> {
             return Ok(());
         };
         let peak = usage[at];
+        if peak <= program.caps.spare {
+            return Ok(());
+        }
         let near = |usage: &[u64]| usage.iter().filter(|u| **u > peak - peak / LEAST_SAVED).count();
         // By node: slabs and what is made again count once.
         let more = |steps: &[Step], usage: &[u64]| {
