@@ -82,7 +82,9 @@ fn a_resident_input_is_the_buffer_bound_last_and_must_be_bound() {
             let plan = Plan::new(&graph, device.caps()).unwrap();
             assert_eq!(
                 plan.slot_bytes(),
-                Spec::flat(&shape).bytes(),
+                Spec::flat(&shape)
+                    .bytes()
+                    .next_multiple_of(obelisk::plan::ALIGNMENT),
                 "only the sum has a slot"
             );
             let weights = Weights::new(device, &plan, false).await.unwrap();
