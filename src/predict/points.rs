@@ -317,10 +317,10 @@ impl PointPredictor {
     }
 }
 
-/// Locations of the plan that looks at `points` of them: at most an eighth more than there are beyond the least plan, and
+/// Locations of the plan that looks at `points` of them: at most a sixteenth more beyond a thousand, and
 /// few different plans, each of which keeps its memory.
 fn planned_points(points: usize) -> usize {
-    let part = (points.next_power_of_two() / 16).max(LEAST_POINTS);
+    let part = (points.next_power_of_two() / 32).max(LEAST_POINTS);
     points.next_multiple_of(part).clamp(LEAST_POINTS, MOST_POINTS)
 }
 
@@ -356,13 +356,11 @@ mod tests {
         for points in 1..=MOST_POINTS {
             let planned = planned_points(points);
             assert!((points..=MOST_POINTS).contains(&planned), "{points}: {planned}");
-            assert!(
-                planned - points < LEAST_POINTS.max(points / 8 + 1),
-                "{points}: {planned}"
-            );
+            let most = LEAST_POINTS.max(points / 16 + 1);
+            assert!(planned - points < most, "{points}: {planned}");
             sizes.insert(planned);
         }
-        assert_eq!(planned_points(36 * 36), 1408);
-        assert!(sizes.len() <= 64, "{} plans", sizes.len());
+        assert_eq!(planned_points(36 * 36), 1344);
+        assert!(sizes.len() <= 80, "{} plans", sizes.len());
     }
 }

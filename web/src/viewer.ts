@@ -23,8 +23,6 @@ export class Viewer {
     show3Dcrosshair: true,
     multiplanarShowRender: SHOW_RENDER.ALWAYS,
     dragAndDropEnabled: false,
-    // A slice between two voxels would show half of what live labels give for one.
-    isForceMouseClickToVoxelCenters: true,
     isColorbar: false,
     fontSizeScaling: 0.3,
     logLevel: 'error',
@@ -58,9 +56,6 @@ export class Viewer {
     }
     this.#labels = []
     this.#niivue.addVolume(await image(bytes, name))
-    const { scene } = this.#niivue
-    scene.crosshairPos = this.#niivue.vox2frac(this.#niivue.frac2vox(scene.crosshairPos))
-    this.#niivue.drawScene()
   }
 
   /** Lays labels over the scan. */

@@ -35,6 +35,8 @@ export async function launch(options = {}) {
     viewport: { width: 1280, height: 800 },
     ...options,
   })
+  // Beside other jobs SwiftShader takes its time for a frame, and clicks wait for frames.
+  context.setDefaultTimeout(120_000)
   const close = async () => {
     await context.close()
     rmSync(profile, { recursive: true, force: true })
