@@ -130,12 +130,12 @@ def kernels(report, phase):
         floor = max(k["flop"] / best["gigaflops"], k["bytes"] / best["gigabytes"]) / 1e9
         count, seconds, least = sums.get(k["op"], (0, 0.0, 0.0))
         sums[k["op"]] = count + 1, seconds + k["seconds"], least + floor
-    yield f"{phase}, ms | kernels | floor, ms | times the floor"
-    yield "---|---|---|---"
+    yield f"{phase} | ms | kernels | floor, ms | times the floor"
+    yield "---|---|---|---|---"
     for op, (count, seconds, floor) in sorted(sums.items(), key=lambda item: -item[1][1])[:12]:
-        yield f"{op}: {seconds * 1e3:.3f} | {count} | {floor * 1e3:.3f} | {seconds / floor:.1f}"
+        yield f"{op} | {seconds * 1e3:.3f} | {count} | {floor * 1e3:.3f} | {seconds / floor:.1f}"
     count, seconds, floor = (sum(s[i] for s in sums.values()) for i in range(3))
-    yield f"all operations: {seconds * 1e3:.3f} | {count} | {floor * 1e3:.3f} | {seconds / floor:.1f}"
+    yield f"all operations | {seconds * 1e3:.3f} | {count} | {floor * 1e3:.3f} | {seconds / floor:.1f}"
 
 
 def processor():
@@ -175,7 +175,7 @@ def section(all_reports, args, device):
             "once, or its operations, whichever is longer.",
         ]
         for phase in ("inference", "training"):
-            lines += ["", *(f"| {line} |" for line in kernels(measured, phase))]
+            lines += ["", *(f"|{line}|" if line.startswith("-") else f"| {line} |" for line in kernels(measured, phase))]
     return "\n".join(lines)
 
 
