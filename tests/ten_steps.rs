@@ -35,7 +35,9 @@ fn check(arch: &str, file: &str, loss: Loss, stored: &str) {
     initial.retain(|name, _| graph.find(name).is_some());
     let expected = &reference[&format!("{stored}/losses_float64")].data;
     let float32 = &reference[&format!("{stored}/losses_float32")].data;
-    for device in devices() {
+    // The kernels for GPUs once: on a processor they take minutes.
+    let most = if arch == "unet" { 3 } else { 2 };
+    for device in devices().iter().take(most) {
         pollster::block_on(async {
             let plan = Plan::new(&graph, device.caps()).unwrap();
             reflect(&plan);
