@@ -111,11 +111,12 @@ fn every_network_gives_pytorchs_logits() {
         let image = made("image", &[1, 1, d, h, w]);
         let expected = &stored[&format!("{arch}/logits")];
         let all: Vec<_> = match network.fixed {
-            None => devices().iter().collect(),
+            None => devices().iter().take(2).collect(),
             // one device: these are large; all logits of the largest scan are in one buffer
             Some(_) => devices()
                 .iter()
                 .filter(|d| d.caps().max_buffer >= 1 << 30)
+                .take(1)
                 .collect(),
         };
         for device in all {
