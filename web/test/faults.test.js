@@ -36,7 +36,7 @@ async function openWith(script, workers = Infinity) {
 }
 
 test('files that are no scans or weights', async () => {
-  const page = await open(browser.context, server.url)
+  let page = await open(browser.context, server.url)
   const expect = async (bytes, name, title, text) => {
     await dropBytes(page, bytes, name)
     const found = await message(page)
@@ -63,6 +63,10 @@ test('files that are no scans or weights', async () => {
   })
   await expect(Buffer.from('no weights'), 'text.safetensors', 'These weights can’t be used', /text\.safetensors: /)
 
+  // A page of its own: the scan of two channels would be what is wrong with any weights.
+  assert.deepEqual(page.complaints, [])
+  await page.close()
+  page = await open(browser.context, server.url)
   await dropBytes(page, reshaped, 'reshaped.safetensors')
   await drop(page, SAMPLE)
   await page.waitForFunction(() => !document.querySelector('#run').disabled || !document.querySelector('#error').hidden)
