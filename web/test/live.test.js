@@ -148,8 +148,8 @@ test('a small network trains in the tab, and its weights are a file for the comm
   await segment(page)
 
   // A training that is stopped keeps its network, which labels slices.
-  const stopped = await train(page, 'obelisk', 1, 3)
-  assert.ok(stopped.heights.length >= 3 && stopped.heights.length < 16, stopped.status)
+  const stopped = await train(page, 'obelisk', 40, 3)
+  assert.ok(stopped.heights.length >= 3 && stopped.heights.length < 40 * 16, stopped.status)
   await untilReady(page)
   await page.check('#live')
   await sliceTime(page, 4, 1)
