@@ -15,6 +15,6 @@ RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --locked --quiet
 say "Tests"
 cargo test --release --locked
 scripts/targets.sh
-# Without the scans of 144³, which take minutes in a browser without a GPU: `scripts/web.sh test` has them too.
+# Without the scans of 144³ and training, which take minutes in a browser without a GPU: `scripts/web.sh test` has them too.
 QUICK=1 scripts/web.sh test
 say "All checks passed"

@@ -127,6 +127,10 @@ async function train(page, arch, epochs, steps = Infinity) {
 }
 
 test('a small network trains in the tab, and its weights are a file for the command line', async (t) => {
+  if (process.env.QUICK) {
+    t.skip('takes minutes without a GPU; scripts/web.sh test alone runs it')
+    return
+  }
   const page = await open(browser.context, server.url)
   await page.click('summary')
   const { status, heights, seconds } = await train(page, 'obelisk', 1)
