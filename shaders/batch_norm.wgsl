@@ -187,6 +187,27 @@ fn merge_sums(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_ind
 @group(0) @binding(7) var<storage, read> totals: array<vec4f>;   // [blocks][dbeta, dgamma]
 @group(0) @binding(8) var<storage, read_write> dx: array<vec4f>;
 
+// What the gradient's elements share in a channel block.
+struct OfBlock { centre: vec4f, scale: vec4f, offset: vec4f, constant: vec4f, linear: vec4f }
+
+fn of_block(block: u32) -> OfBlock {
+    let inverse = 1.0 / sqrt(variance[block] + planes.epsilon);
+    return OfBlock(
+        mean[block],
+        lanes(gamma[block], block, planes.channels) * inverse,
+        lanes(beta[block], block, planes.channels),
+        totals[2u * block] * planes.inverse_count,
+        totals[2u * block + 1u] * planes.inverse_count * inverse,
+    );
+}
+
+// dx of an element.
+fn through(b: OfBlock, x: vec4f, upstream: vec4f) -> vec4f {
+    let distance = x - b.centre;
+    let g = select(planes.slope * upstream, upstream, distance * b.scale + b.offset > vec4f(0.0));
+    return b.scale * (g - b.constant - distance * b.linear);
+}
+
 @compute @workgroup_size(64)
 fn gradient(
     @builtin(workgroup_id) group: vec3u,
@@ -196,21 +217,13 @@ fn gradient(
     let plane = group.z * groups.y + group.y;
     let size = select(0u, planes.plane, plane < planes.planes);
     let block = plane % planes.blocks;
-    let centre = mean[block];
-    let inverse = 1.0 / sqrt(variance[block] + planes.epsilon);
-    let scale = lanes(gamma[block], block, planes.channels) * inverse;
-    let offset = lanes(beta[block], block, planes.channels);
-    let constant = totals[2u * block] * planes.inverse_count;
-    let linear = totals[2u * block + 1u] * planes.inverse_count * inverse;
+    let b = of_block(block);
     let first = (group.x * 8u + local / 8u) * VECTORS * 8u + local % 8u;
     for (var k = 0u; k < VECTORS; k++) {
         let i = first + k * 8u;
         if (i < size) {
             let at = plane * planes.plane + i;
-            let distance = x[at] - centre;
-            let upstream = dy[at];
-            let g = select(planes.slope * upstream, upstream, distance * scale + offset > vec4f(0.0));
-            dx[at] = scale * (g - constant - distance * linear);
+            dx[at] = through(b, x[at], dy[at]);
         }
     }
 }
@@ -227,21 +240,13 @@ fn gradient_in_place(
     let plane = group.z * groups.y + group.y;
     let size = select(0u, planes.plane, plane < planes.planes);
     let block = plane % planes.blocks;
-    let centre = mean[block];
-    let inverse = 1.0 / sqrt(variance[block] + planes.epsilon);
-    let scale = lanes(gamma[block], block, planes.channels) * inverse;
-    let offset = lanes(beta[block], block, planes.channels);
-    let constant = totals[2u * block] * planes.inverse_count;
-    let linear = totals[2u * block + 1u] * planes.inverse_count * inverse;
+    let b = of_block(block);
     let first = (group.x * 8u + local / 8u) * VECTORS * 8u + local % 8u;
     for (var k = 0u; k < VECTORS; k++) {
         let i = first + k * 8u;
         if (i < size) {
             let at = plane * planes.plane + i;
-            let distance = x[at] - centre;
-            let upstream = dy_dx[at];
-            let g = select(planes.slope * upstream, upstream, distance * scale + offset > vec4f(0.0));
-            dy_dx[at] = scale * (g - constant - distance * linear);
+            dy_dx[at] = through(b, x[at], dy_dx[at]);
         }
     }
 }

@@ -76,44 +76,15 @@ fn place(j: u32, group: u32, column: u32) {
     }
 }
 
-// value() and slope() of trilinear.wgsl from one set of loads.
-fn sampled(start: u32, c: Cell) -> vec4f {
-    let low = c.low_inside * (1.0 - c.fraction);
-    let high = c.high_inside * c.fraction;
-    let l = start + c.low.x;
-    let h = start + c.high.x;
-    let a = vec4f(
-        image[l + c.low.y + c.low.z],
-        image[l + c.high.y + c.low.z],
-        image[l + c.low.y + c.high.z],
-        image[l + c.high.y + c.high.z],
-    );
-    let b = vec4f(
-        image[h + c.low.y + c.low.z],
-        image[h + c.high.y + c.low.z],
-        image[h + c.low.y + c.high.z],
-        image[h + c.high.y + c.high.z],
-    );
-    let v = low.x * a + high.x * b;
-    let dx = c.high_inside.x * b - c.low_inside.x * a;
-    let near = low.y * v.x + high.y * v.y;
-    let far = low.y * v.z + high.y * v.w;
-    let along_y = low.z * (c.high_inside.y * v.y - c.low_inside.y * v.x)
-        + high.z * (c.high_inside.y * v.w - c.low_inside.y * v.z);
-    let along_z = c.high_inside.z * far - c.low_inside.z * near;
-    let along_x = low.z * (low.y * dx.x + high.y * dx.y) + high.z * (low.y * dx.z + high.y * dx.w);
-    return vec4f(along_x, along_y, along_z, low.z * near + high.z * far);
-}
-
 fn sample(j: u32, p: Position, n: u32) {
     if (j < COLUMNS) {
         let start = starts[j] + n * params.stride_n;
-        let first = sampled(start, image_cell(moved(p, places[j])));
+        let first = slope_and_value(start, image_cell(moved(p, places[j])));
         slopes[j] = first.xyz;
         x[j] = first.w;
         dx[j] = 0.0;
         if (BINARY == 1u) {
-            let second = sampled(start, image_cell(moved(p, places[COLUMNS + j])));
+            let second = slope_and_value(start, image_cell(moved(p, places[COLUMNS + j])));
             slopes[COLUMNS + j] = -second.xyz;
             x[j] -= second.w;
         }

@@ -17,7 +17,7 @@ use crate::op::arg_max::ArgMax;
 use crate::op::obelisk_layer::obelisk_layer;
 use crate::op::obelisk_sample::Locations;
 use crate::plan::Plan;
-use crate::tensor::{Spec, Tensor};
+use crate::tensor::{Spec, Tensor, scrambled};
 use crate::train::{Loss, sparse_training_graph, training_graph};
 use crate::weights::initialise;
 
@@ -348,13 +348,6 @@ fn upload_inputs(
         executable.bind(device, &name, &resident)?;
     }
     Ok(bytes)
-}
-
-/// Numbers without a pattern that a cache or a branch predictor could use.
-fn scrambled(i: usize) -> u32 {
-    let h = (i as u32).wrapping_mul(0x9E37_79B1);
-    let h = (h ^ (h >> 15)).wrapping_mul(0x2C1B_3C6D);
-    h ^ (h >> 13)
 }
 
 /// Seconds of benchmarks: wall time, and on a driver that computes on the processor the time that this process's threads

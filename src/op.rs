@@ -35,6 +35,9 @@ pub use crate::shader;
 pub use crate::shader::Shader;
 pub use crate::tensor::{Layout, Spec, Tensor};
 
+/// The planes of each input that an operation reads; `None` for an input that it reads as a whole.
+pub type Reads = Vec<Option<Range<usize>>>;
+
 /// Whether one node alone reads a value, for [`Op::fuse`].
 pub type Sole<'a> = &'a dyn Fn(Value) -> bool;
 
@@ -86,7 +89,7 @@ pub trait Op: Any + fmt::Debug + Send + Sync {
     /// For operations that can work on some planes alone (`Io::planes`): the planes of each input that these planes of
     /// output 0 take, `None` for an input that is read as a whole. A plane is one of the N·D runs of a map or of a flat volume
     /// of one channel that have one n and one depth. Kernels bind no more of those inputs and of the output.
-    fn reads(&self, _: &[Spec], _: &[Spec], _planes: Range<usize>) -> Option<Vec<Option<Range<usize>>>> {
+    fn reads(&self, _: &[Spec], _: &[Spec], _planes: Range<usize>) -> Option<Reads> {
         None
     }
 
@@ -420,16 +423,19 @@ pub(crate) fn planes_bytes(spec: &Spec, planes: &Range<usize>) -> (u64, u64) {
 }
 
 fn slice_bytes(spec: &Spec) -> u64 {
-    let s = &spec.shape;
-    let channels = match spec.layout {
-        Layout::Map => spec.blocks() * 4,
-        Layout::Flat => s[1],
-    };
-    debug_assert!(
-        spec.layout == Layout::Map || s[1] == 1,
-        "{spec:?} has no contiguous slices"
-    );
-    (channels * s[3] * s[4] * 4) as u64
+    spec.plane_bytes().expect("a map, or one channel")
+}
+
+/// Slices at whose multiples each value may be bound.
+pub(crate) fn aligned_slices<'a>(specs: impl IntoIterator<Item = &'a Spec>) -> usize {
+    let step = specs.into_iter().fold(1, |step: u64, spec| {
+        let mut whole = 1;
+        while !(slice_bytes(spec) * whole).is_multiple_of(crate::plan::ALIGNMENT) {
+            whole *= 2;
+        }
+        step.max(whole) // powers of two: the largest is a multiple of the others
+    });
+    step as usize
 }
 
 impl Slices {
@@ -454,14 +460,7 @@ pub fn slices(specs: &[&Spec], caps: &Caps) -> Vec<Slices> {
 /// [`slices`] of some planes; the first must be one at which each value may be bound.
 fn slices_of(specs: &[&Spec], planes: Range<usize>, caps: &Caps) -> Vec<Slices> {
     let total = planes.len();
-    // A run starts at a multiple of the binding alignment in every value.
-    let step = specs.iter().fold(1, |step: u64, spec| {
-        let mut whole = 1;
-        while !(slice_bytes(spec) * whole).is_multiple_of(crate::plan::ALIGNMENT) {
-            whole *= 2;
-        }
-        step.max(whole) // powers of two: the largest is a multiple of the others
-    }) as usize;
+    let step = aligned_slices(specs.iter().copied());
     let fits = specs
         .iter()
         .map(|spec| (caps.max_binding / slice_bytes(spec)) as usize)
@@ -521,13 +520,9 @@ pub fn plane_groups(plane: usize, vectors: usize, planes: usize) -> [u32; 3] {
 
 /// [`Op::reads`] of operations that make each voxel from the same voxel of their five-dimensional inputs; whatever else they
 /// read, as a whole.
-pub fn same_planes(
-    inputs: &[Spec],
-    outputs: &[Spec],
-    planes: Range<usize>,
-) -> Option<Vec<Option<Range<usize>>>> {
+pub fn same_planes(inputs: &[Spec], outputs: &[Spec], planes: Range<usize>) -> Option<Reads> {
     let [_, _, d, h, w] = outputs[0].ncdhw()?;
-    let contiguous = |spec: &Spec| spec.layout == Layout::Map || spec.shape[1] == 1;
+    let contiguous = |spec: &Spec| spec.plane_bytes().is_some();
     let alike = |spec: &Spec| spec.ncdhw().is_some_and(|s| s[2..] == [d, h, w]) && contiguous(spec);
     let read = |spec: &Spec| alike(spec).then(|| planes.clone());
     contiguous(&outputs[0]).then(|| inputs.iter().map(read).collect())

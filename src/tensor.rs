@@ -65,6 +65,16 @@ impl Spec {
         self.ncdhw().map_or(1, |s| s[0] * s[2])
     }
 
+    /// Bytes of a plane (n, z) with all its channels, of a five-dimensional value whose planes are contiguous: a map, or a
+    /// flat volume of one channel.
+    pub fn plane_bytes(&self) -> Option<u64> {
+        let [_, c, _, h, w] = self.ncdhw()?;
+        match self.layout {
+            Layout::Map => Some((self.blocks() * h * w * 16) as u64),
+            Layout::Flat => (c == 1).then_some((h * w * 4) as u64),
+        }
+    }
+
     /// Channel blocks of four, `ceil(C / 4)`, of a five-dimensional value.
     pub fn blocks(&self) -> usize {
         self.shape[1].div_ceil(4)
@@ -195,6 +205,13 @@ fn map_indices(spec: &Spec, mut visit: impl FnMut(usize, usize)) {
             }
         }
     }
+}
+
+/// Numbers without a pattern that a cache or a branch predictor could use.
+pub(crate) fn scrambled(i: usize) -> u32 {
+    let h = (i as u32).wrapping_mul(0x9E37_79B1);
+    let h = (h ^ (h >> 15)).wrapping_mul(0x2C1B_3C6D);
+    h ^ (h >> 13)
 }
 
 #[cfg(test)]

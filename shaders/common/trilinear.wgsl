@@ -63,8 +63,8 @@ fn value(start: u32, c: Cell) -> f32 {
     return low.z * (low.y * ll + high.y * hl) + high.z * (low.y * lh + high.y * hh);
 }
 
-// Gradient of value() by the position, per voxel.
-fn slope(start: u32, c: Cell) -> vec3f {
+// The gradient of value() by the position, per voxel, and value(), from one set of loads.
+fn slope_and_value(start: u32, c: Cell) -> vec4f {
     let low = c.low_inside * (1.0 - c.fraction);
     let high = c.high_inside * c.fraction;
     let l = start + c.low.x;
@@ -83,9 +83,15 @@ fn slope(start: u32, c: Cell) -> vec3f {
     );
     let v = low.x * a + high.x * b;
     let dx = c.high_inside.x * b - c.low_inside.x * a;
+    let near = low.y * v.x + high.y * v.y;
+    let far = low.y * v.z + high.y * v.w;
     let along_y = low.z * (c.high_inside.y * v.y - c.low_inside.y * v.x)
         + high.z * (c.high_inside.y * v.w - c.low_inside.y * v.z);
-    let along_z = c.high_inside.z * (low.y * v.z + high.y * v.w) - c.low_inside.z * (low.y * v.x + high.y * v.y);
+    let along_z = c.high_inside.z * far - c.low_inside.z * near;
     let along_x = low.z * (low.y * dx.x + high.y * dx.y) + high.z * (low.y * dx.z + high.y * dx.w);
-    return vec3f(along_x, along_y, along_z);
+    return vec4f(along_x, along_y, along_z, low.z * near + high.z * far);
+}
+
+fn slope(start: u32, c: Cell) -> vec3f {
+    return slope_and_value(start, c).xyz;
 }

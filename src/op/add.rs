@@ -43,12 +43,7 @@ impl Op for Add {
             .collect())
     }
 
-    fn reads(
-        &self,
-        inputs: &[Spec],
-        outputs: &[Spec],
-        planes: Range<usize>,
-    ) -> Option<Vec<Option<Range<usize>>>> {
+    fn reads(&self, inputs: &[Spec], outputs: &[Spec], planes: Range<usize>) -> Option<Reads> {
         same_planes(inputs, outputs, planes)
     }
 

@@ -408,12 +408,7 @@ impl Op for BatchNormInference {
         Some((Arc::new(*self), node.inputs.clone()))
     }
 
-    fn reads(
-        &self,
-        inputs: &[Spec],
-        outputs: &[Spec],
-        planes: Range<usize>,
-    ) -> Option<Vec<Option<Range<usize>>>> {
+    fn reads(&self, inputs: &[Spec], outputs: &[Spec], planes: Range<usize>) -> Option<Reads> {
         same_planes(inputs, outputs, planes)
     }
 
@@ -570,16 +565,21 @@ pub fn fold_batch_norm(
     running_mean: Value,
     running_variance: Value,
 ) -> Result<(Value, Value), GraphError> {
-    let bias = match bias {
-        Some(bias) => bias,
-        None => {
-            let shape = graph.shape(gamma).to_vec();
-            graph.push1(super::fill::Fill::new(&shape, 0.0), &[])?
-        }
-    };
+    let bias = or_zero(graph, bias, weight)?;
     let inputs = [weight, bias, gamma, beta, running_mean, running_variance];
     let folded = graph.push(FoldBatchNorm, &inputs)?;
     Ok((folded[0], folded[1]))
+}
+
+/// A convolution's bias, or zeros for one without.
+fn or_zero(graph: &mut Graph, bias: Option<Value>, weight: Value) -> Result<Value, GraphError> {
+    match bias {
+        Some(bias) => Ok(bias),
+        None => {
+            let outputs = graph.shape(weight)[0];
+            graph.push1(super::fill::Fill::new(&[outputs], 0.0), &[])
+        }
+    }
 }
 
 impl Op for FoldBatchNorm {
@@ -665,13 +665,7 @@ pub fn fold_batch_norm_before(
     norm: &[Value],
     groups: usize,
 ) -> Result<(Value, Value), GraphError> {
-    let bias = match bias {
-        Some(bias) => bias,
-        None => {
-            let outputs = graph.shape(weight)[0];
-            graph.push1(super::fill::Fill::new(&[outputs], 0.0), &[])?
-        }
-    };
+    let bias = or_zero(graph, bias, weight)?;
     let inputs = [&[weight, bias], norm].concat();
     let folded = graph.push(FoldBatchNormBefore { groups }, &inputs)?;
     Ok((folded[0], folded[1]))

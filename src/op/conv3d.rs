@@ -245,16 +245,10 @@ impl Op for Conv3d {
         cheap.then(|| (Arc::new(*self) as Arc<dyn Op>, node.inputs.clone()))
     }
 
-    fn reads(
-        &self,
-        inputs: &[Spec],
-        outputs: &[Spec],
-        planes: Range<usize>,
-    ) -> Option<Vec<Option<Range<usize>>>> {
+    fn reads(&self, inputs: &[Spec], outputs: &[Spec], planes: Range<usize>) -> Option<Reads> {
         let count = self.sources(inputs.len());
         let axis = Axis::forward(&self.config, 0, outputs[0].shape[2], inputs[count].shape[2]);
-        let contiguous = |s: &Spec| s.layout == Layout::Map || s.shape[1] == 1;
-        let seen = |s: &Spec| contiguous(s).then(|| axis.planes_seen(&planes, s.shape[2]));
+        let seen = |s: &Spec| s.plane_bytes().map(|_| axis.planes_seen(&planes, s.shape[2]));
         let mut reads: Vec<_> = inputs[..count].iter().map(seen).collect();
         reads.resize(inputs.len(), None);
         Some(reads)
@@ -380,7 +374,7 @@ impl Op for Conv3dInputGradient {
         Err(second_order(self.name(), graph, node))
     }
 
-    fn reads(&self, inputs: &[Spec], _: &[Spec], planes: Range<usize>) -> Option<Vec<Option<Range<usize>>>> {
+    fn reads(&self, inputs: &[Spec], _: &[Spec], planes: Range<usize>) -> Option<Reads> {
         let axes = self.axes(inputs);
         let [axis] = axes[0][..] else { return None };
         let one = axes.iter().all(|a| a.len() == 1) && axis.is_whole();
@@ -457,11 +451,10 @@ impl Op for Conv3dWeightGradient {
         Err(second_order(self.name(), graph, node))
     }
 
-    fn reads(&self, inputs: &[Spec], _: &[Spec], planes: Range<usize>) -> Option<Vec<Option<Range<usize>>>> {
+    fn reads(&self, inputs: &[Spec], _: &[Spec], planes: Range<usize>) -> Option<Reads> {
         let (g, sources) = inputs.split_last()?;
         let axis = Axis::forward(&self.config, 0, g.shape[2], self.weight[2]);
-        let contiguous = |s: &Spec| s.layout == Layout::Map || s.shape[1] == 1;
-        let seen = |s: &Spec| contiguous(s).then(|| axis.planes_seen(&planes, s.shape[2]));
+        let seen = |s: &Spec| s.plane_bytes().map(|_| axis.planes_seen(&planes, s.shape[2]));
         Some(sources.iter().map(seen).chain([Some(planes.clone())]).collect())
     }
 

@@ -143,12 +143,7 @@ impl Op for Dropout {
         Some((Arc::new(*self), node.inputs.clone()))
     }
 
-    fn reads(
-        &self,
-        inputs: &[Spec],
-        outputs: &[Spec],
-        planes: Range<usize>,
-    ) -> Option<Vec<Option<Range<usize>>>> {
+    fn reads(&self, inputs: &[Spec], outputs: &[Spec], planes: Range<usize>) -> Option<Reads> {
         let map = inputs[0].layout == Layout::Map;
         same_planes(inputs, outputs, planes).filter(|_| map)
     }

@@ -67,12 +67,7 @@ impl Op for LeakyRelu {
         Some((Arc::new(*self), node.inputs.clone()))
     }
 
-    fn reads(
-        &self,
-        inputs: &[Spec],
-        outputs: &[Spec],
-        planes: Range<usize>,
-    ) -> Option<Vec<Option<Range<usize>>>> {
+    fn reads(&self, inputs: &[Spec], outputs: &[Spec], planes: Range<usize>) -> Option<Reads> {
         same_planes(inputs, outputs, planes)
     }
 
@@ -155,12 +150,7 @@ impl Op for LeakyReluGradient {
         Ok(dispatches(entry, self.slope, io, caps))
     }
 
-    fn reads(
-        &self,
-        inputs: &[Spec],
-        outputs: &[Spec],
-        planes: Range<usize>,
-    ) -> Option<Vec<Option<Range<usize>>>> {
+    fn reads(&self, inputs: &[Spec], outputs: &[Spec], planes: Range<usize>) -> Option<Reads> {
         same_planes(inputs, outputs, planes)
     }
 

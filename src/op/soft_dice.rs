@@ -273,12 +273,7 @@ impl Op for DiceLossGradient {
         no_second_derivative(self.name())
     }
 
-    fn reads(
-        &self,
-        inputs: &[Spec],
-        outputs: &[Spec],
-        planes: Range<usize>,
-    ) -> Option<Vec<Option<Range<usize>>>> {
+    fn reads(&self, inputs: &[Spec], outputs: &[Spec], planes: Range<usize>) -> Option<Reads> {
         // The labels are bound whole: the kernel counts voxels from the first.
         let mut reads = same_planes(inputs, outputs, planes)?;
         reads[1] = None;

@@ -145,7 +145,7 @@ impl Op for Upsample {
         Some((Arc::new(*self), node.inputs.clone()))
     }
 
-    fn reads(&self, inputs: &[Spec], _: &[Spec], planes: Range<usize>) -> Option<Vec<Option<Range<usize>>>> {
+    fn reads(&self, inputs: &[Spec], _: &[Spec], planes: Range<usize>) -> Option<Reads> {
         let depth = inputs[0].shape[2];
         let (first, last) = (
             self.reach(planes.start, depth).0,
@@ -179,7 +179,7 @@ impl Op for UpsampleGradient {
         filter_axes(self.name(), Filter::UpsampleGradient, io, caps)
     }
 
-    fn reads(&self, inputs: &[Spec], _: &[Spec], planes: Range<usize>) -> Option<Vec<Option<Range<usize>>>> {
+    fn reads(&self, inputs: &[Spec], _: &[Spec], planes: Range<usize>) -> Option<Reads> {
         let depth = inputs[0].shape[2];
         let read = match Filter::UpsampleGradient.changes(depth, self.size[0]) {
             true => planes_read(Filter::UpsampleGradient, &planes, depth, self.size[0]),

@@ -6,11 +6,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::ALIGNMENT;
 use super::program::{Info, Program, Step};
 use crate::graph::{GraphError, Value};
-use crate::op::{NodeView, Op, planes_bytes};
-use crate::tensor::{Layout, Spec};
+use crate::op::{NodeView, Op, aligned_slices, planes_bytes};
+use crate::tensor::Layout;
 
 /// Share of the program's arithmetic that all runs together may add.
 const MOST_ADDED: u64 = 40;
@@ -437,16 +436,7 @@ impl Program {
                     .filter(|s| s.shape.len() == 5 && s.shape[1] == 1),
             );
         }
-        let specs = values.iter();
-        let step = |spec: &Spec| {
-            let plane = plane_bytes(spec);
-            let mut step = 1;
-            while !(plane * step).is_multiple_of(ALIGNMENT) {
-                step *= 2;
-            }
-            step as usize
-        };
-        specs.map(step).max().unwrap_or(1)
+        aligned_slices(&values)
     }
 
     /// Inputs of the parts before the last whose memory the last one's output could take over.
@@ -474,14 +464,4 @@ struct Full {
     output: Value,
     again: bool,
     flops: u64,
-}
-
-/// Bytes of a plane (n, z) with all channels.
-fn plane_bytes(spec: &Spec) -> u64 {
-    let s = &spec.shape;
-    let channels = match spec.layout {
-        Layout::Map => spec.blocks() * 4,
-        Layout::Flat => s[1],
-    };
-    (channels * s[3] * s[4] * 4) as u64
 }

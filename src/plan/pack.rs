@@ -1,6 +1,7 @@
 //! Values into buffers: where each lies while it lives, so that few bytes are needed in all.
 
 use crate::plan::ALIGNMENT;
+use crate::tensor::scrambled;
 
 /// Orders that are tried beside the sorted ones.
 const SHUFFLED: usize = 24;
@@ -118,13 +119,6 @@ fn in_order(items: &[Item], order: &[usize], most: u64) -> Packing {
     packing
 }
 
-/// Numbers without a pattern.
-fn scrambled(i: usize) -> usize {
-    let h = (i as u32).wrapping_mul(0x9E37_79B1);
-    let h = (h ^ (h >> 15)).wrapping_mul(0x2C1B_3C6D);
-    (h ^ (h >> 13)) as usize
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,7 +126,7 @@ mod tests {
     #[test]
     fn what_lives_together_never_overlaps() {
         for round in 0..200 {
-            let number = |i: usize, below: usize| scrambled(round * 1000 + i) % below;
+            let number = |i: usize, below: usize| scrambled(round * 1000 + i) as usize % below;
             let count = 1 + number(0, 40);
             let mut items: Vec<Item> = (0..count)
                 .map(|i| {

@@ -202,7 +202,7 @@ impl Source {
                     block_channels: 4,
                     blocks,
                     strides: [d * blocks * area, area, blocks * area],
-                    plane_bytes: Some((blocks * area * 16) as u64),
+                    plane_bytes: spec.plane_bytes(),
                     element: 16,
                 }
             }
@@ -211,7 +211,7 @@ impl Source {
                 block_channels: 1,
                 blocks: c,
                 strides: [c * d * area, d * area, area],
-                plane_bytes: (c == 1).then_some(area as u64 * 4),
+                plane_bytes: spec.plane_bytes(),
                 element: 4,
             },
         }
