@@ -3,14 +3,16 @@
 mod cut;
 mod pack;
 mod program;
+mod texels;
 
 use std::collections::HashMap;
 use std::fmt;
 
 use crate::graph::{Graph, GraphError, Source, Value};
-use crate::op::{BufferRef, Caps, Dispatch};
+use crate::op::{Access, BufferRef, Caps, Dispatch, Texel};
 use crate::tensor::Spec;
 use program::{Lives, Program, Step};
+pub use texels::Texels;
 
 /// Offsets in the arenas are multiples of this: WebGPU's `minStorageBufferOffsetAlignment`.
 pub const ALIGNMENT: u64 = 256;
@@ -94,8 +96,26 @@ pub struct Launch {
     pub dispatch: Dispatch,
     /// What each of the dispatch's bindings is.
     pub bound: Vec<Bound>,
+    /// The textures in place of bindings with [`Access::Texels`].
+    pub texels: Vec<Texels>,
     /// What the plan did with the node, such as `in place`; empty where it runs as the graph has it.
     pub note: String,
+}
+
+/// A texture that buffers are copied to, for kernels that read it ([`Caps::texels`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Texture {
+    /// What its texels hold.
+    pub texel: Texel,
+    /// Rows of [`Texel::ROW`] texels.
+    pub rows: u32,
+}
+
+impl Texture {
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> u64 {
+        u64::from(self.rows) * Texel::ROW * self.texel.bytes()
+    }
 }
 
 /// The moment of a plan at which most memory is in use.
@@ -118,6 +138,8 @@ pub struct Plan {
     pub launches: Vec<Launch>,
     /// Bytes of each slot.
     pub slots: Vec<u64>,
+    /// What kernels read through, beside the slots.
+    pub textures: Vec<Texture>,
     /// Where each live value of the graph is.
     pub places: HashMap<Value, Place>,
     /// The trained tensors.
@@ -188,6 +210,7 @@ impl Plan {
         for (step, scratch) in program.steps.iter().zip(&layout.scratch) {
             plan.launch(&program, step, scratch, caps)?;
         }
+        plan.textures = texels::assign(&mut plan.launches);
         Ok(plan)
     }
 
@@ -267,6 +290,7 @@ impl Plan {
                 node: step.node,
                 dispatch: dispatch.clone(),
                 bound,
+                texels: Vec::new(),
                 note: step.note.clone(),
             });
         }
@@ -278,14 +302,15 @@ impl Plan {
         self.slots.iter().sum()
     }
 
-    /// Device bytes in all: slots, parameters and states, and where the plan trains also gradients and moments.
+    /// Device bytes in all: slots, textures, parameters and states, and where the plan trains also gradients and moments.
     pub fn device_bytes(&self) -> u64 {
         let trains = self
             .places
             .values()
             .any(|place| matches!(place, Place::Moment(..)));
         let copies = if trains { 4 } else { 1 };
-        self.slot_bytes() + copies * self.parameters.bytes + self.states.bytes
+        let textures: u64 = self.textures.iter().map(Texture::bytes).sum();
+        self.slot_bytes() + textures + copies * self.parameters.bytes + self.states.bytes
     }
 
     /// Floating-point operations of one submission.
@@ -330,11 +355,13 @@ impl fmt::Display for Plan {
         writeln!(f, "{:10.2} MiB  {} smaller ones", mib(rest), small.len())?;
         write!(
             f,
-            "{} dispatches, {:.2} GFLOP, {} slots of {:.1} MiB in all, parameters {:.2} MiB",
+            "{} dispatches, {:.2} GFLOP, {} slots of {:.1} MiB in all, {} textures of {:.1} MiB, parameters {:.2} MiB",
             self.launches.len(),
             self.flops() as f64 / 1e9,
             self.slots.len(),
             mib(self.slot_bytes()),
+            self.textures.len(),
+            mib(self.textures.iter().map(Texture::bytes).sum()),
             mib(self.parameters.bytes)
         )
     }
@@ -413,7 +440,7 @@ fn check_limits(op: &'static str, dispatch: &Dispatch) -> Result<(), GraphError>
     let storage = dispatch
         .bindings
         .iter()
-        .filter(|b| b.access != crate::op::Access::Uniform)
+        .filter(|b| matches!(b.access, Access::Read | Access::ReadWrite))
         .count();
     let reason = if storage > 8 {
         format!(

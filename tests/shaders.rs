@@ -19,6 +19,7 @@ fn adapters() -> [Caps; 5] {
         Caps::PORTABLE,
         Caps {
             cpu: true,
+            texels: Some(0),
             ..Caps::PORTABLE
         },
         Caps {
@@ -28,6 +29,7 @@ fn adapters() -> [Caps; 5] {
         Caps {
             subgroups,
             cpu: true,
+            texels: Some(0),
             ..Caps::PORTABLE
         },
         // SwiftShader, on which browsers run without a GPU
@@ -191,17 +193,14 @@ fn every_shader_is_used_valid_portable_and_translates() {
 
 /// A kernel's module as the device gets it, by what makes it unlike others.
 fn specialised(dispatch: &Dispatch) -> (String, serde_json::Value) {
-    let pieces: Vec<_> = dispatch.shader.parts.iter().map(|part| part.as_ptr()).collect();
-    let key = format!(
-        "{}:{}{pieces:?}{:?}",
-        dispatch.shader.name, dispatch.entry, dispatch.constants
-    );
+    let source = dispatch.source();
+    let key = format!("{}:{}{source}", dispatch.shader.name, dispatch.entry);
     let module = serde_json::json!({
         "shader": dispatch.shader.name,
         "entry": dispatch.entry,
         "constants": format!("{:?}", dispatch.constants),
         "subgroups": dispatch.subgroups,
-        "wgsl": dispatch.shader.specialise(&dispatch.constants),
+        "wgsl": source,
     });
     (key, module)
 }

@@ -148,6 +148,7 @@ fn plan(dispatch: Dispatch, slots: &[u64], repeats: usize) -> Plan {
         node: 0,
         dispatch,
         bound: bound.collect(),
+        texels: Vec::new(),
         note: String::new(),
     };
     let mut plan = Plan {

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use super::GpuError;
 use super::cache::PipelineCache;
-use super::memory::{Buffer, Charge, Ledger, Memory};
-use crate::op::{Access, Caps, Dispatch};
+use super::memory::{Buffer, Charge, Counted, Ledger, Memory, Texture};
+use crate::op::{Access, Caps, Dispatch, Texel};
 
 /// Which adapter to use and how much of it.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +19,8 @@ pub struct DeviceOptions {
     /// Use the kernels that are meant for GPUs where a driver runs on the processor, too: tests of kernels do, so that
     /// they need no GPU.
     pub kernels_for_gpus: bool,
+    /// The least bytes that kernels read through textures, on drivers on the CPU ([`Caps::texels`]); for tests.
+    pub least_texels: Option<u64>,
     /// A folder to keep compiled pipelines in from one process to the next, where the backend gives them out (Vulkan).
     pub pipeline_cache: Option<PathBuf>,
 }
@@ -157,6 +159,9 @@ const SPARE: u64 = if cfg!(target_arch = "wasm32") {
     2 << 30
 };
 
+/// Smaller bindings are read from buffers: a copy and the end of a pass cost 40 µs.
+const LEAST_TEXELS: u64 = 16 << 10;
+
 pub(super) struct Pipeline {
     pub(super) pipeline: wgpu::ComputePipeline,
     pub(super) layout: wgpu::BindGroupLayout,
@@ -189,9 +194,19 @@ impl std::fmt::Debug for Device {
 fn pipeline_key(dispatch: &Dispatch) -> String {
     let pieces: Vec<*const u8> = dispatch.shader.parts.iter().map(|part| part.as_ptr()).collect();
     format!(
-        "{}:{}{pieces:?}{:?}",
-        dispatch.shader.name, dispatch.entry, dispatch.constants
+        "{}:{}{pieces:?}{:?}{:?}",
+        dispatch.shader.name,
+        dispatch.entry,
+        dispatch.constants,
+        dispatch.texels()
     )
+}
+
+fn texel_format(texel: Texel) -> wgpu::TextureFormat {
+    match texel {
+        Texel::One => wgpu::TextureFormat::R32Float,
+        Texel::Four => wgpu::TextureFormat::Rgba32Float,
+    }
 }
 
 impl Device {
@@ -267,7 +282,10 @@ impl Device {
             max_buffer: limits.max_buffer_size,
             subgroups: subgroups(&info, features),
             cpu,
-            spare: if cpu { 0 } else { SPARE },
+            // Browsers' software is SwiftShader.
+            texels: (cpu && cfg!(not(target_arch = "wasm32")) && std::env::var("NOTEX").is_err())
+                .then_some(options.least_texels.unwrap_or(LEAST_TEXELS)),
+            spare: if cpu { 64 << 20 } else { SPARE },
         };
         let folder = options.pipeline_cache.as_ref();
         let cache = folder.and_then(|folder| PipelineCache::open(&device, &info, folder));
@@ -340,9 +358,43 @@ impl Device {
             None => validation.pop().await,
         };
         match error {
-            None => Ok(Buffer::new(buffer, self.ledger.charge(&self.device, bytes))),
+            None => Ok(Counted::new(buffer, self.ledger.charge(&self.device, bytes))),
             Some(e) => Err(GpuError::OutOfMemory {
                 label: label.into(),
+                mib: bytes >> 20,
+                reason: e.to_string(),
+            }),
+        }
+    }
+
+    /// A texture that kernels read and buffers are copied to, of so many rows of [`Texel::ROW`].
+    pub(super) async fn texture(&self, texel: Texel, rows: u32) -> Result<Texture, GpuError> {
+        let row = Texel::ROW as u32;
+        let bytes = Texel::ROW * u64::from(rows) * texel.bytes();
+        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let texture = self.device.create_texture(&wgpu::TextureDescriptor {
+            label: Some("texels"),
+            size: wgpu::Extent3d {
+                width: row,
+                height: rows,
+                depth_or_array_layers: 1,
+            },
+            mip_level_count: 1,
+            sample_count: 1,
+            dimension: wgpu::TextureDimension::D2,
+            format: texel_format(texel),
+            usage: wgpu::TextureUsages::STORAGE_BINDING | wgpu::TextureUsages::COPY_DST,
+            view_formats: &[],
+        });
+        let error = match memory.pop().await {
+            Some(error) => Some(error),
+            None => validation.pop().await,
+        };
+        match error {
+            None => Ok(Counted::new(texture, self.ledger.charge(&self.device, bytes))),
+            Some(e) => Err(GpuError::OutOfMemory {
+                label: "texels".into(),
                 mib: bytes >> 20,
                 reason: e.to_string(),
             }),
@@ -428,7 +480,7 @@ impl Device {
         if let Some(pipeline) = self.pipelines.lock().unwrap().get(&key) {
             return Ok(pipeline.clone());
         }
-        let mut source = dispatch.shader.specialise(&dispatch.constants);
+        let mut source = dispatch.source();
         if dispatch.subgroups && cfg!(target_arch = "wasm32") {
             // Browsers want the directive, naga rejects it natively. Their analysis of uniformity can't know what the
             // plan sees to: that all lanes of a subgroup work on the same part of a sum.
@@ -436,17 +488,23 @@ impl Device {
         }
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let module = self.module(&label, source);
+        let buffer = |ty| wgpu::BindingType::Buffer {
+            ty,
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        };
         let entry = |binding: usize, access: Access| wgpu::BindGroupLayoutEntry {
             binding: binding as u32,
             visibility: wgpu::ShaderStages::COMPUTE,
-            ty: wgpu::BindingType::Buffer {
-                ty: match access {
-                    Access::Uniform => wgpu::BufferBindingType::Uniform,
-                    Access::Read => wgpu::BufferBindingType::Storage { read_only: true },
-                    Access::ReadWrite => wgpu::BufferBindingType::Storage { read_only: false },
+            ty: match access {
+                Access::Uniform => buffer(wgpu::BufferBindingType::Uniform),
+                Access::Read => buffer(wgpu::BufferBindingType::Storage { read_only: true }),
+                Access::ReadWrite => buffer(wgpu::BufferBindingType::Storage { read_only: false }),
+                Access::Texels(texel) => wgpu::BindingType::StorageTexture {
+                    access: wgpu::StorageTextureAccess::ReadOnly,
+                    format: texel_format(texel),
+                    view_dimension: wgpu::TextureViewDimension::D2,
                 },
-                has_dynamic_offset: false,
-                min_binding_size: None,
             },
             count: None,
         };

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::GpuError;
 use super::device::{Device, Pipeline};
-use super::memory::Buffer;
+use super::memory::{Buffer, Texture};
 use super::reading::Reading;
 use crate::op::StepScalars;
+use crate::op::Texel;
 use crate::plan::{ALIGNMENT, Arena, Place, Plan, PlanBuffer};
 use crate::tensor::{Spec, Tensor};
 
@@ -161,6 +162,8 @@ pub(super) struct Launch {
     pipeline: Arc<Pipeline>,
     label: &'static str,
     entries: Vec<Entry>,
+    /// What is copied to textures before.
+    copies: Vec<Copy>,
     /// Absent while a resident input that it reads is not bound.
     group: Option<wgpu::BindGroup>,
     workgroups: [u32; 3],
@@ -171,6 +174,8 @@ struct Entry {
     buffer: EntryBuffer,
     offset: u64,
     size: u64,
+    /// What is bound in the buffer's place.
+    texels: Option<wgpu::TextureView>,
 }
 
 enum EntryBuffer {
@@ -178,11 +183,58 @@ enum EntryBuffer {
     Resident(usize),
 }
 
+/// A copy of what `source` holds to a texture.
+struct Copy {
+    /// Position among the launch's entries.
+    entry: usize,
+    texture: Texture,
+    texel: Texel,
+}
+
 impl Launch {
     fn reads(&self, resident: usize) -> bool {
         self.entries
             .iter()
             .any(|e| matches!(e.buffer, EntryBuffer::Resident(i) if i == resident))
+    }
+
+    pub(super) fn copies(&self) -> bool {
+        !self.copies.is_empty()
+    }
+
+    /// Copies what the launch reads through textures, before the pass that runs it.
+    pub(super) fn copy(&self, encoder: &mut wgpu::CommandEncoder, residents: &[Option<Arc<Buffer>>]) {
+        for copy in &self.copies {
+            let entry = &self.entries[copy.entry];
+            let buffer = match &entry.buffer {
+                EntryBuffer::Fixed(buffer) => buffer,
+                EntryBuffer::Resident(i) => residents[*i].as_ref().expect("residents were checked"),
+            };
+            let row = Texel::ROW * copy.texel.bytes();
+            let (rows, rest) = (entry.size / row, entry.size % row);
+            let mut part = |y: u64, width: u64, height: u64| {
+                if width * height > 0 {
+                    let source = wgpu::TexelCopyBufferInfo {
+                        buffer,
+                        layout: wgpu::TexelCopyBufferLayout {
+                            offset: entry.offset + y * row,
+                            bytes_per_row: Some(row as u32),
+                            rows_per_image: None,
+                        },
+                    };
+                    let mut target = copy.texture.as_image_copy();
+                    target.origin.y = y as u32;
+                    let size = wgpu::Extent3d {
+                        width: width as u32,
+                        height: height as u32,
+                        depth_or_array_layers: 1,
+                    };
+                    encoder.copy_buffer_to_texture(source, target, size);
+                }
+            };
+            part(0, Texel::ROW, rows);
+            part(rows, rest / copy.texel.bytes(), 1);
+        }
     }
 
     pub(super) fn record(&self, pass: &mut wgpu::ComputePass) {
@@ -203,13 +255,17 @@ impl Launch {
                     EntryBuffer::Fixed(buffer) => buffer,
                     EntryBuffer::Resident(i) => residents[*i].as_ref()?,
                 };
-                Some(wgpu::BindGroupEntry {
-                    binding: i as u32,
-                    resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                let resource = match &entry.texels {
+                    Some(view) => wgpu::BindingResource::TextureView(view),
+                    None => wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                         buffer,
                         offset: entry.offset,
                         size: std::num::NonZeroU64::new(entry.size),
                     }),
+                };
+                Some(wgpu::BindGroupEntry {
+                    binding: i as u32,
+                    resource,
                 })
             })
             .collect();
@@ -227,7 +283,7 @@ impl Launch {
 pub struct Executable {
     plan: Plan,
     pub(super) launches: Vec<Launch>,
-    residents: Vec<Option<Arc<Buffer>>>,
+    pub(super) residents: Vec<Option<Arc<Buffer>>>,
     slots: Vec<Buffer>,
     pub(super) step: Buffer,
 }
@@ -250,6 +306,10 @@ impl Executable {
         let mut slots = Vec::new();
         for (i, bytes) in plan.slots.iter().enumerate() {
             slots.push(device.buffer(&format!("slot {i}"), *bytes).await?);
+        }
+        let mut textures = Vec::new();
+        for texture in &plan.textures {
+            textures.push(device.texture(texture.texel, texture.rows).await?);
         }
         let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let step = device.buffer_with("step", 16, uniform).await?;
@@ -279,6 +339,7 @@ impl Executable {
                 buffer: fixed(&params),
                 offset,
                 size,
+                texels: None,
             }];
             for b in &launch.bound {
                 let buffer = match b.buffer {
@@ -294,12 +355,26 @@ impl Executable {
                     buffer,
                     offset: b.offset,
                     size: b.size,
+                    texels: None,
                 });
+            }
+            let mut copies = Vec::new();
+            for texels in &launch.texels {
+                // The uniform comes before the plan's bindings.
+                let entry = texels.binding + 1;
+                let texture = &textures[texels.texture];
+                entries[entry].texels = Some(texture.create_view(&Default::default()));
+                copies.extend(texels.copy.then(|| Copy {
+                    entry,
+                    texture: texture.clone(),
+                    texel: plan.textures[texels.texture].texel,
+                }));
             }
             let mut made = Launch {
                 pipeline,
                 label: launch.op,
                 entries,
+                copies,
                 group: None,
                 workgroups: launch.dispatch.workgroups,
             };
@@ -397,7 +472,7 @@ impl Executable {
         device.check()?;
         self.check_residents()?;
         device.write(&self.step, 0, bytemuck::bytes_of(step));
-        device.run(&self.launches);
+        device.run(&self.launches, &self.residents);
         device.check()
     }
 
@@ -434,7 +509,7 @@ impl Executable {
             if part < flops && i + 1 < self.launches.len() {
                 continue;
             }
-            device.run(&self.launches[first..=i]);
+            device.run(&self.launches[first..=i], &self.residents);
             device.done().await?;
             (first, done, part) = (i + 1, done + part, 0);
             if report(done as f64 / all).is_break() {
@@ -458,7 +533,7 @@ impl Executable {
         let mut seconds = Vec::new();
         for launch in &self.launches {
             let start = clock();
-            device.run(std::slice::from_ref(launch));
+            device.run(std::slice::from_ref(launch), &self.residents);
             device.wait()?;
             seconds.push(clock() - start);
         }
@@ -499,14 +574,17 @@ impl Executable {
 }
 
 impl Device {
-    /// Submits kernels in order, in one pass.
-    fn run(&self, launches: &[Launch]) {
+    /// Submits kernels in order, in a pass from one copy to textures to the next.
+    fn run(&self, launches: &[Launch], residents: &[Option<Arc<Buffer>>]) {
         let mut encoder = self.device.create_command_encoder(&Default::default());
-        {
+        let mut rest = launches;
+        while let Some((first, others)) = rest.split_first() {
+            first.copy(&mut encoder, residents);
+            let end = others.iter().position(Launch::copies).unwrap_or(others.len());
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            for launch in launches {
-                launch.record(&mut pass);
-            }
+            first.record(&mut pass);
+            others[..end].iter().for_each(|launch| launch.record(&mut pass));
+            rest = &others[end..];
         }
         self.submit(encoder.finish());
     }

@@ -1,11 +1,11 @@
-//! What the program's buffers take on the device: every buffer is made in one place and counts until it is dropped.
+//! What the program's buffers and textures take on the device: each is made in one place and counts until it is dropped.
 
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes of the buffers that a device holds: slots, weights, uniforms, queries, and what is staged for uploads and
-/// read-backs. Buffers count as long as their owner, staged uploads until the device has copied them.
+/// read-backs, and textures that kernels read. They count as long as their owner, staged uploads until the device has copied them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Memory {
     /// Bytes now.
@@ -94,26 +94,29 @@ impl Drop for Charge {
     }
 }
 
-/// A wgpu buffer that counts as live until its last clone is dropped.
+/// A wgpu buffer or texture that counts as live until its last clone is dropped.
 #[derive(Clone, Debug)]
-pub(super) struct Buffer {
-    buffer: wgpu::Buffer,
+pub(super) struct Counted<T> {
+    resource: T,
     _charge: Arc<Charge>,
 }
 
-impl Buffer {
-    pub(super) fn new(buffer: wgpu::Buffer, charge: Charge) -> Buffer {
-        Buffer {
-            buffer,
+pub(super) type Buffer = Counted<wgpu::Buffer>;
+pub(super) type Texture = Counted<wgpu::Texture>;
+
+impl<T> Counted<T> {
+    pub(super) fn new(resource: T, charge: Charge) -> Counted<T> {
+        Counted {
+            resource,
             _charge: Arc::new(charge),
         }
     }
 }
 
-impl Deref for Buffer {
-    type Target = wgpu::Buffer;
+impl<T> Deref for Counted<T> {
+    type Target = T;
 
-    fn deref(&self) -> &wgpu::Buffer {
-        &self.buffer
+    fn deref(&self) -> &T {
+        &self.resource
     }
 }

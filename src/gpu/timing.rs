@@ -1,8 +1,11 @@
 //! Times of single kernels by the adapter's own clock.
 
+use std::sync::Arc;
+
 use super::GpuError;
 use super::device::Device;
 use super::executable::{Executable, Launch};
+use super::memory::Buffer;
 use crate::op::StepScalars;
 
 /// Kernels timed by one query set: WebGPU allows 4096 queries, and each kernel takes two.
@@ -23,13 +26,18 @@ impl Executable {
         device.write(&self.step, 0, bytemuck::bytes_of(step));
         let mut seconds = Vec::with_capacity(self.launches.len());
         for launches in self.launches.chunks(CHUNK) {
-            seconds.extend(timed(device, launches).await?);
+            seconds.extend(timed(device, launches, &self.residents).await?);
         }
         Ok(Some(seconds))
     }
 }
 
-async fn timed(device: &Device, launches: &[Launch]) -> Result<Vec<f64>, GpuError> {
+/// The time of a launch is from before its copies to textures to its end.
+async fn timed(
+    device: &Device,
+    launches: &[Launch],
+    residents: &[Option<Arc<Buffer>>],
+) -> Result<Vec<f64>, GpuError> {
     let count = 2 * launches.len() as u32;
     let queries = device.device.create_query_set(&wgpu::QuerySetDescriptor {
         label: Some("timestamps"),
@@ -40,15 +48,29 @@ async fn timed(device: &Device, launches: &[Launch]) -> Result<Vec<f64>, GpuErro
     let ticks = device.buffer_with("timestamps", 8 * count as u64, usage).await?;
     let mut encoder = device.device.create_command_encoder(&Default::default());
     for (launch, first) in launches.iter().zip((0..).step_by(2)) {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-            label: None,
-            timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
-                query_set: &queries,
-                beginning_of_pass_write_index: Some(first),
-                end_of_pass_write_index: Some(first + 1),
-            }),
-        });
-        launch.record(&mut pass);
+        let pass = |encoder: &mut wgpu::CommandEncoder,
+                    from: Option<u32>,
+                    to: Option<u32>,
+                    launch: Option<&Launch>| {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                label: None,
+                timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
+                    query_set: &queries,
+                    beginning_of_pass_write_index: from,
+                    end_of_pass_write_index: to,
+                }),
+            });
+            if let Some(launch) = launch {
+                launch.record(&mut pass);
+            }
+        };
+        if launch.copies() {
+            pass(&mut encoder, Some(first), None, None);
+            launch.copy(&mut encoder, residents);
+            pass(&mut encoder, None, Some(first + 1), Some(launch));
+        } else {
+            pass(&mut encoder, Some(first), Some(first + 1), Some(launch));
+        }
     }
     encoder.resolve_query_set(&queries, 0..count, &ticks, 0);
     device.submit(encoder.finish());

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::pack::{Item, Packing, pack};
+use super::texels::read_texels;
 use super::{ALIGNMENT, Place};
 use crate::graph::{Graph, GraphError, Source, Value};
 use crate::op::{Access, BufferRef, Caps, Dispatch, Io, Op};
@@ -158,8 +159,18 @@ impl Program {
         let mut io = Io::new(&inputs, &outputs);
         io.planes = step.planes.clone();
         io.in_place = in_place;
-        step.dispatches = step.op.dispatches(&mut io, &self.caps)?.into();
+        let mut dispatches = step.op.dispatches(&mut io, &self.caps)?;
         step.scratch = io.scratch;
+        if let Some(least) = self.caps.texels {
+            let bytes = |buffer| match buffer {
+                BufferRef::Input(i) => Some(inputs[i].bytes()),
+                BufferRef::Output(i) => Some(outputs[i].bytes()),
+                BufferRef::Scratch(i) => Some(step.scratch[i]),
+                _ => None,
+            };
+            dispatches.iter_mut().for_each(|d| read_texels(d, least, bytes));
+        }
+        step.dispatches = dispatches.into();
         Ok(())
     }
 
@@ -176,7 +187,10 @@ impl Program {
         for i in 0..self.steps.len() {
             if self.is_in_place(lives, &self.steps[i]) {
                 let mut step = self.steps[i].clone();
-                self.generate(&mut step, true)?;
+                // What is read through a texture was copied before it is overwritten.
+                if !self.reads_by_texels(&step) {
+                    self.generate(&mut step, true)?;
+                }
                 step.note = match step.note.as_str() {
                     "" => "in place".into(),
                     note => format!("{note}, in place"),
@@ -185,6 +199,16 @@ impl Program {
             }
         }
         Ok(())
+    }
+
+    /// Whether a step reads the value that its output takes over through textures alone.
+    fn reads_by_texels(&self, step: &Step) -> bool {
+        let over = step.inputs.iter().position(|v| Some(*v) == step.over);
+        let over = over.map(BufferRef::Input);
+        let bindings = step.dispatches.iter().flat_map(|d| &d.bindings);
+        bindings
+            .filter(|b| Some(b.buffer) == over)
+            .all(|b| matches!(b.access, Access::Texels(_)))
     }
 
     pub(super) fn lives(&self) -> Lives {
@@ -293,6 +317,7 @@ impl Program {
                     let bound = dispatch.bindings.iter();
                     let bound = bound.filter(|b| (b.access == Access::ReadWrite) == writes);
                     bound
+                        .filter(|b| !matches!(b.access, Access::Texels(_)))
                         .map(|b| item(b.buffer))
                         .filter(|i| *i != usize::MAX)
                         .collect()

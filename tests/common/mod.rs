@@ -7,11 +7,12 @@ use std::sync::OnceLock;
 
 use obelisk::gpu::{Device, DeviceOptions, Executable, Resident, Weights};
 use obelisk::graph::{Graph, Init, Source, Value};
-use obelisk::op::{Access, Caps, Dispatch, StepScalars, Word};
+use obelisk::op::{Access, Caps, Dispatch, StepScalars, Texel, Word};
 use obelisk::plan::Plan;
 use obelisk::tensor::Tensor;
 
-/// Devices to test on: WebGPU's default limits without optional features, then the adapter's own; on a driver that runs on
+/// Devices to test on: WebGPU's default limits without optional features, then the adapter's own, which reads through
+/// textures what it can; on a driver that runs on
 /// the processor also one with the kernels meant for GPUs. Fails in CI when there is no adapter; elsewhere the test is
 /// skipped with a word on stderr.
 pub fn devices() -> &'static [Device] {
@@ -21,6 +22,7 @@ pub fn devices() -> &'static [Device] {
             pollster::block_on(Device::open(&DeviceOptions {
                 portable,
                 kernels_for_gpus,
+                least_texels: (!portable).then_some(0),
                 ..Default::default()
             }))
         };
@@ -427,9 +429,26 @@ pub fn reflect(plan: &Plan) {
     }
 }
 
+fn texel(inner: &naga::TypeInner) -> Texel {
+    let naga::TypeInner::Image {
+        dim: naga::ImageDimension::D2,
+        class: naga::ImageClass::Storage { format, access },
+        ..
+    } = inner
+    else {
+        panic!("{inner:?} is no storage texture");
+    };
+    assert_eq!(*access, naga::StorageAccess::LOAD);
+    match format {
+        naga::StorageFormat::R32Float => Texel::One,
+        naga::StorageFormat::Rgba32Float => Texel::Four,
+        other => panic!("{other:?}"),
+    }
+}
+
 fn reflect_dispatch(d: &Dispatch) {
     let what = format!("shaders/{}.wgsl:{}", d.shader.name, d.entry);
-    let source = d.shader.specialise(&d.constants);
+    let source = d.source();
     let module = naga::front::wgsl::parse_str(&source)
         .unwrap_or_else(|e| panic!("{what}: {}", e.emit_to_string(&source)));
     let capabilities = if d.subgroups {
@@ -465,6 +484,7 @@ fn reflect_dispatch(d: &Dispatch) {
                 Access::ReadWrite
             }
             naga::AddressSpace::Storage { .. } => Access::Read,
+            naga::AddressSpace::Handle => Access::Texels(texel(&module.types[global.ty].inner)),
             space => panic!("{what}: binding {binding} in {space:?}"),
         };
         match binding {
