@@ -169,6 +169,15 @@ impl Caps {
         texels: None,
         spare: 0,
     };
+
+    /// Bytes that kernels bind at once where they can work on a part: fewer than they may where each binding takes a
+    /// texture as large.
+    pub fn part(&self) -> u64 {
+        match self.texels {
+            Some(_) => self.max_binding.min(16 << 20),
+            None => self.max_binding,
+        }
+    }
 }
 
 /// The specs around a node and its temporaries, for [`Op::dispatches`].
@@ -411,7 +420,7 @@ impl Dispatch {
 /// Byte ranges that cut a value of `bytes` into pieces that an adapter can bind, for kernels that treat every vec4
 /// alike.
 pub fn ranges(bytes: u64, caps: &Caps) -> impl Iterator<Item = (u64, u64)> + use<> {
-    let most = caps.max_binding / crate::plan::ALIGNMENT * crate::plan::ALIGNMENT;
+    let most = caps.part() / crate::plan::ALIGNMENT * crate::plan::ALIGNMENT;
     (0..bytes.div_ceil(most)).map(move |i| (i * most, bytes.min((i + 1) * most)))
 }
 
@@ -488,7 +497,7 @@ fn slices_of(specs: &[&Spec], planes: Range<usize>, caps: &Caps) -> Vec<Slices> 
     let step = aligned_slices(specs.iter().copied());
     let fits = specs
         .iter()
-        .map(|spec| (caps.max_binding / slice_bytes(spec)) as usize)
+        .map(|spec| (caps.part() / slice_bytes(spec)) as usize)
         .min()
         .expect("at least one value");
     let most = if fits >= total {

@@ -215,9 +215,9 @@ pub(crate) struct Piece {
     pub read: (u64, u64),
 }
 
-/// Cuts the wanted rows of an output (rows, bytes of a row) into pieces whose bindings fit an adapter, given the input's
+/// Cuts the wanted rows of an output (rows, bytes of a row) into pieces of [`Caps::part`] where it can, given the input's
 /// rows and bytes of a row and the first and last row that an output row reads, both of which grow with it. `None` where
-/// one row doesn't fit.
+/// one row doesn't fit a binding.
 pub(crate) fn pieces(
     output: (usize, u64),
     wanted: std::ops::Range<usize>,
@@ -244,15 +244,14 @@ pub(crate) fn pieces(
                 }
             })
     };
-    let fits = |p: Piece| (p.written.1 - p.written.0).max(p.read.1 - p.read.0) <= caps.max_binding;
+    let fits = |step: usize, most: u64| {
+        cut(step).all(|p| (p.written.1 - p.written.0).max(p.read.1 - p.read.0) <= most)
+    };
     let mut step = wanted.len();
-    while !cut(step).all(fits) {
-        if step == 1 {
-            return None;
-        }
+    while step > 1 && !fits(step, caps.part()) {
         step = step.div_ceil(2);
     }
-    Some(cut(step).collect())
+    fits(step, caps.max_binding).then(|| cut(step).collect())
 }
 
 /// The error where one row of [`pieces`] doesn't fit.

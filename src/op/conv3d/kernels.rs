@@ -237,7 +237,7 @@ struct Piece {
     y: (u64, u64),
 }
 
-/// Cuts planes into the fewest equal pieces whose ranges fit a binding.
+/// Cuts planes into the fewest equal pieces whose ranges fit [`Caps::part`], or else a binding.
 fn pieces(
     op: &'static str,
     all: Range<usize>,
@@ -245,9 +245,9 @@ fn pieces(
     touched: impl Fn(usize, usize) -> [(u64, u64); 2],
 ) -> Result<Vec<Piece>, GraphError> {
     let planes = all.len();
-    for count in 1..=planes {
+    let cut = |count: usize| -> Vec<Piece> {
         let each = planes.div_ceil(count);
-        let cut: Vec<Piece> = (0..planes.div_ceil(each))
+        (0..planes.div_ceil(each))
             .map(|i| {
                 let (first, end) = (all.start + i * each, all.end.min(all.start + (i + 1) * each));
                 let [x, y] = touched(first, end - 1);
@@ -258,10 +258,15 @@ fn pieces(
                     y,
                 }
             })
-            .collect();
-        let most = cut.iter().map(|p| (p.x.1 - p.x.0).max(p.y.1 - p.y.0)).max();
-        if most.is_some_and(|bytes| bytes <= caps.max_binding) {
-            return Ok(cut);
+            .collect()
+    };
+    let fits = |p: &Piece, most: u64| (p.x.1 - p.x.0).max(p.y.1 - p.y.0) <= most;
+    for most in [caps.part(), caps.max_binding] {
+        let found = (1..=planes)
+            .map(&cut)
+            .find(|cut| cut.iter().all(|p| fits(p, most)));
+        if let Some(found) = found {
+            return Ok(found);
         }
     }
     let reason = format!(
@@ -442,7 +447,7 @@ impl Lattice {
         let rows = match () {
             _ if few && points / 4 * block_groups < FILLS_A_GPU => 1,
             _ if few => 4,
-            _ if slide || (blocks <= 2 && ay.count > 4) => 8,
+            _ if slide || (ay.count > 4 && (blocks <= 2 || caps.texels.is_some() && blocks <= 4)) => 8,
             _ => 4,
         };
         let row_groups = ay.count.div_ceil(rows);
