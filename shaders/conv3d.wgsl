@@ -20,9 +20,6 @@ const LOOP_Y: u32 = 0u;
 const CHANNELS: u32 = 4u;
 // Outputs of the last block, if it is known to have fewer than four.
 const OUTPUTS: u32 = 4u;
-// 1 where the three taps along x share loads: the neighbours of a row at x are those of the lanes beside. Lanes are
-// consecutive points x of rows as long as the input's; only the outer two of eight load a neighbour themselves.
-const SHARE_X: u32 = 0u;
 const SPAN: u32 = (ROWS - 1u) * STEP + TAPS;
 const CHUNK: u32 = BLOCKS * TAPS * CHANNELS;
 
@@ -84,8 +81,6 @@ struct Params {
 
 var<private> sums: array<vec4f, ROWS * BLOCKS>;
 var<private> rows: array<vec4f, SPAN>;
-var<private> centre: array<vec4f, SPAN>;
-var<private> edge: array<vec4f, SPAN>;
 var<private> row_at: array<i32, SPAN>;
 var<private> row_inside: array<bool, SPAN>;
 
@@ -144,85 +139,6 @@ fn load_rows(at: i32, inside: bool) {
     load_row(14u, at, inside);
     load_row(15u, at, inside);
     load_row(16u, at, inside);
-}
-
-// With SHARE_X: rows at the lane's own x.
-fn load_centre_row(k: u32, at: i32, inside: bool) {
-    if (k < SPAN) {
-        centre[k] = select(vec4f(), load(at + row_at[k]), inside && row_inside[k]);
-        edge[k] = vec4f();
-    }
-}
-
-fn load_centre(at: i32, inside: bool) {
-    load_centre_row(0u, at, inside);
-    load_centre_row(1u, at, inside);
-    load_centre_row(2u, at, inside);
-    load_centre_row(3u, at, inside);
-    load_centre_row(4u, at, inside);
-    load_centre_row(5u, at, inside);
-    load_centre_row(6u, at, inside);
-    load_centre_row(7u, at, inside);
-    load_centre_row(8u, at, inside);
-    load_centre_row(9u, at, inside);
-}
-
-fn load_edge_row(k: u32, at: i32) {
-    if (k < SPAN) {
-        edge[k] = select(vec4f(), load(at + row_at[k]), row_inside[k]);
-    }
-}
-
-fn load_edges(at: i32) {
-    load_edge_row(0u, at);
-    load_edge_row(1u, at);
-    load_edge_row(2u, at);
-    load_edge_row(3u, at);
-    load_edge_row(4u, at);
-    load_edge_row(5u, at);
-    load_edge_row(6u, at);
-    load_edge_row(7u, at);
-    load_edge_row(8u, at);
-    load_edge_row(9u, at);
-}
-
-// The rows of a lane beside, those loaded at the edge, or none.
-fn neighbour_row(k: u32, lane: u32, at_edge: bool, outside: bool) {
-    if (k < SPAN) {
-        rows[k] = select(select(of_lane(centre[k], lane), edge[k], at_edge), vec4f(), outside);
-    }
-}
-
-fn neighbour_rows(lane: u32, at_edge: bool, outside: bool) {
-    neighbour_row(0u, lane, at_edge, outside);
-    neighbour_row(1u, lane, at_edge, outside);
-    neighbour_row(2u, lane, at_edge, outside);
-    neighbour_row(3u, lane, at_edge, outside);
-    neighbour_row(4u, lane, at_edge, outside);
-    neighbour_row(5u, lane, at_edge, outside);
-    neighbour_row(6u, lane, at_edge, outside);
-    neighbour_row(7u, lane, at_edge, outside);
-    neighbour_row(8u, lane, at_edge, outside);
-    neighbour_row(9u, lane, at_edge, outside);
-}
-
-fn centre_row(k: u32) {
-    if (k < SPAN) {
-        rows[k] = centre[k];
-    }
-}
-
-fn centre_rows() {
-    centre_row(0u);
-    centre_row(1u);
-    centre_row(2u);
-    centre_row(3u);
-    centre_row(4u);
-    centre_row(5u);
-    centre_row(6u);
-    centre_row(7u);
-    centre_row(8u);
-    centre_row(9u);
 }
 
 fn add_row(r: u32, block: u32, tap: u32, m: mat4x4f) {
@@ -348,71 +264,34 @@ fn convolve(index: u32, z: u32, lane: u32) {
 
     // One loop over kz, ky, kx and c, the last fastest: every level of nesting copies all sums in and out (10 % each).
     place_rows(first_y);
-    if (SHARE_X == 1u) {
-        let is_left = lane % 8u == 0u;
-        let is_right = lane % 8u == 7u;
-        let left_outside = px == 0u;
-        let right_outside = px + 1u == params.width;
-        let loads_edge = (is_left && !left_outside) || (is_right && !right_outside);
-        let edge_step = select(1, -1, is_left);
-        let left = select(lane - 1u, lane, is_left);
-        let right = select(lane + 1u, lane, is_right);
-        let next_x = params.blocks * CHUNK;
-        var c = 0;
-        var kz = 0;
-        for (var t = 0u; t < steps / 3u; t++) {
-            let iz = first_z + kz * params.step_z;
-            let inside = iz >= 0 && iz < params.in_depth;
-            let at = select(0, first_at + c * params.x_stride_c + iz * params.x_stride_z + i32(px), inside);
-            load_centre(at, inside);
-            if (loads_edge && inside) {
-                load_edges(at + edge_step);
-            }
-            neighbour_rows(left, is_left, left_outside);
-            load_weights(w_at, lane);
-            add_blocks();
-            centre_rows();
-            load_weights(w_at + next_x, lane);
-            add_blocks();
-            neighbour_rows(right, is_right, right_outside);
-            load_weights(w_at + 2u * next_x, lane);
-            add_blocks();
-            c += 1;
-            let next_z = c == i32(params.blocks);
-            c = select(c, 0, next_z);
-            kz = select(kz, kz + 1, next_z);
-            w_at += select(CHUNK, CHUNK + 2u * next_x, next_z);
+    var c = 0;
+    var kx = 0;
+    var ky = 0;
+    var kz = 0;
+    for (var t = 0u; t < steps; t++) {
+        let iz = first_z + kz * params.step_z;
+        let ix = first_x + kx * params.step_x;
+        let inside = iz >= 0 && iz < params.in_depth && ix >= 0 && ix < params.in_width;
+        if (LOOP_Y == 1u) {
+            place_rows(first_y + ky * params.step_y);
         }
-    } else {
-        var c = 0;
-        var kx = 0;
-        var ky = 0;
-        var kz = 0;
-        for (var t = 0u; t < steps; t++) {
-            let iz = first_z + kz * params.step_z;
-            let ix = first_x + kx * params.step_x;
-            let inside = iz >= 0 && iz < params.in_depth && ix >= 0 && ix < params.in_width;
-            if (LOOP_Y == 1u) {
-                place_rows(first_y + ky * params.step_y);
-            }
-            load_rows(select(0, first_at + c * params.x_stride_c + iz * params.x_stride_z + ix, inside), inside);
-            load_weights(w_at, lane);
-            add_blocks();
-            w_at += CHUNK;
-            c += 1;
-            let next_x = c == i32(params.blocks);
-            c = select(c, 0, next_x);
-            kx = select(kx, kx + 1, next_x);
-            let next_y = kx == params.taps_x;
-            kx = select(kx, 0, next_y);
-            if (LOOP_Y == 1u) {
-                ky = select(ky, ky + 1, next_y);
-                let next_z = ky == params.taps_y;
-                ky = select(ky, 0, next_z);
-                kz = select(kz, kz + 1, next_z);
-            } else {
-                kz = select(kz, kz + 1, next_y);
-            }
+        load_rows(select(0, first_at + c * params.x_stride_c + iz * params.x_stride_z + ix, inside), inside);
+        load_weights(w_at, lane);
+        add_blocks();
+        w_at += CHUNK;
+        c += 1;
+        let next_x = c == i32(params.blocks);
+        c = select(c, 0, next_x);
+        kx = select(kx, kx + 1, next_x);
+        let next_y = kx == params.taps_x;
+        kx = select(kx, 0, next_y);
+        if (LOOP_Y == 1u) {
+            ky = select(ky, ky + 1, next_y);
+            let next_z = ky == params.taps_y;
+            ky = select(ky, 0, next_z);
+            kz = select(kz, kz + 1, next_z);
+        } else {
+            kz = select(kz, kz + 1, next_y);
         }
     }
 

@@ -9,6 +9,8 @@ const TAPS: u32 = 3u;
 // Taps along x that conv3d_slide.wgsl unrolls.
 const TAPS_X: u32 = 1u;
 const CHANNELS: u32 = 4u;
+// 1 where TAPS = 4 are conv3d_winograd.wgsl's combinations of the three taps along y.
+const COMBINE: u32 = 0u;
 
 struct Params {
     total: u32,
@@ -60,6 +62,18 @@ fn element(output: u32, input: u32, kz: u32, ky: u32, kx: u32) -> f32 {
     return weights[(plane * params.kernel_y + ky) * params.kernel_x + kx];
 }
 
+fn elements(output: u32, input: u32, kz: u32, ky: u32, kx: u32) -> vec4f {
+    let z = u32(params.first_z + i32(kz) * params.step_z);
+    let y = u32(params.first_y + i32(ky) * params.step_y);
+    let x = u32(params.first_x + i32(kx) * params.step_x);
+    return vec4f(
+        element(output, input, z, y, x),
+        element(output + 1u, input, z, y, x),
+        element(output + 2u, input, z, y, x),
+        element(output + 3u, input, z, y, x),
+    );
+}
+
 @compute @workgroup_size(64)
 fn main(
     @builtin(workgroup_id) group: vec3u,
@@ -88,19 +102,19 @@ fn main(
     let kz = i % params.taps_z;
     let output_group = i / params.taps_z;
 
-    let z = u32(params.first_z + i32(kz) * params.step_z);
-    let y = u32(params.first_y + i32(ky) * params.step_y);
-    let x = u32(params.first_x + i32(kx) * params.step_x);
     let output = (output_group * BLOCKS + block) * 4u;
     let group_block = output_group * BLOCKS * 4u / params.group_outputs * params.group_inputs / params.block_channels;
     let first_block = min(group_block, params.in_blocks - params.blocks);
     let input = (first_block + input_block) * params.block_channels + channel;
-    packed[at] = vec4f(
-        element(output, input, z, y, x),
-        element(output + 1u, input, z, y, x),
-        element(output + 2u, input, z, y, x),
-        element(output + 3u, input, z, y, x),
-    );
+    if (COMBINE == 0u || tap == 0u) {
+        packed[at] = elements(output, input, kz, ky, kx);
+    } else if (tap == 3u) {
+        packed[at] = elements(output, input, kz, 2u, kx);
+    } else {
+        let outer = elements(output, input, kz, 0u, kx) + elements(output, input, kz, 2u, kx);
+        let middle = elements(output, input, kz, 1u, kx);
+        packed[at] = 0.5 * select(outer + middle, outer - middle, tap == 2u);
+    }
 }
 
 // The bias behind the weights, one vec4 an output block: `weights` is the bias here.

@@ -17,15 +17,33 @@ fn load_weights(at: u32, lane: u32) {
     load_eight(3u, at + lane % 8u);
     load_eight(4u, at + lane % 8u);
     load_eight(5u, at + lane % 8u);
+    load_eight(6u, at + lane % 8u);
+    load_eight(7u, at + lane % 8u);
+    load_eight(8u, at + lane % 8u);
+    load_eight(9u, at + lane % 8u);
+    load_eight(10u, at + lane % 8u);
+    load_eight(11u, at + lane % 8u);
+    load_eight(12u, at + lane % 8u);
+    load_eight(13u, at + lane % 8u);
+    load_eight(14u, at + lane % 8u);
+    load_eight(15u, at + lane % 8u);
+    load_eight(16u, at + lane % 8u);
+    load_eight(17u, at + lane % 8u);
+    load_eight(18u, at + lane % 8u);
+    load_eight(19u, at + lane % 8u);
+    load_eight(20u, at + lane % 8u);
+    load_eight(21u, at + lane % 8u);
+    load_eight(22u, at + lane % 8u);
+    load_eight(23u, at + lane % 8u);
 }
 
 fn weight(i: u32) -> vec4f {
     return subgroupShuffle(loaded[i / 8u], i % 8u);
 }
 
-// The value of another lane.
-fn of_lane(value: vec4f, lane: u32) -> vec4f {
-    return subgroupShuffle(value, lane);
+// One number of it.
+fn weight_of(i: u32, output: u32) -> f32 {
+    return subgroupShuffle(loaded[i / 8u][output], i % 8u);
 }
 
 @compute @workgroup_size(64)

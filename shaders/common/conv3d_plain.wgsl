@@ -14,11 +14,6 @@ fn packed_bias(at: u32) -> vec4f {
     return w[at];
 }
 
-// Not called: neighbours share nothing here.
-fn of_lane(value: vec4f, lane: u32) -> vec4f {
-    return value;
-}
-
 @compute @workgroup_size(64)
 fn plain(
     @builtin(workgroup_id) group: vec3u,

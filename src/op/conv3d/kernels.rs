@@ -364,8 +364,18 @@ impl Lattice {
             (blocks, block_groups) = (1, out_blocks);
         }
         let slide = shuffle && out_blocks == 1 && [ay, ax].iter().all(Axis::slides);
-        let taps_x = if slide { 3 } else { 1 };
+        // Lanes beside each other hold neighbours along x in rows of the same length on both sides.
+        let winograd = !slide
+            && caps.cpu
+            && caps.subgroups == Some((8, 8))
+            && self.groups == 1
+            && self.axes.iter().all(Axis::is_whole)
+            && [ay, ax].iter().all(Axis::slides)
+            && (ax.start, ax.count) == (-1, in_width);
+        let taps_x = if slide || winograd { 3 } else { 1 };
         let taps_y = ay.taps / taps;
+        // Four combinations of three taps.
+        let packed_taps = if winograd { 4 } else { taps };
         let [w_out, w_in, kd, kh, kw] = self.weight.1;
         let all_inputs = w_in * self.groups;
         let grouping = if self.transposed {
@@ -375,7 +385,7 @@ impl Lattice {
         };
 
         let products = az.taps * taps_y * (ax.taps / taps_x) * grouping.blocks;
-        let packed_len = block_groups * products * blocks * taps * taps_x * source.channels;
+        let packed_len = block_groups * products * blocks * packed_taps * taps_x * source.channels;
         let group_len = packed_len / block_groups;
         // All weights in one uniform binding, or those of each block group, from a multiple of its alignment, in one.
         let aligned = ALIGNMENT as usize / 16;
@@ -402,9 +412,10 @@ impl Lattice {
         let pack = |entry, buffer, total: usize| Dispatch {
             constants: vec![
                 ("BLOCKS", blocks as u32),
-                ("TAPS", taps as u32),
+                ("TAPS", packed_taps as u32),
                 ("TAPS_X", taps_x as u32),
                 ("CHANNELS", source.channels as u32),
+                ("COMBINE", winograd as u32),
             ],
             params: vec![
                 ("total", total.into()),
@@ -540,11 +551,52 @@ impl Lattice {
             };
             let total = piece.planes * row_groups * ax.count;
             let [x, y, _] = linear_groups(total, GROUP);
-            // Lanes beside each other hold neighbours along x in rows of the same length on both sides.
-            let share = shuffle
-                && taps_y == 1
-                && (ax.taps, ax.start, ax.stride, ax.step) == (3, -1, 1, 1)
-                && ax.count == in_width;
+            let last = last_outputs(y_spec.shape[1], blocks, block_groups);
+            if winograd {
+                dispatches.extend(groups.iter().map(|&(first_group, count, base)| Dispatch {
+                    constants: vec![
+                        ("ROWS", rows as u32),
+                        ("BLOCKS", blocks as u32),
+                        ("OUTPUTS", last),
+                        ("CHANNELS", source.channels as u32),
+                        ("WRAPS", (ax.count % 8 > 0) as u32),
+                    ],
+                    subgroups: true,
+                    params: vec![
+                        ("total", total.into()),
+                        ("first_plane", piece.first.into()),
+                        ("depth", az.count.into()),
+                        ("height", ay.count.into()),
+                        ("width", ax.count.into()),
+                        ("row_groups", row_groups.into()),
+                        ("in_depth", int(in_depth)),
+                        ("in_height", int(in_height)),
+                        ("x_base", int((piece.x.0 / source.element) as usize)),
+                        ("x_stride_n", int(strides[0])),
+                        ("x_stride_c", int(strides[1])),
+                        ("x_stride_z", int(strides[2])),
+                        ("start_z", az.start.into()),
+                        ("start_y", ay.start.into()),
+                        ("stride_z", int(az.stride)),
+                        ("step_z", int(az.step)),
+                        ("taps_z", az.taps.into()),
+                        ("blocks", source.blocks.into()),
+                        ("out_blocks", out_blocks.into()),
+                        ("y_base", ((piece.y.0 / 16) as usize).into()),
+                        ("bias_base", packed_len.into()),
+                        ("mode", mode.into()),
+                        ("first_group", first_group.into()),
+                        ("w_base", base.into()),
+                        ("slope", self.slope.into()),
+                    ],
+                    bindings: bindings(base),
+                    workgroups: [x, y, count as u32],
+                    iterations: products as u64,
+                    flops: flops * count as u64 / block_groups as u64,
+                    ..Dispatch::new(winograd_module(x_spec.layout, weights), "lanes")
+                }));
+                continue;
+            }
             dispatches.extend(groups.iter().map(|&(first_group, count, base)| Dispatch {
                 constants: vec![
                     ("ROWS", rows as u32),
@@ -552,9 +604,8 @@ impl Lattice {
                     ("TAPS", taps as u32),
                     ("STEP", step as u32),
                     ("LOOP_Y", (taps_y > 1) as u32),
-                    ("OUTPUTS", last_outputs(y_spec.shape[1], blocks, block_groups)),
+                    ("OUTPUTS", last),
                     ("CHANNELS", source.channels as u32),
-                    ("SHARE_X", share as u32),
                 ],
                 subgroups: shuffle,
                 params: vec![
@@ -1048,6 +1099,35 @@ fn slide_module(x: Layout, weights: Weights) -> Shader {
         ),
         (Layout::Flat, _) => shader!(
             "conv3d_slide",
+            "common/conv3d_image",
+            "common/conv3d_weights_storage",
+            "common/conv3d_lanes"
+        ),
+    }
+}
+
+fn winograd_module(x: Layout, weights: Weights) -> Shader {
+    match (x, weights) {
+        (Layout::Map, Weights::Uniform) => shader!(
+            "conv3d_winograd",
+            "common/conv3d_map",
+            "common/conv3d_weights_uniform",
+            "common/conv3d_lanes"
+        ),
+        (Layout::Map, _) => shader!(
+            "conv3d_winograd",
+            "common/conv3d_map",
+            "common/conv3d_weights_storage",
+            "common/conv3d_lanes"
+        ),
+        (Layout::Flat, Weights::Uniform) => shader!(
+            "conv3d_winograd",
+            "common/conv3d_image",
+            "common/conv3d_weights_uniform",
+            "common/conv3d_lanes"
+        ),
+        (Layout::Flat, _) => shader!(
+            "conv3d_winograd",
             "common/conv3d_image",
             "common/conv3d_weights_storage",
             "common/conv3d_lanes"
