@@ -146,48 +146,49 @@ fn carry_row(k: u32) {
     }
 }
 
-// Two input channels of one row: eight sums, four of the upstream and two inputs fit the 16 vector registers of AVX2.
-fn multiply(r: u32, block: u32, tap: u32, channel: u32) {
-    if (r < ROWS && channel < CHANNELS) {
+fn multiply(r: u32, output: u32, tap: u32, channel: u32, sum: f32) -> f32 {
+    if (r < ROWS) {
+        return fma(upstream[r][output], rows[r * STEP + tap][channel], sum);
+    }
+    return sum;
+}
+
+// All rows of a sum before the next sum, and all sums of an output before the next output: the output's upstream in a
+// register a row, one for the sum and one for a product fit the 16 of AVX2.
+fn add_channel(block: u32, output: u32, tap: u32, channel: u32) {
+    if (tap < TAPS && channel < CHANNELS) {
         let at = (tap * BLOCKS + block) * CHANNELS + channel;
-        let u = upstream[r];
-        let v = rows[r * STEP + tap];
-        sums[at] = fma(u, vec4f(v[channel]), sums[at]);
-        if (channel + 1u < CHANNELS) {
-            sums[at + 1u] = fma(u, vec4f(v[channel + 1u]), sums[at + 1u]);
-        }
+        var sum = sums[at][output];
+        sum = multiply(0u, output, tap, channel, sum);
+        sum = multiply(1u, output, tap, channel, sum);
+        sum = multiply(2u, output, tap, channel, sum);
+        sum = multiply(3u, output, tap, channel, sum);
+        sum = multiply(4u, output, tap, channel, sum);
+        sum = multiply(5u, output, tap, channel, sum);
+        sum = multiply(6u, output, tap, channel, sum);
+        sum = multiply(7u, output, tap, channel, sum);
+        sums[at][output] = sum;
     }
 }
 
-fn add_channels(block: u32, tap: u32, channel: u32) {
-    if (tap < TAPS) {
-        multiply(0u, block, tap, channel);
-        multiply(1u, block, tap, channel);
-        multiply(2u, block, tap, channel);
-        multiply(3u, block, tap, channel);
-        multiply(4u, block, tap, channel);
-        multiply(5u, block, tap, channel);
-        multiply(6u, block, tap, channel);
-        multiply(7u, block, tap, channel);
+fn add_tap(block: u32, output: u32, tap: u32) {
+    add_channel(block, output, tap, 0u);
+    add_channel(block, output, tap, 1u);
+    add_channel(block, output, tap, 2u);
+    add_channel(block, output, tap, 3u);
+}
+
+fn add_output(block: u32, output: u32) {
+    if (block + 1u < BLOCKS || output < OUTPUTS) {
+        add_tap(block, output, 0u);
+        add_tap(block, output, 1u);
+        add_tap(block, output, 2u);
     }
-}
-
-fn add_tap(block: u32, tap: u32) {
-    add_channels(block, tap, 0u);
-    add_channels(block, tap, 2u);
-}
-
-// Zeros beyond the outputs are known to the compiler, which leaves their products out.
-fn only_outputs(v: vec4f) -> vec4f {
-    return vec4f(v.x, select(v.y, 0.0, OUTPUTS < 2u), select(v.z, 0.0, OUTPUTS < 3u), select(v.w, 0.0, OUTPUTS < 4u));
 }
 
 fn take(r: u32, block: u32) {
     if (r < ROWS) {
         upstream[r] = upstream_at(r, block);
-        if (block + 1u == BLOCKS) {
-            upstream[r] = only_outputs(upstream[r]);
-        }
     }
 }
 
@@ -201,9 +202,10 @@ fn add_block(block: u32) {
         take(5u, block);
         take(6u, block);
         take(7u, block);
-        add_tap(block, 0u);
-        add_tap(block, 1u);
-        add_tap(block, 2u);
+        add_output(block, 0u);
+        add_output(block, 1u);
+        add_output(block, 2u);
+        add_output(block, 3u);
     }
 }
 

@@ -27,7 +27,7 @@ struct Taps { low: u32, high: u32, fraction: f32 }
 // the last division.
 fn taps(i: u32, inputs: u32, outputs: u32) -> Taps {
     let numerator = u32(max(i32(inputs * (2u * i + 1u)) - i32(outputs), 0));
-    let low = numerator / (2u * outputs);
+    let low = divide(numerator, 2u * outputs);
     let fraction = f32(numerator - low * 2u * outputs) / f32(2u * outputs);
     return Taps(low, min(low + 1u, inputs - 1u), fraction);
 }
@@ -49,12 +49,13 @@ fn main(
     if (index >= params.count) {
         return;
     }
-    let x = index % params.width;
-    let row = index / params.width;
-    let y = row % params.height;
-    let column = row / params.height;
-    let block = column % params.blocks;
-    let first = params.first + column / params.blocks * DEPTHS;
+    let row = divide(index, params.width);
+    let x = index - row * params.width;
+    let column = divide(row, params.height);
+    let y = row - column * params.height;
+    let depths = divide(column, params.blocks);
+    let block = column - depths * params.blocks;
+    let first = params.first + depths * DEPTHS;
 
     let tx = taps(x, params.in_width, params.width);
     let ty = taps(y, params.in_height, params.height);
@@ -74,7 +75,7 @@ fn main(
     var low: vec4f;
     var high: vec4f;
     for (var slice = first; slice < min(first + DEPTHS, params.end); slice++) {
-        let n = slice / params.depth;
+        let n = divide(slice, params.depth);
         let tz = taps(slice - n * params.depth, params.in_depth, params.depth);
         let want_low = n * params.in_depth + tz.low;
         let want_high = n * params.in_depth + tz.high;

@@ -29,14 +29,19 @@ struct Place {
 fn place(group: vec3u, groups: vec3u, local: u32) -> Place {
     let index = (group.y * groups.x + group.x) * 64u + local;
     let element = params.first + index;
-    let row = element / params.inner;
-    let outer = row / params.length;
+    let row = divide(element, params.inner);
+    let outer = divide(row, params.length);
     let start = outer * params.source_len * params.inner + (element - row * params.inner) - params.source_base;
     return Place(index < params.count, element, i32(row - outer * params.length), start);
 }
 
 fn at_input(p: Place, j: i32) -> Element {
     return source[p.source_start + u32(j) * params.inner];
+}
+
+// The first j whose 2·inputs·j is at least this.
+fn reaches(least: i32, inputs: i32) -> i32 {
+    return i32(divide(u32(max(least, 0) + 2 * inputs - 1), u32(2 * inputs)));
 }
 
 // Gathers the outputs that read input i. Here `length` counts inputs and `source_len` outputs.
@@ -54,8 +59,8 @@ fn upsample_gradient(
     let outputs = i32(params.source_len);
     let i = p.position;
     // ⌊read(j)⌋ >= i - 1  <=>  2 inputs j >= outputs (2i - 1) - inputs;  ⌊read(j)⌋ <= i  <=>  2 inputs j < outputs (2i + 3) - inputs
-    let first = (max(outputs * (2 * i - 1) - inputs, 0) + 2 * inputs - 1) / (2 * inputs);
-    let end = min((max(outputs * (2 * i + 3) - inputs, 0) + 2 * inputs - 1) / (2 * inputs), outputs);
+    let first = reaches(outputs * (2 * i - 1) - inputs, inputs);
+    let end = min(reaches(outputs * (2 * i + 3) - inputs, inputs), outputs);
     // Output j reads at max(0, (j + 1/2) inputs / outputs - 1/2), the last input beyond it; input i weighs by the distance.
     // In units of 1 / (2 outputs), which are whole.
     let unit = 1.0 / f32(2 * outputs);
@@ -101,8 +106,8 @@ fn average_gradient(
     }
     let stride = i32(params.stride);
     let padded = p.position + i32(params.padding);
-    let first = (max(padded - i32(params.kernel) + 1, 0) + stride - 1) / stride;
-    let end = min(padded / stride + 1, i32(params.source_len));
+    let first = i32(divide(u32(max(padded - i32(params.kernel) + 1, 0) + stride - 1), params.stride));
+    let end = min(i32(divide(u32(padded), params.stride)) + 1, i32(params.source_len));
     var sum = Element();
     for (var j = first; j < end; j++) {
         sum += at_input(p, j);

@@ -92,12 +92,17 @@ pub(crate) fn filter_axes(
     let target = io.outputs[0].ncdhw().expect("checked on insertion");
     let (shader, outer, blocks, element) = match spec.layout {
         Layout::Map => (
-            shader!("separable_map", "common/separable"),
+            shader!("separable_map", "common/divide", "common/separable"),
             n,
             spec.blocks(),
             16u64,
         ),
-        Layout::Flat => (shader!("separable_flat", "common/separable"), n * c, 1, 4),
+        Layout::Flat => (
+            shader!("separable_flat", "common/divide", "common/separable"),
+            n * c,
+            1,
+            4,
+        ),
     };
     let mut size = [d, h, w];
     let target = [target[2], target[3], target[4]];

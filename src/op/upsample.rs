@@ -122,7 +122,7 @@ impl Op for Upsample {
                     workgroups: linear_groups(count, 64),
                     iterations: DEPTHS as u64,
                     flops: (slices * blocks * out_h * out_w * 4 * 10) as u64,
-                    ..Dispatch::new(shader!("upsample"), "main")
+                    ..Dispatch::new(shader!("upsample", "common/divide"), "main")
                 }
             })
             .collect())

@@ -455,7 +455,11 @@ impl Lattice {
             dispatches.push(pack("bias", bias, out_blocks));
         }
 
+        // Eight rows gain an eighth, unless more than that lies past the last.
+        let padded = |rows: usize| ay.count.next_multiple_of(rows);
         let rows = match () {
+            _ if winograd && 8 * padded(8) < 9 * padded(4) => 8,
+            _ if winograd => 4,
             _ if few && points / 4 * block_groups < FILLS_A_GPU => 1,
             _ if few => 4,
             _ if slide || (ay.count > 4 && (blocks <= 2 || caps.texels.is_some() && blocks <= 4)) => 8,
