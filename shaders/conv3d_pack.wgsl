@@ -6,7 +6,7 @@
 // One invocation a vec4.
 const BLOCKS: u32 = 4u;
 const TAPS: u32 = 3u;
-// Taps along x that conv3d_slide.wgsl unrolls.
+// Taps along x that conv3d_winograd.wgsl unrolls.
 const TAPS_X: u32 = 1u;
 const CHANNELS: u32 = 4u;
 // 1 where TAPS = 4 are conv3d_winograd.wgsl's combinations of the three taps along y.

@@ -5,7 +5,7 @@
 // what lies beyond the outer lanes is loaded for four rows at once, left and right.
 // One invocation computes ROWS rows along y and 4·BLOCKS channels. conv3d_map or conv3d_image, and conv3d_lanes, stand before
 // this file; conv3d_pack.wgsl combines the weights.
-// 16 -> 16 channels at 72³ on 2 cores without AVX-512: @SPEED@.
+// 16 -> 16 channels at 72³ on 2 cores without AVX-512: 57 GFLOP/s, 42 by conv3d.wgsl.
 // A multiple of two.
 const ROWS: u32 = 8u;
 const BLOCKS: u32 = 4u;

@@ -283,7 +283,7 @@ impl Device {
             subgroups: subgroups(&info, features),
             cpu,
             // Browsers' software is SwiftShader.
-            texels: (cpu && cfg!(not(target_arch = "wasm32")) && std::env::var("NOTEX").is_err())
+            texels: (cpu && cfg!(not(target_arch = "wasm32")))
                 .then_some(options.least_texels.unwrap_or(LEAST_TEXELS)),
             spare: if cpu { 64 << 20 } else { SPARE },
         };

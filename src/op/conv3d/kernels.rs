@@ -124,7 +124,7 @@ impl Axis {
         }
     }
 
-    /// Whether conv3d_slide.wgsl covers it.
+    /// Whether conv3d_winograd.wgsl and conv3d_slide_weight_gradient.wgsl cover it.
     fn slides(&self) -> bool {
         (self.taps, self.stride, self.step, self.offset, self.scale) == (3, 1, 1, 0, 1)
     }
@@ -363,16 +363,14 @@ impl Lattice {
         if few {
             (blocks, block_groups) = (1, out_blocks);
         }
-        let slide = shuffle && out_blocks == 1 && [ay, ax].iter().all(Axis::slides);
         // Lanes beside each other hold neighbours along x in rows of the same length on both sides.
-        let winograd = !slide
-            && caps.cpu
+        let winograd = caps.cpu
             && caps.subgroups == Some((8, 8))
             && self.groups == 1
             && self.axes.iter().all(Axis::is_whole)
             && [ay, ax].iter().all(Axis::slides)
             && (ax.start, ax.count) == (-1, in_width);
-        let taps_x = if slide || winograd { 3 } else { 1 };
+        let taps_x = if winograd { 3 } else { 1 };
         let taps_y = ay.taps / taps;
         // Four combinations of three taps.
         let packed_taps = if winograd { 4 } else { taps };
@@ -462,7 +460,7 @@ impl Lattice {
             _ if winograd => 4,
             _ if few && points / 4 * block_groups < FILLS_A_GPU => 1,
             _ if few => 4,
-            _ if slide || (ay.count > 4 && (blocks <= 2 || caps.texels.is_some() && blocks <= 4)) => 8,
+            _ if ay.count > 4 && (blocks <= 2 || caps.texels.is_some() && blocks <= 4) => 8,
             _ => 4,
         };
         let row_groups = ay.count.div_ceil(rows);
@@ -501,54 +499,6 @@ impl Lattice {
                 bindings
             };
             let flops = 2 * (macs * piece.planes * ay.count * ax.count) as u64;
-            if slide {
-                // Runs long enough that two columns more don't matter, and invocations enough for the cores.
-                let runs = (2048 / (piece.planes * row_groups)).clamp(1, ax.count.div_ceil(16));
-                let length = ax.count.div_ceil(runs);
-                let runs = ax.count.div_ceil(length);
-                let total = piece.planes * row_groups * runs;
-                dispatches.push(Dispatch {
-                    constants: vec![
-                        ("CHANNELS", source.channels as u32),
-                        ("OUTPUTS", y_spec.shape[1] as u32),
-                    ],
-                    subgroups: true,
-                    params: vec![
-                        ("total", total.into()),
-                        ("first_plane", piece.first.into()),
-                        ("depth", az.count.into()),
-                        ("height", ay.count.into()),
-                        ("width", ax.count.into()),
-                        ("row_groups", row_groups.into()),
-                        ("length", length.into()),
-                        ("runs", runs.into()),
-                        ("in_depth", int(in_depth)),
-                        ("in_height", int(in_height)),
-                        ("in_width", int(in_width)),
-                        ("x_base", int((piece.x.0 / source.element) as usize)),
-                        ("x_stride_n", int(strides[0])),
-                        ("x_stride_c", int(strides[1])),
-                        ("x_stride_z", int(strides[2])),
-                        ("start_z", az.start.into()),
-                        ("start_y", ay.start.into()),
-                        ("start_x", ax.start.into()),
-                        ("stride_z", int(az.stride)),
-                        ("step_z", int(az.step)),
-                        ("taps_z", int(az.taps)),
-                        ("blocks", source.blocks.into()),
-                        ("y_base", ((piece.y.0 / 16) as usize).into()),
-                        ("bias_base", packed_len.into()),
-                        ("mode", mode.into()),
-                        ("slope", self.slope.into()),
-                    ],
-                    bindings: bindings(0),
-                    workgroups: linear_groups(total, GROUP),
-                    iterations: ((length + 2) * products) as u64,
-                    flops,
-                    ..Dispatch::new(slide_module(x_spec.layout, weights), "lanes")
-                });
-                continue;
-            }
             let (module, entry) = match in_place {
                 true => in_place_module(weights),
                 false => forward_module(x_spec.layout, weights),
@@ -1079,35 +1029,6 @@ pub(super) fn in_place(axes: &[Axis; 3], x: &Spec, y: &Spec, groups: usize) -> b
         && x.layout == Layout::Map
         && x.blocks() == blocks
         && blocks <= 4
-}
-
-fn slide_module(x: Layout, weights: Weights) -> Shader {
-    match (x, weights) {
-        (Layout::Map, Weights::Uniform) => shader!(
-            "conv3d_slide",
-            "common/conv3d_map",
-            "common/conv3d_weights_uniform",
-            "common/conv3d_lanes"
-        ),
-        (Layout::Map, _) => shader!(
-            "conv3d_slide",
-            "common/conv3d_map",
-            "common/conv3d_weights_storage",
-            "common/conv3d_lanes"
-        ),
-        (Layout::Flat, Weights::Uniform) => shader!(
-            "conv3d_slide",
-            "common/conv3d_image",
-            "common/conv3d_weights_uniform",
-            "common/conv3d_lanes"
-        ),
-        (Layout::Flat, _) => shader!(
-            "conv3d_slide",
-            "common/conv3d_image",
-            "common/conv3d_weights_storage",
-            "common/conv3d_lanes"
-        ),
-    }
 }
 
 fn winograd_module(x: Layout, weights: Weights) -> Shader {
