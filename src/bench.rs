@@ -263,7 +263,8 @@ fn measure(
     let plan = Plan::new(graph, device.caps())?;
     tracing::debug!("{plan}");
     let arenas = if training { 4 } else { 1 };
-    let planned_bytes = plan.slot_bytes() + arenas * plan.parameters.bytes + plan.states.bytes;
+    let planned_bytes =
+        plan.slot_bytes() + plan.texture_bytes() + arenas * plan.parameters.bytes + plan.states.bytes;
     let compiling = Instant::now();
     let weights = pollster::block_on(Weights::new(&device, &plan, training))?;
     let mut executable = pollster::block_on(Executable::new(&device, plan, &weights))?;

@@ -302,6 +302,11 @@ impl Plan {
         self.slots.iter().sum()
     }
 
+    /// Device bytes of the textures.
+    pub fn texture_bytes(&self) -> u64 {
+        self.textures.iter().map(Texture::bytes).sum()
+    }
+
     /// Device bytes in all: slots, textures, parameters and states, and where the plan trains also gradients and moments.
     pub fn device_bytes(&self) -> u64 {
         let trains = self
@@ -309,8 +314,7 @@ impl Plan {
             .values()
             .any(|place| matches!(place, Place::Moment(..)));
         let copies = if trains { 4 } else { 1 };
-        let textures: u64 = self.textures.iter().map(Texture::bytes).sum();
-        self.slot_bytes() + textures + copies * self.parameters.bytes + self.states.bytes
+        self.slot_bytes() + self.texture_bytes() + copies * self.parameters.bytes + self.states.bytes
     }
 
     /// Floating-point operations of one submission.
@@ -361,7 +365,7 @@ impl fmt::Display for Plan {
             self.slots.len(),
             mib(self.slot_bytes()),
             self.textures.len(),
-            mib(self.textures.iter().map(Texture::bytes).sum()),
+            mib(self.texture_bytes()),
             mib(self.parameters.bytes)
         )
     }

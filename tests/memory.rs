@@ -47,7 +47,7 @@ fn buffers_count_from_making_to_dropping_and_the_allocator_agrees() {
     let graph = training_graph(network, shape, 3, Loss::CrossEntropyDice, false).unwrap();
     let plan = Plan::new(&graph, device.caps()).unwrap();
     let arenas = 4 * plan.parameters.bytes + plan.states.bytes;
-    let slots = plan.slot_bytes();
+    let slots = plan.slot_bytes() + plan.texture_bytes();
     pollster::block_on(async {
         let weights = Weights::new(&device, &plan, true).await.unwrap();
         assert_eq!(device.memory().live, arenas);

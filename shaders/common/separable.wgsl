@@ -2,7 +2,9 @@
 // are products of three one-dimensional ones: average pooling, its gradient and that of trilinear upsampling. `length`
 // and `source_len` are the axis' lengths of output and input, `inner` the elements of an axis position (b's range).
 // `Element` is vec4f for maps and f32 for flat images. A dispatch makes `count` elements from `first` on; bindings
-// start at elements `base` and `source_base`. One invocation an element.
+// start at elements `base` and `source_base`. One invocation an element; of averages ROWS neighbours on the axis, one on a GPU,
+// whose caches make loads cheap.
+const ROWS: u32 = 1u;
 struct Params {
     count: u32,
     first: u32,
@@ -14,6 +16,9 @@ struct Params {
     kernel: u32,
     stride: u32,
     padding: u32,
+    // Rows are positions on the axis, counted over all that `outer` goes over.
+    first_row: u32,
+    end_row: u32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> source: array<Element>;
@@ -73,6 +78,39 @@ fn upsample_gradient(
     output[p.element - params.base] = sum;
 }
 
+// The means of ROWS neighbours on the axis share what they load. The inputs of each, counted over all that `outer` goes over.
+var<private> sums: array<Element, ROWS>;
+var<private> starts: array<i32, ROWS>;
+var<private> ends: array<i32, ROWS>;
+
+// First input and past the last.
+fn window(row: u32) -> vec2i {
+    let outer = divide(row, params.length);
+    let start = i32(row - outer * params.length) * i32(params.stride) - i32(params.padding);
+    let first = i32(outer * params.source_len);
+    return first + vec2i(max(start, 0), min(start + i32(params.kernel), i32(params.source_len)));
+}
+
+fn place_window(k: u32, row: u32) {
+    if (k < ROWS) {
+        let inputs = window(row + k);
+        starts[k] = inputs.x;
+        ends[k] = inputs.y;
+    }
+}
+
+fn add(k: u32, j: i32, value: Element) {
+    if (k < ROWS) {
+        sums[k] += select(Element(), value, j >= starts[k] && j < ends[k]);
+    }
+}
+
+fn store_mean(k: u32, row: u32, b: u32) {
+    if (k < ROWS && row + k < params.end_row) {
+        output[(row + k) * params.inner + b - params.base] = sums[k] / f32(params.kernel);
+    }
+}
+
 // Mean of `kernel` inputs from i stride - padding on; those outside count as zeros.
 @compute @workgroup_size(64)
 fn average(
@@ -80,17 +118,29 @@ fn average(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let p = place(group, groups, local);
-    if (!p.inside) {
+    let index = (group.y * groups.x + group.x) * 64u + local;
+    if (index >= params.count) {
         return;
     }
-    let start = p.position * i32(params.stride) - i32(params.padding);
-    let end = min(start + i32(params.kernel), i32(params.source_len));
-    var sum = Element();
-    for (var j = max(start, 0); j < end; j++) {
-        sum += at_input(p, j);
+    let run = divide(index, params.inner);
+    let b = index - run * params.inner;
+    let row = params.first_row + run * ROWS;
+    place_window(0u, row);
+    place_window(1u, row);
+    place_window(2u, row);
+    place_window(3u, row);
+    let end = window(min(row + ROWS, params.end_row) - 1u).y;
+    for (var j = starts[0]; j < end; j++) {
+        let value = source[u32(j) * params.inner + b - params.source_base];
+        add(0u, j, value);
+        add(1u, j, value);
+        add(2u, j, value);
+        add(3u, j, value);
     }
-    output[p.element - params.base] = sum / f32(params.kernel);
+    store_mean(0u, row, b);
+    store_mean(1u, row, b);
+    store_mean(2u, row, b);
+    store_mean(3u, row, b);
 }
 
 // Sums the outputs whose window holds input i.

@@ -173,8 +173,13 @@ pub(crate) fn filter_axes(
         };
         let window = filter.window();
         for piece in pieces {
-            let count = (piece.end - piece.start) * inner;
+            let run = match filter {
+                Filter::Average(_) if caps.cpu => 4,
+                _ => 1,
+            };
+            let count = (piece.end - piece.start).div_ceil(run) * inner;
             dispatches.push(Dispatch {
+                constants: vec![("ROWS", run as u32)],
                 params: vec![
                     ("count", count.into()),
                     ("first", (piece.start * inner).into()),
@@ -186,14 +191,16 @@ pub(crate) fn filter_axes(
                     ("kernel", window.kernel.into()),
                     ("stride", window.stride.into()),
                     ("padding", window.padding.into()),
+                    ("first_row", piece.start.into()),
+                    ("end_row", piece.end.into()),
                 ],
                 bindings: vec![
                     read(source).range(piece.read.0 - source_from, piece.read.1 - source_from),
                     write(output).range(piece.written.0 - output_from, piece.written.1 - output_from),
                 ],
                 workgroups: linear_groups(count, 64),
-                iterations: most_taps,
-                flops: (count as u64 * element / 4) * 2 * most_taps,
+                iterations: most_taps * run as u64,
+                flops: ((piece.end - piece.start) as u64 * row_bytes / 4) * 2 * most_taps,
                 ..Dispatch::new(shader, filter.entry())
             });
         }

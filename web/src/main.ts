@@ -37,6 +37,8 @@ let scan: (Opened & { info: ScanInfo }) | undefined
 let model: (Opened & { info: ModelInfo }) | undefined
 let result: Result | undefined
 let busy = false
+/** The action that runs, or ran last. */
+let current: Promise<void> = Promise.resolve()
 let training = false
 /** The value of the network picker that is the model. */
 let chosenModel = '0'
@@ -86,12 +88,25 @@ function fill(element: HTMLElement, main: string, small: string): void {
   element.replaceChildren(main, document.createElement('br'), quiet)
 }
 
-/** Runs one action at a time; its error is shown and the page goes on. */
+/** Runs one action at a time, and none that comes meanwhile; its error is shown and the page goes on. */
 async function act(action: () => Promise<void>): Promise<void> {
   if (busy) {
     return
   }
   busy = true
+  current = perform(action)
+  await current
+}
+
+/** Runs an action when the one that runs is over: what was dropped must not get lost. */
+async function actNext(action: () => Promise<void>): Promise<void> {
+  while (busy) {
+    await current
+  }
+  await act(action)
+}
+
+async function perform(action: () => Promise<void>): Promise<void> {
   hideError()
   setDisabled()
   try {
@@ -455,7 +470,7 @@ window.addEventListener('drop', (event) => {
   event.preventDefault()
   view.classList.remove('over')
   const files = event.dataTransfer && dropped(event.dataTransfer)
-  act(async () => openFiles((await files) ?? []))
+  void actNext(async () => openFiles((await files) ?? []))
 })
 
 act(() => chooseModel('0'))

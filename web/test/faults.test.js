@@ -68,6 +68,7 @@ test('files that are no scans or weights', async () => {
   await page.close()
   page = await open(browser.context, server.url)
   await dropBytes(page, reshaped, 'reshaped.safetensors')
+  // At once: what is dropped while the page reads waits.
   await drop(page, SAMPLE)
   await page.waitForFunction(() => !document.querySelector('#run').disabled || !document.querySelector('#error').hidden)
   if (await page.isHidden('#error')) {

@@ -453,14 +453,21 @@ impl Lattice {
             dispatches.push(pack("bias", bias, out_blocks));
         }
 
-        // Eight rows gain an eighth, unless more than that lies past the last.
+        // On software Vulkan eight rows gain an eighth, unless more than that lies past the last; but the driver takes 2 s to
+        // compile them, 1 s for four, which small maps never win back.
         let padded = |rows: usize| ay.count.next_multiple_of(rows);
+        let large = caps.texels.is_some() && points >= 1 << 17 && 8 * padded(8) < 9 * padded(4);
         let rows = match () {
-            _ if winograd && 8 * padded(8) < 9 * padded(4) => 8,
-            _ if winograd => 4,
+            _ if winograd => {
+                if large {
+                    8
+                } else {
+                    4
+                }
+            }
             _ if few && points / 4 * block_groups < FILLS_A_GPU => 1,
             _ if few => 4,
-            _ if ay.count > 4 && (blocks <= 2 || caps.texels.is_some() && blocks <= 4) => 8,
+            _ if ay.count > 4 && blocks <= 2 || large && blocks <= 4 => 8,
             _ => 4,
         };
         let row_groups = ay.count.div_ceil(rows);
