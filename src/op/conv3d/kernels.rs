@@ -458,13 +458,8 @@ impl Lattice {
         let padded = |rows: usize| ay.count.next_multiple_of(rows);
         let large = caps.texels.is_some() && points >= 1 << 17 && 8 * padded(8) < 9 * padded(4);
         let rows = match () {
-            _ if winograd => {
-                if large {
-                    8
-                } else {
-                    4
-                }
-            }
+            _ if winograd && large => 8,
+            _ if winograd => 4,
             _ if few && points / 4 * block_groups < FILLS_A_GPU => 1,
             _ if few => 4,
             _ if ay.count > 4 && blocks <= 2 || large && blocks <= 4 => 8,
