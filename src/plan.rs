@@ -214,6 +214,23 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Makes the launches of a plan that was put together by hand read as those of a graph's do; each copies what it reads.
+    pub(crate) fn through_texels(mut self, caps: &Caps) -> Plan {
+        if let Some(least) = caps.texels {
+            for launch in &mut self.launches {
+                let read = launch.dispatch.bindings.iter().zip(&launch.bound);
+                let sizes: HashMap<BufferRef, u64> = read
+                    .map(|(binding, bound)| (binding.buffer, bound.size))
+                    .collect();
+                texels::read_texels(&mut launch.dispatch, least, |buffer| sizes.get(&buffer).copied());
+            }
+            self.textures = texels::assign(&mut self.launches);
+            let texels = self.launches.iter_mut().flat_map(|launch| &mut launch.texels);
+            texels.for_each(|texels| texels.copy = true);
+        }
+        self
+    }
+
     /// Adds a step's kernels with their buffers.
     fn launch(
         &mut self,

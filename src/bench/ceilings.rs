@@ -38,13 +38,14 @@ const LEAST_SECONDS: f64 = 0.02;
 
 /// Measures both ceilings; well under a second on any adapter, shader compilation aside.
 pub fn ceilings(device: &Device) -> Result<Ceilings, BenchError> {
-    // The largest arrays that two buffers may have, beyond any cache: 256 MiB where the adapter allows it.
+    // The largest arrays that two buffers may have, beyond any cache: 256 MiB where the adapter allows it. Through textures as
+    // much as kernels read at once.
     let caps = device.caps();
-    let bytes = caps.max_binding.min(caps.max_buffer).min(256 << 20);
+    let bytes = caps.part().min(caps.max_buffer).min(256 << 20);
     let mut copied: f64 = 0.0;
     measure(
         device,
-        |repeats| copy_plan(bytes, repeats),
+        |repeats| copy_plan(bytes, repeats).through_texels(caps),
         |repeats, seconds| {
             copied = copied.max(2.0 * bytes as f64 * repeats as f64 / seconds);
         },
