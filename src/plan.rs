@@ -376,12 +376,11 @@ impl fmt::Display for Plan {
         writeln!(f, "{:10.2} MiB  {} smaller ones", mib(rest), small.len())?;
         write!(
             f,
-            "{} dispatches, {:.2} GFLOP, {} slots of {:.1} MiB in all, {} textures of {:.1} MiB, parameters {:.2} MiB",
+            "{} dispatches, {:.2} GFLOP, {} slots of {:.1} MiB in all, textures of {:.1} MiB, parameters {:.2} MiB",
             self.launches.len(),
             self.flops() as f64 / 1e9,
             self.slots.len(),
             mib(self.slot_bytes()),
-            self.textures.len(),
             mib(self.texture_bytes()),
             mib(self.parameters.bytes)
         )

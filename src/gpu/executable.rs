@@ -163,7 +163,7 @@ pub(super) struct Launch {
     label: &'static str,
     entries: Vec<Entry>,
     /// What is copied to textures before.
-    copies: Vec<Copy>,
+    copies: Vec<TexelCopy>,
     /// Absent while a resident input that it reads is not bound.
     group: Option<wgpu::BindGroup>,
     workgroups: [u32; 3],
@@ -183,8 +183,8 @@ enum EntryBuffer {
     Resident(usize),
 }
 
-/// A copy of what `source` holds to a texture.
-struct Copy {
+/// A copy of what an entry binds to the texture that is read in its place.
+struct TexelCopy {
     /// Position among the launch's entries.
     entry: usize,
     texture: Texture,
@@ -364,7 +364,7 @@ impl Executable {
                 let entry = texels.binding + 1;
                 let texture = &textures[texels.texture];
                 entries[entry].texels = Some(texture.create_view(&Default::default()));
-                copies.extend(texels.copy.then(|| Copy {
+                copies.extend(texels.copy.then(|| TexelCopy {
                     entry,
                     texture: texture.clone(),
                     texel: plan.textures[texels.texture].texel,

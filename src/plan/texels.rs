@@ -5,6 +5,8 @@ use crate::op::{Access, BufferRef, Dispatch, Texel};
 
 /// Storage textures that a kernel may read: WebGPU promises four.
 const MOST: usize = 4;
+/// Rows of a texture: WebGPU promises so many.
+const MOST_ROWS: u64 = 8192;
 
 /// What a launch reads through a texture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +19,7 @@ pub struct Texels {
     pub copy: bool,
 }
 
-/// Makes a kernel read its inputs and temporaries through textures, whose sizes `bytes` tells, from `least` bytes on.
+/// Makes a kernel read its inputs and temporaries through textures, from `least` bytes on; `bytes` tells their sizes.
 pub(super) fn read_texels(dispatch: &mut Dispatch, least: u64, bytes: impl Fn(BufferRef) -> Option<u64>) {
     let size = |i: usize| {
         let binding = &dispatch.bindings[i];
@@ -26,8 +28,14 @@ pub(super) fn read_texels(dispatch: &mut Dispatch, least: u64, bytes: impl Fn(Bu
     };
     let mut found: Vec<(u64, usize, Texel)> = (0..dispatch.bindings.len())
         .filter(|i| dispatch.bindings[*i].access == Access::Read)
-        .filter_map(|i| Some((size(i)?, i, dispatch.shader.texel(i + 1)?)))
-        .filter(|(size, _, _)| *size >= least)
+        .filter_map(|i| {
+            Some((
+                size(i).filter(|size| *size >= least)?,
+                i,
+                dispatch.shader.texel(i + 1)?,
+            ))
+        })
+        .filter(|(size, _, texel)| *size <= MOST_ROWS * Texel::ROW * texel.bytes())
         .collect();
     found.sort_by_key(|(size, i, _)| (std::cmp::Reverse(*size), *i));
     for (_, i, texel) in found.into_iter().take(MOST) {
