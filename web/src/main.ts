@@ -368,6 +368,8 @@ const TRAINABLE = ['obelisk-hybrid', 'obelisk', 'unet']
 const STEPS = 16
 let trained: Uint8Array<ArrayBuffer> | undefined
 let losses: number[] = []
+/** Whether Stop was pressed, maybe before the engine heard of the training. */
+let stopping = false
 
 engine.onStep = ({ loss, epoch, share }) => {
   losses.push(loss)
@@ -381,6 +383,8 @@ async function train(): Promise<void> {
   const epochs = find<HTMLInputElement>('train-epochs').valueAsNumber || 1
   const trainStop = find<HTMLButtonElement>('train-stop')
   losses = []
+  find('curve').replaceChildren()
+  stopping = false
   trained = undefined
   find('train-save').hidden = true
   trainStop.hidden = false
@@ -391,7 +395,12 @@ async function train(): Promise<void> {
     // The cases are of the first network's kind, whatever is chosen now.
     await chooseModel('0')
     say('Fetching the cases…')
-    trained = await engine.call('train', await sampleCases(), { arch, epochs, steps: STEPS })
+    const cases = await sampleCases()
+    if (stopping) {
+      say('Stopped.')
+      return
+    }
+    trained = await engine.call('train', cases, { arch, epochs, steps: STEPS })
     const seconds = ((performance.now() - start) / 1000).toFixed(0)
     await openOwnModel({ name: `Trained here (${arch})`, bytes: trained })
     find('train-save').hidden = false
@@ -434,6 +443,7 @@ find('live-step').addEventListener('change', () => void look())
 onClick('train', () => act(train))
 onClick('train-stop', () => {
   find<HTMLButtonElement>('train-stop').disabled = true
+  stopping = true
   engine.stop()
 })
 onClick('train-save', () => trained && save(trained, 'trained-here.safetensors'))

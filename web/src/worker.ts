@@ -9,7 +9,9 @@ let scan: Scan | undefined
 let model: Model | undefined
 let segmenter: Segmenter | undefined
 let live: Live | undefined
-let stop: AbortController | undefined
+/** Stops the segmentation or training that came last, and what the running call hears of that. */
+let stop = new AbortController()
+let signal = stop.signal
 
 function send(message: ToPage): void {
   postMessage(message)
@@ -101,7 +103,6 @@ const functions: { [N in Name]: (...args: Calls[N]['args']) => Promise<Calls[N][
   async segment(): Promise<Result> {
     const { scan, model } = chosen()
     const start = performance.now()
-    stop = new AbortController()
     const device = await openGpu()
     if (!segmenter) {
       send({ phase: 'Preparing the network', share: 0 })
@@ -110,7 +111,7 @@ const functions: { [N in Name]: (...args: Calls[N]['args']) => Promise<Calls[N][
     send({ phase: 'Reading the scan', share: 0 })
     const progress = (share: number) =>
       send({ phase: share < 1 ? 'Segmenting' : 'Bringing labels to the scan', share })
-    const segmentation = await segmenter.segment(scan, progress, stop.signal)
+    const segmentation = await segmenter.segment(scan, progress, signal)
     const labels = segmentation.nifti(true) as Uint8Array<ArrayBuffer>
     const volumes = segmentation.volumes().map(({ value, name, voxels, ml }) => ({ value, name, voxels, ml }))
     segmentation.free()
@@ -139,7 +140,6 @@ const functions: { [N in Name]: (...args: Calls[N]['args']) => Promise<Calls[N][
     if (!model) {
       throw named('WeightsError', 'Choose a network first.')
     }
-    stop = new AbortController()
     const device = await openGpu()
     send({ phase: 'Reading the cases', share: 0 })
     const trainer = new Trainer(model, grid && Uint32Array.from(grid))
@@ -147,7 +147,7 @@ const functions: { [N in Name]: (...args: Calls[N]['args']) => Promise<Calls[N][
       cases.forEach(({ name, image, labels }) => trainer.addCase(image, labels, name))
       send({ phase: 'Preparing the network', share: 0 })
       const step = (share: number, loss: number, epoch: number) => send({ step: { loss, epoch, share } })
-      const trained = await trainer.train(device, arch, epochs, steps, step, stop.signal)
+      const trained = await trainer.train(device, arch, epochs, steps, step, signal)
       const bytes = trained.toBytes() as Uint8Array<ArrayBuffer>
       trained.free()
       return bytes
@@ -183,8 +183,16 @@ let last: Promise<void> = Promise.resolve()
 
 addEventListener('message', ({ data }: MessageEvent<ToWorker>) => {
   if ('stop' in data) {
-    stop?.abort()
+    stop.abort()
   } else {
-    last = last.then(() => answer(data.id, data.call, data.args))
+    if (data.call === 'segment' || data.call === 'train') {
+      // From its arrival on, not from its turn.
+      stop = new AbortController()
+    }
+    const own = stop.signal
+    last = last.then(() => {
+      signal = own
+      return answer(data.id, data.call, data.args)
+    })
   }
 })
