@@ -129,7 +129,7 @@ fn grid_gradient(
     output[3u * i + 2u] = slope.z;
 }
 
-@group(0) @binding(1) var<storage, read> largest: array<u32>;
+@group(0) @binding(1) var<storage, read> largest: array<f32>;
 @group(0) @binding(4) var<storage, read_write> words: array<atomic<u32>>;
 
 @compute @workgroup_size(64)
@@ -142,7 +142,7 @@ fn scatter(
     if (i >= params.batch * params.locations) {
         return;
     }
-    let scale = scale_of(largest[0], params.headroom);
+    let scale = scale_of(bitcast<u32>(largest[0]), params.headroom);
     let n = i / params.locations;
     let volume = params.depth * params.height * params.width;
     let at = place(i);

@@ -195,7 +195,7 @@ fn gather_image_gradient(
     }
 }
 
-@group(0) @binding(1) var<storage, read> largest: array<u32>;
+@group(0) @binding(1) var<storage, read> largest: array<f32>;
 @group(0) @binding(5) var<storage, read_write> words: array<atomic<u32>>;
 
 // Adds `value` times its trilinear weight to each voxel of a cell.
@@ -230,7 +230,7 @@ fn scatter_image_gradient(
     }
     let s = n * locations + index % locations;
     let p = location(n, located(s).at);
-    let scale = scale_of(largest[0], params.headroom);
+    let scale = scale_of(bitcast<u32>(largest[0]), params.headroom);
     for (var j = 0u; j <= BINARY; j++) {
         let at = image_cell(moved(p, offset(k, j)));
         for (var c = 0u; c < params.channels; c++) {
