@@ -1,4 +1,4 @@
-// a / b rounded down, for a below 2³¹ and b from 1. Software Vulkan divides integers lane by lane, 10 cycles each. A product
+// a / b rounded down, for a below 2³¹ and b from 1. llvmpipe divides integers lane by lane. A product
 // with the reciprocal is 400 off at most, where the quotient is 2³¹; of what is left it is one off at most.
 fn divide(a: u32, b: u32) -> u32 {
     let inverse = 1.0 / f32(i32(b));

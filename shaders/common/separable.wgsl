@@ -1,13 +1,12 @@
 // A linear filter along one axis, out[a, i, b] = Σ_j weight(i, j) in[a, j, b], for the three-dimensional filters that
 // are products of three one-dimensional ones: average pooling, its gradient and that of trilinear upsampling. `length`
 // and `source_len` are the axis' lengths of output and input, `inner` the elements of an axis position (b's range).
-// `Element` is vec4f for maps and f32 for flat images. A dispatch makes `count` elements from `first` on; bindings
-// start at elements `base` and `source_base`. One invocation an element; of averages ROWS neighbours on the axis, one on a GPU,
-// whose caches make loads cheap.
+// `Element` is vec4f for maps and f32 for flat images. A dispatch makes the rows from `first_row` on in `count`
+// invocations; bindings start at elements `base` and `source_base`. One invocation an element; of averages ROWS neighbours
+// on the axis, one on a GPU, whose caches make loads cheap.
 const ROWS: u32 = 1u;
 struct Params {
     count: u32,
-    first: u32,
     base: u32,
     source_base: u32,
     inner: u32,
@@ -33,7 +32,7 @@ struct Place {
 
 fn place(group: vec3u, groups: vec3u, local: u32) -> Place {
     let index = (group.y * groups.x + group.x) * 64u + local;
-    let element = params.first + index;
+    let element = params.first_row * params.inner + index;
     let row = divide(element, params.inner);
     let outer = divide(row, params.length);
     let start = outer * params.source_len * params.inner + (element - row * params.inner) - params.source_base;

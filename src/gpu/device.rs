@@ -6,6 +6,7 @@ use super::GpuError;
 use super::cache::PipelineCache;
 use super::memory::{Buffer, Charge, Counted, Ledger, Memory, Texture};
 use crate::op::{Access, Caps, Dispatch, Texel};
+use crate::plan;
 
 /// Which adapter to use and how much of it.
 #[derive(Clone, Debug, Default)]
@@ -159,7 +160,7 @@ const SPARE: u64 = if cfg!(target_arch = "wasm32") {
     2 << 30
 };
 
-/// Smaller bindings are read from buffers: a copy and the end of a pass cost 40 µs.
+/// Smaller bindings are read from buffers: a copy and a pass for them save nothing. Chosen, not tuned.
 const LEAST_TEXELS: u64 = 16 << 10;
 
 pub(super) struct Pipeline {
@@ -344,56 +345,57 @@ impl Device {
         bytes: u64,
         usage: wgpu::BufferUsages,
     ) -> Result<Buffer, GpuError> {
-        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some(label),
-            size: bytes,
-            usage,
-            mapped_at_creation: false,
-        });
-        let error = match memory.pop().await {
-            Some(error) => Some(error),
-            None => validation.pop().await,
+        let make = || {
+            self.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some(label),
+                size: bytes,
+                usage,
+                mapped_at_creation: false,
+            })
         };
-        match error {
-            None => Ok(Counted::new(buffer, self.ledger.charge(&self.device, bytes))),
-            Some(e) => Err(GpuError::OutOfMemory {
-                label: label.into(),
-                mib: bytes >> 20,
-                reason: e.to_string(),
-            }),
-        }
+        self.counted(label, bytes, make).await
     }
 
-    /// A texture that kernels read and buffers are copied to, of so many rows of [`Texel::ROW`].
-    pub(super) async fn texture(&self, texel: Texel, rows: u32) -> Result<Texture, GpuError> {
-        let row = Texel::ROW as u32;
-        let bytes = Texel::ROW * u64::from(rows) * texel.bytes();
+    /// A texture that kernels read and buffers are copied to.
+    pub(super) async fn texture(&self, texture: &plan::Texture) -> Result<Texture, GpuError> {
+        let label = "texels";
+        let make = || {
+            self.device.create_texture(&wgpu::TextureDescriptor {
+                label: Some(label),
+                size: wgpu::Extent3d {
+                    width: Texel::ROW as u32,
+                    height: texture.rows,
+                    depth_or_array_layers: 1,
+                },
+                mip_level_count: 1,
+                sample_count: 1,
+                dimension: wgpu::TextureDimension::D2,
+                format: texel_format(texture.texel),
+                usage: wgpu::TextureUsages::STORAGE_BINDING | wgpu::TextureUsages::COPY_DST,
+                view_formats: &[],
+            })
+        };
+        self.counted(label, texture.bytes(), make).await
+    }
+
+    /// What `make` makes, of so many bytes, or why the device has no room for it.
+    async fn counted<T>(
+        &self,
+        label: &str,
+        bytes: u64,
+        make: impl FnOnce() -> T,
+    ) -> Result<Counted<T>, GpuError> {
         let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let texture = self.device.create_texture(&wgpu::TextureDescriptor {
-            label: Some("texels"),
-            size: wgpu::Extent3d {
-                width: row,
-                height: rows,
-                depth_or_array_layers: 1,
-            },
-            mip_level_count: 1,
-            sample_count: 1,
-            dimension: wgpu::TextureDimension::D2,
-            format: texel_format(texel),
-            usage: wgpu::TextureUsages::STORAGE_BINDING | wgpu::TextureUsages::COPY_DST,
-            view_formats: &[],
-        });
+        let made = make();
         let error = match memory.pop().await {
             Some(error) => Some(error),
             None => validation.pop().await,
         };
         match error {
-            None => Ok(Counted::new(texture, self.ledger.charge(&self.device, bytes))),
+            None => Ok(Counted::new(made, self.ledger.charge(&self.device, bytes))),
             Some(e) => Err(GpuError::OutOfMemory {
-                label: "texels".into(),
+                label: label.into(),
                 mib: bytes >> 20,
                 reason: e.to_string(),
             }),

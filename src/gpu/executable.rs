@@ -309,7 +309,7 @@ impl Executable {
         }
         let mut textures = Vec::new();
         for texture in &plan.textures {
-            textures.push(device.texture(texture.texel, texture.rows).await?);
+            textures.push(device.texture(texture).await?);
         }
         let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let step = device.buffer_with("step", 16, uniform).await?;

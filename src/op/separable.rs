@@ -182,7 +182,6 @@ pub(crate) fn filter_axes(
                 constants: vec![("ROWS", run as u32)],
                 params: vec![
                     ("count", count.into()),
-                    ("first", (piece.start * inner).into()),
                     ("base", ((piece.written.0 / element) as usize).into()),
                     ("source_base", ((piece.read.0 / element) as usize).into()),
                     ("inner", inner.into()),
