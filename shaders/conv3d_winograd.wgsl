@@ -3,11 +3,9 @@
 // products of combined rows d0 − d2, d1 + d2, d2 − d1, d1 − d3 with combined weights rather than six, and every
 // instruction counts there. The lanes of a subgroup are neighbours along x: the three taps along x share what they load, and
 // what lies beyond the outer lanes is loaded for four rows at once, left and right.
-// One invocation computes ROWS rows along y and 4·BLOCKS channels. conv3d_map or conv3d_image, and conv3d_lanes, stand before
-// this file; conv3d_pack.wgsl combines the weights.
+// One invocation computes 2·TILES rows along y and 4·BLOCKS channels. conv3d_map or conv3d_image, conv3d_lanes, and tiles2 or
+// tiles4 stand before this file; conv3d_pack.wgsl combines the weights.
 // 16 -> 16 channels at 72³ on 2 cores without AVX-512: 57 GFLOP/s, 42 by conv3d.wgsl.
-// A multiple of two.
-const ROWS: u32 = 8u;
 const BLOCKS: u32 = 4u;
 // Channels a load brings: 4 from a map (fewer where it has fewer), 1 from an image.
 const CHANNELS: u32 = 4u;
@@ -15,7 +13,7 @@ const CHANNELS: u32 = 4u;
 const OUTPUTS: u32 = 4u;
 // 1 where a subgroup may hold the ends of two rows: the width is no multiple of eight.
 const WRAPS: u32 = 1u;
-const TILES: u32 = ROWS / 2u;
+const ROWS: u32 = 2u * TILES;
 const SPAN: u32 = ROWS + 2u;
 const EDGES: u32 = (2u * SPAN + 7u) / 8u;
 const CHUNK: u32 = BLOCKS * 12u * CHANNELS;
@@ -53,13 +51,13 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read_write> y: array<vec4f>;
 
-// [output block][output][combination][tile]
-var<private> sums: array<f32, 16u * TILES * BLOCKS>;
+// [output block][output][combination].
+var<private> sums: array<Tiles, 16u * BLOCKS>;
 // Loaded rows at the lane's x; those beside it; their combinations.
 var<private> centre: array<vec4f, SPAN>;
 var<private> rows: array<vec4f, SPAN>;
-// [tap along x][combination][tile]
-var<private> terms: array<vec4f, 12u * TILES>;
+// [tap along x][combination][channel]
+var<private> terms: array<Tiles, 48>;
 // Lanes 0, 2, 4, 6 of element e: rows 4·e to 4·e + 3 left of lane 0; lanes 1, 3, 5, 7: right of lane 7.
 var<private> edge: array<vec4f, EDGES>;
 // Where they lie after y = 0, and whether inside.
@@ -127,13 +125,19 @@ fn neighbours(side: u32, lane: u32, outside: bool) {
     neighbour(9u, side, lane, outside);
 }
 
+fn put_term(t: u32, k: u32, value: vec4f) {
+    terms[4u * k][t] = value.x;
+    terms[4u * k + 1u][t] = value.y;
+    terms[4u * k + 2u][t] = value.z;
+    terms[4u * k + 3u][t] = value.w;
+}
+
 fn combine(t: u32, kx: u32) {
     if (t < TILES) {
-        let at = 4u * TILES * kx + t;
-        terms[at] = rows[2u * t] - rows[2u * t + 2u];
-        terms[at + TILES] = rows[2u * t + 1u] + rows[2u * t + 2u];
-        terms[at + 2u * TILES] = rows[2u * t + 2u] - rows[2u * t + 1u];
-        terms[at + 3u * TILES] = rows[2u * t + 1u] - rows[2u * t + 3u];
+        put_term(t, 4u * kx, rows[2u * t] - rows[2u * t + 2u]);
+        put_term(t, 4u * kx + 1u, rows[2u * t + 1u] + rows[2u * t + 2u]);
+        put_term(t, 4u * kx + 2u, rows[2u * t + 2u] - rows[2u * t + 1u]);
+        put_term(t, 4u * kx + 3u, rows[2u * t + 1u] - rows[2u * t + 3u]);
     }
 }
 
@@ -144,36 +148,28 @@ fn combine_all(kx: u32) {
     combine(3u, kx);
 }
 
-fn add_term(t: u32, kx: u32, tap: u32, channel: u32, s: u32, w: f32) {
-    if (t < TILES) {
-        sums[s + t] = fma(w, terms[(kx * 4u + tap) * TILES + t][channel], sums[s + t]);
-    }
-}
-
 // One number of a weight at a time, and for it all tiles: AVX2 has 16 registers, enough for a sum a tile, the weight and a
-// product.
-fn add_weight(block: u32, output: u32, tap: u32, kx: u32, channel: u32) {
-    if (channel < CHANNELS) {
-        let w = weight_of(((block * 3u + kx) * 4u + tap) * CHANNELS + channel, output);
-        let s = ((block * 4u + output) * 4u + tap) * TILES;
-        add_term(0u, kx, tap, channel, s, w);
-        add_term(1u, kx, tap, channel, s, w);
-        add_term(2u, kx, tap, channel, s, w);
-        add_term(3u, kx, tap, channel, s, w);
+// product. All tiles in a statement, and few calls: before a kernel first runs, the driver takes a time that grows with both.
+fn add_column(before: Tiles, output: u32, w: u32, t: u32) -> Tiles {
+    var sum = fma(Tiles(weight_of(w, output)), terms[t], before);
+    if (CHANNELS > 1u) {
+        sum = fma(Tiles(weight_of(w + 1u, output)), terms[t + 1u], sum);
     }
-}
-
-fn add_column(block: u32, output: u32, tap: u32, kx: u32) {
-    add_weight(block, output, tap, kx, 0u);
-    add_weight(block, output, tap, kx, 1u);
-    add_weight(block, output, tap, kx, 2u);
-    add_weight(block, output, tap, kx, 3u);
+    if (CHANNELS > 2u) {
+        sum = fma(Tiles(weight_of(w + 2u, output)), terms[t + 2u], sum);
+    }
+    if (CHANNELS > 3u) {
+        sum = fma(Tiles(weight_of(w + 3u, output)), terms[t + 3u], sum);
+    }
+    return sum;
 }
 
 fn add_tap(block: u32, output: u32, tap: u32) {
-    add_column(block, output, tap, 0u);
-    add_column(block, output, tap, 1u);
-    add_column(block, output, tap, 2u);
+    let s = (block * 4u + output) * 4u + tap;
+    let w = (block * 12u + tap) * CHANNELS;
+    let left = add_column(sums[s], output, w, tap * 4u);
+    let here = add_column(left, output, w + 4u * CHANNELS, (tap + 4u) * 4u);
+    sums[s] = add_column(here, output, w + 8u * CHANNELS, (tap + 8u) * 4u);
 }
 
 fn add_output(block: u32, output: u32) {
@@ -204,8 +200,8 @@ fn put(i: u32, value: vec4f, block: u32) {
 
 // The combination's sums of four outputs.
 fn total(t: u32, b: u32, tap: u32) -> vec4f {
-    let s = (b * 16u + tap) * TILES + t;
-    return vec4f(sums[s], sums[s + 4u * TILES], sums[s + 8u * TILES], sums[s + 12u * TILES]);
+    let s = b * 16u + tap;
+    return vec4f(sums[s][t], sums[s + 4u][t], sums[s + 8u][t], sums[s + 12u][t]);
 }
 
 fn store(t: u32, b: u32, py: u32, y_at: u32, block: u32) {

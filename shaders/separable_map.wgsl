@@ -1,2 +1,2 @@
-// common/separable.wgsl over feature maps: four channels an element.
+// common/separable.wgsl over feature maps, and over flat images along an axis where four numbers stand together.
 alias Element = vec4f;

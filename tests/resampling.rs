@@ -156,9 +156,10 @@ proptest! {
     #[test]
     fn odd_sizes_agree_with_the_reference(
         shape in [1..3usize, 1..10usize, 1..8usize, 1..8usize, 1..8usize],
-        size in [1..15usize, 1..15usize, 1..15usize],
+        size in [1..15usize, 1..15usize, 1..15usize], doubled: bool,
         kernel in 1..5usize, stride in 1..4usize,
     ) {
+        let size = if doubled { [size[0], 2 * shape[3], 2 * shape[4]] } else { size };
         let padding = kernel / 2;
         let x = input(shape);
         let op = AvgPool3d { kernel, stride, padding };
@@ -183,11 +184,16 @@ proptest! {
 
 #[test]
 fn values_beyond_a_binding_are_cut_into_ranges() {
-    let caps = Caps {
-        max_binding: 7168,
-        ..Caps::PORTABLE
-    };
-    for (shape, size) in [([2, 9, 4, 5, 3], [7, 9, 5]), ([1, 5, 6, 7, 5], [6, 3, 11])] {
+    for (shape, size, cpu) in [
+        ([2, 9, 4, 5, 3], [7, 9, 5], false),
+        ([1, 5, 6, 7, 5], [6, 3, 11], false),
+        ([2, 9, 4, 5, 2], [7, 10, 4], true),
+    ] {
+        let caps = Caps {
+            max_binding: 7168,
+            cpu,
+            ..Caps::PORTABLE
+        };
         let mut graph = Graph::new();
         let up = upsample(shape, size)(&mut graph)[0];
         let x = graph.find("x").unwrap();
@@ -208,7 +214,16 @@ fn values_beyond_a_binding_are_cut_into_ranges() {
         let mut data = input(shape);
         data.insert("upstream".into(), noise(graph.shape(averaged), 2));
         let plan = Plan::new(&graph, &caps).unwrap();
-        let in_one = Plan::new(&graph, &Caps::PORTABLE).unwrap().launches.len();
+        let in_one = Plan::new(
+            &graph,
+            &Caps {
+                cpu,
+                ..Caps::PORTABLE
+            },
+        )
+        .unwrap()
+        .launches
+        .len();
         assert!(plan.launches.len() > in_one);
         assert!(
             plan.launches
@@ -232,7 +247,7 @@ fn values_beyond_a_binding_are_cut_into_ranges() {
         &graph,
         &Caps {
             max_binding: 256,
-            ..caps
+            ..Caps::PORTABLE
         },
     )
     .unwrap_err()

@@ -90,19 +90,10 @@ pub(crate) fn filter_axes(
     let spec = &io.inputs[0];
     let [n, c, d, h, w] = spec.ncdhw().expect("checked on insertion");
     let target = io.outputs[0].ncdhw().expect("checked on insertion");
-    let (shader, outer, blocks, element) = match spec.layout {
-        Layout::Map => (
-            shader!("separable_map", "common/divide", "common/separable"),
-            n,
-            spec.blocks(),
-            16u64,
-        ),
-        Layout::Flat => (
-            shader!("separable_flat", "common/divide", "common/separable"),
-            n * c,
-            1,
-            4,
-        ),
+    // Numbers that stand together, vec4s of a map.
+    let (outer, blocks, together) = match spec.layout {
+        Layout::Map => (n, spec.blocks(), 4),
+        Layout::Flat => (n * c, 1, 1),
     };
     let mut size = [d, h, w];
     let target = [target[2], target[3], target[4]];
@@ -130,10 +121,20 @@ pub(crate) fn filter_axes(
     for (i, &axis) in axes.iter().enumerate() {
         let (from, to) = (size[axis], target[axis]);
         let (outer, inner) = match axis {
-            0 => (outer, blocks * size[1] * size[2]),
-            1 => (outer * size[0] * blocks, size[2]),
-            _ => (outer * size[0] * blocks * size[1], 1),
+            0 => (outer, blocks * size[1] * size[2] * together),
+            1 => (outer * size[0] * blocks, size[2] * together),
+            _ => (outer * size[0] * blocks * size[1], together),
         };
+        let (shader, element) = if inner % 4 == 0 {
+            (
+                shader!("separable_map", "common/divide", "common/separable"),
+                4usize,
+            )
+        } else {
+            (shader!("separable_flat", "common/divide", "common/separable"), 1)
+        };
+        let inner = inner / element;
+        let element_bytes = 4 * element as u64;
         size[axis] = to;
         if axis == 0 {
             now = if io.planes.is_some() {
@@ -149,7 +150,7 @@ pub(crate) fn filter_axes(
         };
         let rows = outer * to;
         let wanted = now.start * rows_a_plane..rows.min(now.end * rows_a_plane);
-        let row_bytes = inner as u64 * element;
+        let row_bytes = inner as u64 * element_bytes;
         let first = wanted.start as u64 * row_bytes / ALIGNMENT * ALIGNMENT;
         let (output, output_from) = if i + 1 == axes.len() {
             (BufferRef::Output(0), 0)
@@ -182,8 +183,8 @@ pub(crate) fn filter_axes(
                 constants: vec![("ROWS", run as u32)],
                 params: vec![
                     ("count", count.into()),
-                    ("base", ((piece.written.0 / element) as usize).into()),
-                    ("source_base", ((piece.read.0 / element) as usize).into()),
+                    ("base", ((piece.written.0 / element_bytes) as usize).into()),
+                    ("source_base", ((piece.read.0 / element_bytes) as usize).into()),
                     ("inner", inner.into()),
                     ("length", to.into()),
                     ("source_len", from.into()),

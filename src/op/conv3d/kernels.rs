@@ -511,7 +511,6 @@ impl Lattice {
             if winograd {
                 dispatches.extend(groups.iter().map(|&(first_group, count, base)| Dispatch {
                     constants: vec![
-                        ("ROWS", rows as u32),
                         ("BLOCKS", blocks as u32),
                         ("OUTPUTS", last),
                         ("CHANNELS", source.channels as u32),
@@ -549,7 +548,7 @@ impl Lattice {
                     workgroups: [x, y, count as u32],
                     iterations: products as u64,
                     flops: flops * count as u64 / block_groups as u64,
-                    ..Dispatch::new(winograd_module(x_spec.layout, weights), "lanes")
+                    ..Dispatch::new(winograd_module(x_spec.layout, weights, rows), "lanes")
                 }));
                 continue;
             }
@@ -1033,32 +1032,31 @@ pub(super) fn in_place(axes: &[Axis; 3], x: &Spec, y: &Spec, groups: usize) -> b
         && blocks <= 4
 }
 
-fn winograd_module(x: Layout, weights: Weights) -> Shader {
-    match (x, weights) {
-        (Layout::Map, Weights::Uniform) => shader!(
-            "conv3d_winograd",
-            "common/conv3d_map",
-            "common/conv3d_weights_uniform",
-            "common/conv3d_lanes"
-        ),
-        (Layout::Map, _) => shader!(
-            "conv3d_winograd",
-            "common/conv3d_map",
-            "common/conv3d_weights_storage",
-            "common/conv3d_lanes"
-        ),
-        (Layout::Flat, Weights::Uniform) => shader!(
-            "conv3d_winograd",
-            "common/conv3d_image",
-            "common/conv3d_weights_uniform",
-            "common/conv3d_lanes"
-        ),
-        (Layout::Flat, _) => shader!(
-            "conv3d_winograd",
-            "common/conv3d_image",
-            "common/conv3d_weights_storage",
-            "common/conv3d_lanes"
-        ),
+fn winograd_module(x: Layout, weights: Weights, rows: usize) -> Shader {
+    macro_rules! winograd {
+        ($x:literal, $weights:literal, $tiles:literal) => {
+            shader!(
+                "conv3d_winograd",
+                $x,
+                $weights,
+                "common/conv3d_lanes",
+                $tiles
+            )
+        };
+    }
+    macro_rules! of {
+        ($x:literal) => {
+            match (weights, rows) {
+                (Weights::Uniform, 8) => winograd!($x, "common/conv3d_weights_uniform", "common/tiles4"),
+                (Weights::Uniform, _) => winograd!($x, "common/conv3d_weights_uniform", "common/tiles2"),
+                (_, 8) => winograd!($x, "common/conv3d_weights_storage", "common/tiles4"),
+                (_, _) => winograd!($x, "common/conv3d_weights_storage", "common/tiles2"),
+            }
+        };
+    }
+    match x {
+        Layout::Map => of!("common/conv3d_map"),
+        Layout::Flat => of!("common/conv3d_image"),
     }
 }
 
