@@ -98,10 +98,31 @@ fn merge(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) l
     }
 }
 
-// One invocation: VECTORS vec4s of a plane, every eighth of a run that eight invocations walk together.
-const VECTORS: u32 = 8u;
-struct Planes { plane: u32, blocks: u32, planes: u32, channels: u32, slope: f32, epsilon: f32, inverse_count: f32 }
+// One invocation: every eighth vec4 of a run that eight invocations walk together. A plane has `runs`, whose numbers go on
+// from plane to plane, so that small planes leave few invocations without work.
+struct Planes {
+    plane: u32,
+    blocks: u32,
+    planes: u32,
+    runs: u32,   // of a plane
+    length: u32, // of a run
+    channels: u32,
+    slope: f32,
+    epsilon: f32,
+    inverse_count: f32,
+}
 @group(0) @binding(0) var<uniform> planes: Planes;
+
+// Elements of the plane from `first` on, every eighth before `end`; none of a plane past the last.
+struct Run { plane: u32, first: u32, end: u32 }
+
+fn run(group: vec3u, groups: vec3u, local: u32) -> Run {
+    let index = (group.y * groups.x + group.x) * 8u + local / 8u;
+    let plane = divide(index, planes.runs);
+    let start = (index - plane * planes.runs) * planes.length;
+    let end = select(0u, min(start + planes.length, planes.plane), plane < planes.planes);
+    return Run(plane, start + local % 8u, end);
+}
 @group(0) @binding(2) var<storage, read> gamma: array<vec4f>;
 @group(0) @binding(3) var<storage, read> beta: array<vec4f>;
 @group(0) @binding(4) var<storage, read> mean: array<vec4f>;
@@ -114,19 +135,14 @@ fn normalise(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let plane = group.z * groups.y + group.y;
-    let size = select(0u, planes.plane, plane < planes.planes);
-    let block = plane % planes.blocks;
+    let r = run(group, groups, local);
+    let block = r.plane % planes.blocks;
     let centre = mean[block];
     let scale = lanes(gamma[block], block, planes.channels) / sqrt(variance[block] + planes.epsilon);
     let offset = lanes(beta[block], block, planes.channels);
-    let first = (group.x * 8u + local / 8u) * VECTORS * 8u + local % 8u;
-    for (var k = 0u; k < VECTORS; k++) {
-        let i = first + k * 8u;
-        if (i < size) {
-            let z = (x[plane * planes.plane + i] - centre) * scale + offset;
-            y[plane * planes.plane + i] = select(planes.slope * z, z, z > vec4f(0.0));
-        }
+    for (var i = r.first; i < r.end; i += 8u) {
+        let z = (x[r.plane * planes.plane + i] - centre) * scale + offset;
+        y[r.plane * planes.plane + i] = select(planes.slope * z, z, z > vec4f(0.0));
     }
 }
 
@@ -214,17 +230,12 @@ fn gradient(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let plane = group.z * groups.y + group.y;
-    let size = select(0u, planes.plane, plane < planes.planes);
-    let block = plane % planes.blocks;
+    let r = run(group, groups, local);
+    let block = r.plane % planes.blocks;
     let b = of_block(block);
-    let first = (group.x * 8u + local / 8u) * VECTORS * 8u + local % 8u;
-    for (var k = 0u; k < VECTORS; k++) {
-        let i = first + k * 8u;
-        if (i < size) {
-            let at = plane * planes.plane + i;
-            dx[at] = through(b, x[at], dy[at]);
-        }
+    for (var i = r.first; i < r.end; i += 8u) {
+        let at = r.plane * planes.plane + i;
+        dx[at] = through(b, x[at], dy[at]);
     }
 }
 
@@ -237,16 +248,11 @@ fn gradient_in_place(
     @builtin(num_workgroups) groups: vec3u,
     @builtin(local_invocation_index) local: u32,
 ) {
-    let plane = group.z * groups.y + group.y;
-    let size = select(0u, planes.plane, plane < planes.planes);
-    let block = plane % planes.blocks;
+    let r = run(group, groups, local);
+    let block = r.plane % planes.blocks;
     let b = of_block(block);
-    let first = (group.x * 8u + local / 8u) * VECTORS * 8u + local % 8u;
-    for (var k = 0u; k < VECTORS; k++) {
-        let i = first + k * 8u;
-        if (i < size) {
-            let at = plane * planes.plane + i;
-            dy_dx[at] = through(b, x[at], dy_dx[at]);
-        }
+    for (var i = r.first; i < r.end; i += 8u) {
+        let at = r.plane * planes.plane + i;
+        dy_dx[at] = through(b, x[at], dy_dx[at]);
     }
 }

@@ -9,12 +9,6 @@ pub const EPSILON: f32 = 1e-5;
 /// Weight of the newest batch in the running statistics.
 pub const MOMENTUM: f32 = 0.1;
 
-/// Vec4s of a plane that one invocation of the elementwise kernels covers: on a CPU more, because the channels' numbers
-/// that each reads first cost it as much as five of them.
-fn vectors(caps: &Caps) -> usize {
-    if caps.cpu { 32 } else { 8 }
-}
-
 /// Batch norm of a map `[N, C, D, H, W]` with `slope`'s leaky ReLU behind it (0 is ReLU, `None` is linear). In
 /// training it normalises by the batch's statistics (biased variance) and updates the running ones (momentum 0.1,
 /// unbiased variance), which must be states; otherwise it normalises by the running ones. `gamma`, `beta` and the
@@ -122,7 +116,13 @@ fn reduction(
     (dispatches, partials)
 }
 
-const MODULE: Shader = shader!("batch_norm", "common/lanes", "common/sum64", "common/walk");
+const MODULE: Shader = shader!(
+    "batch_norm",
+    "common/divide",
+    "common/lanes",
+    "common/sum64",
+    "common/walk"
+);
 
 fn merge(entry: &'static str, x: &Spec, partials: usize, bindings: Vec<Binding>) -> Dispatch {
     Dispatch {
@@ -144,22 +144,26 @@ fn elementwise(
     bindings: Vec<Binding>,
     caps: &Caps,
 ) -> Dispatch {
-    let vectors = vectors(caps);
     let (plane, planes) = planes(x, run.count);
+    // The channel's numbers that an invocation reads first cost a CPU as much as five steps of its run.
+    let most = 8 * if caps.cpu { 32 } else { 8 };
+    let runs = plane.div_ceil(most);
+    let length = plane.div_ceil(runs).next_multiple_of(8);
     Dispatch {
-        constants: vec![("VECTORS", vectors as u32)],
         params: vec![
             ("plane", plane.into()),
             ("blocks", x.blocks().into()),
             ("planes", planes.into()),
+            ("runs", runs.into()),
+            ("length", length.into()),
             ("channels", x.shape[1].into()),
             ("slope", slope.into()),
             ("epsilon", EPSILON.into()),
             ("inverse_count", count.map_or(0.0, |n| 1.0 / n as f32).into()),
         ],
         bindings,
-        workgroups: plane_groups(plane, vectors, planes),
-        iterations: vectors as u64,
+        workgroups: linear_groups(planes * runs, 8),
+        iterations: length as u64 / 8,
         flops: (plane * planes * 4 * 4) as u64,
         ..Dispatch::new(MODULE, entry)
     }
