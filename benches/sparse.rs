@@ -96,11 +96,8 @@ impl Run {
         let start = Instant::now();
         for slot in 0..SCANS {
             let executable = &mut self.executable;
-            executable.bind(
-                device,
-                &format!("image.{slot}"),
-                &self.scans[(slot + number) % SCANS],
-            )?;
+            let scan = &self.scans[(slot + number) % SCANS];
+            executable.bind(device, &format!("image.{slot}"), scan).await?;
             let seed = (number * SCANS + slot) as u32 * 100_000;
             let points = Tensor::from_fn(&[1, samples, 3], |i| 2.0 * hash(seed + i as u32) - 1.0);
             executable.upload(device, &format!("points.{slot}"), &points)?;

@@ -342,11 +342,11 @@ fn upload_inputs(
         executable.upload(device, name, &tensor(name, &spec.shape))?;
     }
     let mut bytes = 0;
-    for (name, spec) in executable.plan().residents.clone() {
-        let image = tensor(&name, &spec.shape);
-        let resident = pollster::block_on(Resident::upload(device, &image, spec))?;
+    for input in executable.plan().residents.clone() {
+        let image = tensor(&input.name, &input.spec.shape);
+        let resident = pollster::block_on(Resident::upload(device, &image, input.spec))?;
         bytes += resident.bytes();
-        executable.bind(device, &name, &resident)?;
+        pollster::block_on(executable.bind(device, &input.name, &resident))?;
     }
     Ok(bytes)
 }

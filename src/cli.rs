@@ -72,7 +72,6 @@ pub fn run(arguments: Arguments, started: std::time::Instant) -> anyhow::Result<
         backend: arguments.backend,
         portable: arguments.portable,
         kernels_for_gpus: false,
-        least_texels: None,
         pipeline_cache: cache_folder(arguments.no_cache),
     };
     match arguments.command {

@@ -12,7 +12,7 @@ use crate::graph::{Graph, GraphError, Source, Value};
 use crate::op::{Access, BufferRef, Caps, Dispatch, Texel};
 use crate::tensor::Spec;
 use program::{Lives, Program, Step};
-pub use texels::Texels;
+pub use texels::{Held, Texels};
 
 /// Offsets in the arenas are multiples of this: WebGPU's `minStorageBufferOffsetAlignment`.
 pub const ALIGNMENT: u64 = 256;
@@ -102,6 +102,17 @@ pub struct Launch {
     pub note: String,
 }
 
+/// An input that stands in memory of its own, chosen before a submission.
+#[derive(Clone, Debug)]
+pub struct ResidentInput {
+    /// Its name.
+    pub name: String,
+    /// Its shape and layout.
+    pub spec: Spec,
+    /// Where every kernel reads it as a whole through textures of these texels: it then stands in one, and is not copied.
+    pub texel: Option<Texel>,
+}
+
 /// A texture that buffers are copied to, for kernels that read it ([`Caps::texels`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Texture {
@@ -112,6 +123,12 @@ pub struct Texture {
 }
 
 impl Texture {
+    /// One that holds so many bytes.
+    pub(crate) fn of(texel: Texel, bytes: u64) -> Texture {
+        let rows = bytes.div_ceil(Texel::ROW * texel.bytes()) as u32;
+        Texture { texel, rows }
+    }
+
     /// Bytes that it takes.
     pub fn bytes(&self) -> u64 {
         u64::from(self.rows) * Texel::ROW * self.texel.bytes()
@@ -148,8 +165,8 @@ pub struct Plan {
     pub states: Arena,
     /// Name, value and spec of the inputs.
     pub inputs: Vec<(String, Value, Spec)>,
-    /// Name and spec of the inputs whose buffers are chosen before a submission.
-    pub residents: Vec<(String, Spec)>,
+    /// The inputs that are chosen before a submission.
+    pub residents: Vec<ResidentInput>,
     /// Name, value and spec of what is read back.
     pub kept: Vec<(String, Value, Spec)>,
     /// When most of the slots is in use, and by what.
@@ -183,7 +200,11 @@ impl Plan {
         for (i, info) in graph.values().iter().enumerate() {
             match info.source {
                 Source::Input => plan.inputs.push((info.name.clone(), Value(i), info.spec.clone())),
-                Source::Resident => plan.residents.push((info.name.clone(), info.spec.clone())),
+                Source::Resident => plan.residents.push(ResidentInput {
+                    name: info.name.clone(),
+                    spec: info.spec.clone(),
+                    texel: None,
+                }),
                 _ => {}
             }
         }
@@ -210,21 +231,22 @@ impl Plan {
         for (step, scratch) in program.steps.iter().zip(&layout.scratch) {
             plan.launch(&program, step, scratch, caps)?;
         }
-        plan.textures = texels::assign(&mut plan.launches);
+        texels::settle(&mut plan.residents, &plan.launches);
+        plan.textures = texels::assign(&mut plan.launches, &plan.residents);
         Ok(plan)
     }
 
     /// Makes the launches of a plan that was put together by hand read as those of a graph's do; each copies what it reads.
     pub(crate) fn through_texels(mut self, caps: &Caps) -> Plan {
-        if let Some(least) = caps.texels {
+        if caps.texels {
             for launch in &mut self.launches {
                 let read = launch.dispatch.bindings.iter().zip(&launch.bound);
                 let sizes: HashMap<BufferRef, u64> = read
                     .map(|(binding, bound)| (binding.buffer, bound.size))
                     .collect();
-                texels::read_texels(&mut launch.dispatch, least, |buffer| sizes.get(&buffer).copied());
+                texels::read_texels(&mut launch.dispatch, |buffer| sizes.get(&buffer).copied());
             }
-            self.textures = texels::assign(&mut self.launches);
+            self.textures = texels::assign(&mut self.launches, &self.residents);
             let texels = self.launches.iter_mut().flat_map(|launch| &mut launch.texels);
             texels.for_each(|texels| texels.copy = true);
         }

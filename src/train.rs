@@ -141,7 +141,7 @@ impl<'a> Feed<'a> {
     }
 
     /// Uploads what a step of an epoch sees; the same whatever ran before.
-    fn upload(
+    async fn upload(
         &self,
         device: &Device,
         executable: &mut Executable,
@@ -150,7 +150,11 @@ impl<'a> Feed<'a> {
     ) -> Result<(), TrainError> {
         match self {
             Feed::Dense(dense) => dense.upload(device, executable, epoch, position),
-            Feed::Sparse(sparse) => sparse.upload(device, executable, epoch * sparse.steps() + position),
+            Feed::Sparse(sparse) => {
+                sparse
+                    .upload(device, executable, epoch * sparse.steps() + position)
+                    .await
+            }
         }
     }
 }
@@ -217,15 +221,15 @@ pub async fn train(
     for epoch in record.epochs_done..settings.epochs {
         let start = Instant::now();
         let mut sum = 0.0;
-        let upload = |executable: &mut Executable, position| -> Result<(), TrainError> {
-            feed.upload(device, executable, epoch, position)?;
+        let upload = async |executable: &mut Executable, position| -> Result<(), TrainError> {
+            feed.upload(device, executable, epoch, position).await?;
             if let Some(weights) = &class_weights {
                 // Every step: an input's memory serves other values once its readers are done.
                 executable.upload(device, "class_weights", weights)?;
             }
             Ok(())
         };
-        upload(&mut executable, 0)?;
+        upload(&mut executable, 0).await?;
         // A step's loss is looked at when the next step is submitted, so that the device always has work.
         let mut in_flight = VecDeque::new();
         for position in 0..=steps {
@@ -245,7 +249,7 @@ pub async fn train(
                     executable.begin_read(device, "loss").await?,
                 ));
                 if position + 1 < steps {
-                    upload(&mut executable, position + 1)?;
+                    upload(&mut executable, position + 1).await?;
                 }
                 if position == 0 {
                     continue;
@@ -389,7 +393,7 @@ async fn step(
 ) -> Result<(f32, f32), TrainError> {
     let steps = feed.steps();
     let step = epoch * steps + position;
-    feed.upload(device, executable, epoch, position)?;
+    feed.upload(device, executable, epoch, position).await?;
     if let Some(weights) = class_weights {
         // Every step: an input's memory serves other values once its readers are done.
         executable.upload(device, "class_weights", weights)?;

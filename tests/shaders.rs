@@ -19,7 +19,7 @@ fn adapters() -> [Caps; 5] {
         Caps::PORTABLE,
         Caps {
             cpu: true,
-            texels: Some(0),
+            texels: true,
             ..Caps::PORTABLE
         },
         Caps {
@@ -29,7 +29,7 @@ fn adapters() -> [Caps; 5] {
         Caps {
             subgroups,
             cpu: true,
-            texels: Some(0),
+            texels: true,
             ..Caps::PORTABLE
         },
         // SwiftShader, on which browsers run without a GPU

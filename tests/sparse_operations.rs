@@ -99,12 +99,12 @@ fn a_resident_input_is_the_buffer_bound_last_and_must_be_bound() {
                         .unwrap(),
                 );
             }
-            executable.bind(device, "a", &residents[0]).unwrap();
+            executable.bind(device, "a", &residents[0]).await.unwrap();
             let error = executable.submit(device, &step).unwrap_err().to_string();
             assert!(error.contains("`b` was not bound"), "{error}");
             for (i, j) in [(0, 1), (2, 1), (1, 1), (2, 0)] {
-                executable.bind(device, "a", &residents[i]).unwrap();
-                executable.bind(device, "b", &residents[j]).unwrap();
+                executable.bind(device, "a", &residents[i]).await.unwrap();
+                executable.bind(device, "b", &residents[j]).await.unwrap();
                 executable.submit(device, &step).unwrap();
                 let sum = executable.read(device, "sum").await.unwrap();
                 let expected = Tensor::from_fn(&shape, |e| data[i].data[e] + data[j].data[e]);
@@ -112,7 +112,7 @@ fn a_resident_input_is_the_buffer_bound_last_and_must_be_bound() {
             }
             // What a graph computed becomes resident without a way over the host, and stays as it was.
             let kept = executable.resident(device, "sum").await.unwrap();
-            executable.bind(device, "a", &kept).unwrap();
+            executable.bind(device, "a", &kept).await.unwrap();
             executable.submit(device, &step).unwrap();
             let sum = executable.read(device, "sum").await.unwrap();
             let expected = Tensor::from_fn(&shape, |e| data[2].data[e] + data[0].data[e] + data[0].data[e]);
@@ -120,7 +120,11 @@ fn a_resident_input_is_the_buffer_bound_last_and_must_be_bound() {
             let other = Resident::upload(device, &noise(&[4], 1), Spec::flat(&[4]))
                 .await
                 .unwrap();
-            let error = executable.bind(device, "a", &other).unwrap_err().to_string();
+            let error = executable
+                .bind(device, "a", &other)
+                .await
+                .unwrap_err()
+                .to_string();
             assert!(error.contains("[4]") && error.contains("[3, 5]"), "{error}");
         });
     }

@@ -20,8 +20,6 @@ pub struct DeviceOptions {
     /// Use the kernels that are meant for GPUs where a driver runs on the processor, too: tests of kernels do, so that
     /// they need no GPU.
     pub kernels_for_gpus: bool,
-    /// The least bytes that kernels read through textures where they do so at all ([`Caps::texels`]); for tests.
-    pub least_texels: Option<u64>,
     /// A folder to keep compiled pipelines in from one process to the next, where the backend gives them out (Vulkan).
     pub pipeline_cache: Option<PathBuf>,
 }
@@ -160,9 +158,6 @@ const SPARE: u64 = if cfg!(target_arch = "wasm32") {
     2 << 30
 };
 
-/// Smaller bindings are read from buffers: a copy and a pass for them save nothing. Chosen, not tuned.
-const LEAST_TEXELS: u64 = 16 << 10;
-
 pub(super) struct Pipeline {
     pub(super) pipeline: wgpu::ComputePipeline,
     pub(super) layout: wgpu::BindGroupLayout,
@@ -284,7 +279,7 @@ impl Device {
             subgroups: subgroups(&info, features),
             cpu,
             // SwiftShader, the other driver on the CPU, is a third slower through textures.
-            texels: (cpu && info.driver == "llvmpipe").then(|| options.least_texels.unwrap_or(LEAST_TEXELS)),
+            texels: cpu && info.driver == "llvmpipe",
             spare: if cpu { 64 << 20 } else { SPARE },
         };
         let folder = options.pipeline_cache.as_ref();

@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::GpuError;
 use super::device::{Device, Pipeline};
@@ -8,7 +8,7 @@ use super::memory::{Buffer, Texture};
 use super::reading::Reading;
 use crate::op::StepScalars;
 use crate::op::Texel;
-use crate::plan::{ALIGNMENT, Arena, Place, Plan, PlanBuffer};
+use crate::plan::{self, ALIGNMENT, Arena, Held, Place, Plan, PlanBuffer, ResidentInput};
 use crate::tensor::{Spec, Tensor};
 
 /// Parameters and states on the device: what training changes, what several executables share.
@@ -129,11 +129,18 @@ async fn download_arena(
         .collect())
 }
 
-/// A value in a device buffer of its own, for [`Executable::bind`]: a scan on the device that many submissions read.
+/// A value in device memory of its own, for [`Executable::bind`]: a scan on the device that many submissions read.
 #[derive(Clone, Debug)]
 pub struct Resident {
-    buffer: Arc<Buffer>,
+    store: Arc<Mutex<Store>>,
     spec: Spec,
+}
+
+/// Where a resident value is: in a buffer, or where kernels read it, in a texture.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Store {
+    Buffer(Buffer),
+    Texels(Texture, Texel),
 }
 
 impl Resident {
@@ -146,10 +153,42 @@ impl Resident {
         let buffer = device.buffer("resident", spec.bytes()).await?;
         let data = tensor.to_device(spec.layout);
         device.write(&buffer, 0, bytemuck::cast_slice(&data));
-        Ok(Resident {
-            buffer: Arc::new(buffer),
+        Ok(Resident::new(buffer, spec))
+    }
+
+    fn new(buffer: Buffer, spec: Spec) -> Resident {
+        Resident {
+            store: Arc::new(Mutex::new(Store::Buffer(buffer))),
             spec,
-        })
+        }
+    }
+
+    /// Where it is, moved there first unless it is where `texel` says: in a texture of those, or in a buffer.
+    async fn stored_as(&self, device: &Device, texel: Option<Texel>) -> Result<Store, GpuError> {
+        let now = self.store.lock().unwrap().clone();
+        let bytes = self.spec.bytes();
+        let mut encoder = device.device.create_command_encoder(&Default::default());
+        let moved = match (&now, texel) {
+            (Store::Buffer(_), None) => return Ok(now),
+            (Store::Texels(_, has), Some(texel)) if *has == texel => return Ok(now),
+            (Store::Buffer(buffer), Some(texel)) => {
+                let texture = device.texture(&plan::Texture::of(texel, bytes)).await?;
+                for (source, target, size) in texel_regions(buffer, 0, bytes, &texture, texel) {
+                    encoder.copy_buffer_to_texture(source, target, size);
+                }
+                Store::Texels(texture, texel)
+            }
+            (Store::Texels(texture, has), _) => {
+                let buffer = device.buffer("resident", bytes).await?;
+                for (target, source, size) in texel_regions(&buffer, 0, bytes, texture, *has) {
+                    encoder.copy_texture_to_buffer(source, target, size);
+                }
+                Store::Buffer(buffer)
+            }
+        };
+        device.submit(encoder.finish());
+        *self.store.lock().unwrap() = moved.clone();
+        Ok(moved)
     }
 
     /// Bytes that it takes on the device.
@@ -183,12 +222,63 @@ enum EntryBuffer {
     Resident(usize),
 }
 
+impl EntryBuffer {
+    /// The buffer; none where it is of a resident input that is not bound, or stands in a texture.
+    fn buffer<'b>(&'b self, residents: &'b [Option<Store>]) -> Option<&'b Buffer> {
+        match self {
+            EntryBuffer::Fixed(buffer) => Some(buffer),
+            EntryBuffer::Resident(i) => match residents[*i].as_ref()? {
+                Store::Buffer(buffer) => Some(buffer),
+                Store::Texels(..) => None,
+            },
+        }
+    }
+}
+
 /// A copy of what an entry binds to the texture that is read in its place.
 struct TexelCopy {
     /// Position among the launch's entries.
     entry: usize,
     texture: Texture,
     texel: Texel,
+}
+
+/// Where a buffer's bytes stand in a texture: whole rows, and the rest.
+fn texel_regions<'r>(
+    buffer: &'r wgpu::Buffer,
+    offset: u64,
+    bytes: u64,
+    texture: &'r wgpu::Texture,
+    texel: Texel,
+) -> impl Iterator<
+    Item = (
+        wgpu::TexelCopyBufferInfo<'r>,
+        wgpu::TexelCopyTextureInfo<'r>,
+        wgpu::Extent3d,
+    ),
+> {
+    let row = Texel::ROW * texel.bytes();
+    let (rows, rest) = (bytes / row, bytes % row);
+    let parts = [(0, Texel::ROW, rows), (rows, rest / texel.bytes(), 1)];
+    let some = parts.into_iter().filter(|(_, width, height)| width * height > 0);
+    some.map(move |(y, width, height)| {
+        let memory = wgpu::TexelCopyBufferInfo {
+            buffer,
+            layout: wgpu::TexelCopyBufferLayout {
+                offset: offset + y * row,
+                bytes_per_row: Some(row as u32),
+                rows_per_image: None,
+            },
+        };
+        let mut place = texture.as_image_copy();
+        place.origin.y = y as u32;
+        let size = wgpu::Extent3d {
+            width: width as u32,
+            height: height as u32,
+            depth_or_array_layers: 1,
+        };
+        (memory, place, size)
+    })
 }
 
 impl Launch {
@@ -203,37 +293,14 @@ impl Launch {
     }
 
     /// Copies what the launch reads through textures, before the pass that runs it.
-    pub(super) fn copy(&self, encoder: &mut wgpu::CommandEncoder, residents: &[Option<Arc<Buffer>>]) {
+    pub(super) fn copy(&self, encoder: &mut wgpu::CommandEncoder, residents: &[Option<Store>]) {
         for copy in &self.copies {
             let entry = &self.entries[copy.entry];
-            let buffer = match &entry.buffer {
-                EntryBuffer::Fixed(buffer) => buffer,
-                EntryBuffer::Resident(i) => residents[*i].as_ref().expect("residents were checked"),
-            };
-            let row = Texel::ROW * copy.texel.bytes();
-            let (rows, rest) = (entry.size / row, entry.size % row);
-            let mut part = |y: u64, width: u64, height: u64| {
-                if width * height > 0 {
-                    let source = wgpu::TexelCopyBufferInfo {
-                        buffer,
-                        layout: wgpu::TexelCopyBufferLayout {
-                            offset: entry.offset + y * row,
-                            bytes_per_row: Some(row as u32),
-                            rows_per_image: None,
-                        },
-                    };
-                    let mut target = copy.texture.as_image_copy();
-                    target.origin.y = y as u32;
-                    let size = wgpu::Extent3d {
-                        width: width as u32,
-                        height: height as u32,
-                        depth_or_array_layers: 1,
-                    };
-                    encoder.copy_buffer_to_texture(source, target, size);
-                }
-            };
-            part(0, Texel::ROW, rows);
-            part(rows, rest / copy.texel.bytes(), 1);
+            let buffer = entry.buffer.buffer(residents).expect("residents were checked");
+            let regions = texel_regions(buffer, entry.offset, entry.size, &copy.texture, copy.texel);
+            for (source, target, size) in regions {
+                encoder.copy_buffer_to_texture(source, target, size);
+            }
         }
     }
 
@@ -245,20 +312,24 @@ impl Launch {
     }
 
     /// Makes the bind group, where every resident input that the launch reads is bound.
-    fn bind(&mut self, device: &Device, residents: &[Option<Arc<Buffer>>]) {
+    fn bind(&mut self, device: &Device, residents: &[Option<Store>]) {
+        let view = |entry: &Entry| match &entry.buffer {
+            EntryBuffer::Resident(i) => match residents[*i].as_ref()? {
+                Store::Texels(texture, _) => Some(texture.create_view(&Default::default())),
+                Store::Buffer(_) => None,
+            },
+            EntryBuffer::Fixed(_) => None,
+        };
+        let views: Vec<_> = self.entries.iter().map(view).collect();
         let entries: Option<Vec<_>> = self
             .entries
             .iter()
             .enumerate()
             .map(|(i, entry)| {
-                let buffer = match &entry.buffer {
-                    EntryBuffer::Fixed(buffer) => buffer,
-                    EntryBuffer::Resident(i) => residents[*i].as_ref()?,
-                };
-                let resource = match &entry.texels {
-                    Some(view) => wgpu::BindingResource::TextureView(view),
-                    None => wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                        buffer,
+                let resource = match (&entry.texels, &views[i]) {
+                    (Some(view), _) | (None, Some(view)) => wgpu::BindingResource::TextureView(view),
+                    (None, None) => wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                        buffer: entry.buffer.buffer(residents)?,
                         offset: entry.offset,
                         size: std::num::NonZeroU64::new(entry.size),
                     }),
@@ -283,7 +354,7 @@ impl Launch {
 pub struct Executable {
     plan: Plan,
     pub(super) launches: Vec<Launch>,
-    pub(super) residents: Vec<Option<Arc<Buffer>>>,
+    pub(super) residents: Vec<Option<Store>>,
     slots: Vec<Buffer>,
     pub(super) step: Buffer,
 }
@@ -362,12 +433,13 @@ impl Executable {
             for texels in &launch.texels {
                 // The uniform comes before the plan's bindings.
                 let entry = texels.binding + 1;
-                let texture = &textures[texels.texture];
+                let Held::Texture(t) = texels.held else { continue };
+                let texture = &textures[t];
                 entries[entry].texels = Some(texture.create_view(&Default::default()));
                 copies.extend(texels.copy.then(|| TexelCopy {
                     entry,
                     texture: texture.clone(),
-                    texel: plan.textures[texels.texture].texel,
+                    texel: plan.textures[t].texel,
                 }));
             }
             let mut made = Launch {
@@ -432,11 +504,12 @@ impl Executable {
         Ok(())
     }
 
-    /// Makes the resident input of that name be read from this buffer from the next submission on; nothing is copied.
-    pub fn bind(&mut self, device: &Device, name: &str, resident: &Resident) -> Result<(), GpuError> {
-        let found = self.plan.residents.iter().position(|(n, _)| n == name);
+    /// Makes the resident input of that name be read from there, from the next submission on. Nothing is copied, but for
+    /// the first time that kernels read it through a texture, where it then stays.
+    pub async fn bind(&mut self, device: &Device, name: &str, resident: &Resident) -> Result<(), GpuError> {
+        let found = self.plan.residents.iter().position(|r| r.name == name);
         let i = found.ok_or_else(|| GpuError::Tensor(format!("the graph has no resident input `{name}`")))?;
-        let spec = &self.plan.residents[i].1;
+        let ResidentInput { spec, texel, .. } = &self.plan.residents[i];
         if *spec != resident.spec {
             let message = format!(
                 "resident input `{name}` is {:?}, the graph takes {spec:?}",
@@ -444,9 +517,9 @@ impl Executable {
             );
             return Err(GpuError::Tensor(message));
         }
-        let bound = self.residents[i].as_ref();
-        if !bound.is_some_and(|b| Arc::ptr_eq(b, &resident.buffer)) {
-            self.residents[i] = Some(resident.buffer.clone());
+        let store = Some(resident.stored_as(device, *texel).await?);
+        if self.residents[i] != store {
+            self.residents[i] = store;
             let launches = self.launches.iter_mut().filter(|launch| launch.reads(i));
             launches.for_each(|launch| launch.bind(device, &self.residents));
         }
@@ -461,10 +534,7 @@ impl Executable {
         encoder.copy_buffer_to_buffer(&self.slots[slot], offset, &buffer, 0, spec.bytes());
         device.submit(encoder.finish());
         device.check()?;
-        Ok(Resident {
-            buffer: Arc::new(buffer),
-            spec: spec.clone(),
-        })
+        Ok(Resident::new(buffer, spec.clone()))
     }
 
     /// Submits every kernel in order and returns at once; results are there for [`Executable::read`].
@@ -481,7 +551,7 @@ impl Executable {
             None => Ok(()),
             Some(i) => Err(GpuError::Tensor(format!(
                 "the resident input `{}` was not bound",
-                self.plan.residents[i].0
+                self.plan.residents[i].name
             ))),
         }
     }
@@ -575,7 +645,7 @@ impl Executable {
 
 impl Device {
     /// Submits kernels in order, in a pass from one copy to textures to the next.
-    fn run(&self, launches: &[Launch], residents: &[Option<Arc<Buffer>>]) {
+    fn run(&self, launches: &[Launch], residents: &[Option<Store>]) {
         let mut encoder = self.device.create_command_encoder(&Default::default());
         let mut rest = launches;
         while let Some((first, others)) = rest.split_first() {

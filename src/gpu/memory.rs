@@ -113,6 +113,13 @@ impl<T> Counted<T> {
     }
 }
 
+/// The same one.
+impl<T: PartialEq> PartialEq for Counted<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.resource == other.resource
+    }
+}
+
 impl<T> Deref for Counted<T> {
     type Target = T;
 

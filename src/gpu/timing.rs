@@ -1,11 +1,8 @@
 //! Times of single kernels by the adapter's own clock.
 
-use std::sync::Arc;
-
 use super::GpuError;
 use super::device::Device;
-use super::executable::{Executable, Launch};
-use super::memory::Buffer;
+use super::executable::{Executable, Launch, Store};
 use crate::op::StepScalars;
 
 /// Kernels timed by one query set: WebGPU allows 4096 queries, and each kernel takes two.
@@ -36,7 +33,7 @@ impl Executable {
 async fn timed(
     device: &Device,
     launches: &[Launch],
-    residents: &[Option<Arc<Buffer>>],
+    residents: &[Option<Store>],
 ) -> Result<Vec<f64>, GpuError> {
     let count = 2 * launches.len() as u32;
     let queries = device.device.create_query_set(&wgpu::QuerySetDescriptor {

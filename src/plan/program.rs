@@ -161,14 +161,14 @@ impl Program {
         io.in_place = in_place;
         let mut dispatches = step.op.dispatches(&mut io, &self.caps)?;
         step.scratch = io.scratch;
-        if let Some(least) = self.caps.texels {
+        if self.caps.texels {
             let bytes = |buffer| match buffer {
                 BufferRef::Input(i) => Some(inputs[i].bytes()),
                 BufferRef::Output(i) => Some(outputs[i].bytes()),
                 BufferRef::Scratch(i) => Some(step.scratch[i]),
                 _ => None,
             };
-            dispatches.iter_mut().for_each(|d| read_texels(d, least, bytes));
+            dispatches.iter_mut().for_each(|d| read_texels(d, bytes));
         }
         step.dispatches = dispatches.into();
         Ok(())

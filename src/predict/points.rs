@@ -205,7 +205,7 @@ impl PointPredictor {
             .flat_map(|i| normalised(points.get(i).unwrap_or(&points[0]).1))
             .collect();
         let executable = self.plan_for(device, Where::Points(planned)).await?;
-        executable.bind(device, "image", &image)?;
+        executable.bind(device, "image", &image).await?;
         executable.upload(device, "points", &Tensor::new(&[1, planned, 3], data))?;
         executable.submit(device, &StepScalars::default())?;
         Ok(executable.read(device, "logits").await?)
@@ -231,7 +231,7 @@ impl PointPredictor {
         let mut merger = TileMerger::new(self.preprocessing.labels.len(), shape, grid);
         let executable = self.plan_for(device, Where::Grid(cells)).await?;
         for (origin, image) in tiles {
-            executable.bind(device, "image", &image)?;
+            executable.bind(device, "image", &image).await?;
             executable.submit(device, &StepScalars::default())?;
             let logits = executable.read(device, "logits").await?;
             merger.add(origin, &logits.data);

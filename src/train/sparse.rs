@@ -136,7 +136,7 @@ impl<'a> Sparse<'a> {
         [self.data.preprocessing.channels.len(), d, h, w]
     }
 
-    pub fn upload(
+    pub async fn upload(
         &self,
         device: &Device,
         executable: &mut Executable,
@@ -157,7 +157,9 @@ impl<'a> Sparse<'a> {
             let scan = &case[below(&mut rng, case.len())];
             let theta = augmentation(&mut rng, affine);
             let (points, classes) = draw(&mut rng, &scan.labels, &theta, self.samples);
-            executable.bind(device, &format!("image.{slot}"), &scan.image)?;
+            executable
+                .bind(device, &format!("image.{slot}"), &scan.image)
+                .await?;
             let points = Tensor::new(&[1, self.samples, 3], points);
             executable.upload(device, &format!("points.{slot}"), &points)?;
             if affine > 0.0 {

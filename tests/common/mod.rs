@@ -11,8 +11,7 @@ use obelisk::op::{Access, Caps, Dispatch, StepScalars, Texel, Word};
 use obelisk::plan::Plan;
 use obelisk::tensor::Tensor;
 
-/// Devices to test on: WebGPU's default limits without optional features, then the adapter's own, which reads through
-/// textures what it can; on a driver that runs on
+/// Devices to test on: WebGPU's default limits without optional features, then the adapter's own; on a driver that runs on
 /// the processor also one with the kernels meant for GPUs. Fails in CI when there is no adapter; elsewhere the test is
 /// skipped with a word on stderr.
 pub fn devices() -> &'static [Device] {
@@ -22,7 +21,6 @@ pub fn devices() -> &'static [Device] {
             pollster::block_on(Device::open(&DeviceOptions {
                 portable,
                 kernels_for_gpus,
-                least_texels: (!portable).then_some(0),
                 ..Default::default()
             }))
         };
@@ -176,9 +174,10 @@ pub fn run_plan_on(device: &Device, plan: Plan, data: &Data, step: &StepScalars)
         weights.upload_moments(device, &moments).unwrap();
         let mut executable = Executable::new(device, plan, &weights).await.unwrap();
         executable.poison(device);
-        for (name, spec) in executable.plan().residents.clone() {
-            let resident = Resident::upload(device, &data[&name], spec).await.unwrap();
-            executable.bind(device, &name, &resident).unwrap();
+        for input in executable.plan().residents.clone() {
+            let image = &data[&input.name];
+            let resident = Resident::upload(device, image, input.spec).await.unwrap();
+            executable.bind(device, &input.name, &resident).await.unwrap();
         }
         for (name, _, _) in executable.plan().inputs.clone() {
             executable.upload(device, &name, &data[&name]).unwrap();

@@ -456,7 +456,7 @@ impl Lattice {
         // On software Vulkan eight rows gain an eighth, unless more than that lies past the last; but the driver takes 2 s to
         // compile them, 1 s for four, which small maps never win back.
         let padded = |rows: usize| ay.count.next_multiple_of(rows);
-        let large = caps.texels.is_some() && points >= 1 << 17 && 8 * padded(8) < 9 * padded(4);
+        let large = caps.texels && points >= 1 << 17 && 8 * padded(8) < 9 * padded(4);
         let rows = match () {
             _ if winograd && large => 8,
             _ if winograd => 4,
