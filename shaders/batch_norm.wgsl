@@ -55,8 +55,9 @@ fn statistics(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_ind
     moments[at + 2u * reduction.partials] = max(squares - sum * sum / n, vec4f(0.0));
 }
 
-// Chan, Golub & LeVeque 1983: moments of a union from the moments of its parts. One workgroup a channel block.
-struct Merge { partials: u32, momentum: f32 }
+// Chan, Golub & LeVeque 1983: moments of a union from the moments of its parts. One workgroup a channel block, or on a CPU,
+// where a barrier costs more than hundreds of parts, one invocation (`merge_alone`, `merge_sums_alone`).
+struct Merge { partials: u32, momentum: f32, blocks: u32 }
 @group(0) @binding(0) var<uniform> merging: Merge;
 @group(0) @binding(1) var<storage, read> parts: array<vec4f>;            // as moments, or sums
 @group(0) @binding(2) var<storage, read_write> mean_out: array<vec4f>;
@@ -74,13 +75,37 @@ fn merged(a: Moments, b: Moments) -> Moments {
     return Moments(count, a.mean + delta * share, a.m2 + b.m2 + delta * delta * (a.count * share));
 }
 
+fn part_moments(p: u32) -> Moments {
+    return Moments(parts[p].x, parts[p + merging.partials], parts[p + 2u * merging.partials]);
+}
+
+fn put_moments(block: u32, all: Moments) {
+    mean_out[block] = all.mean;
+    variance_out[block] = all.m2 / all.count;
+    running_mean[block] += merging.momentum * (all.mean - running_mean[block]);
+    running_variance[block] += merging.momentum * (all.m2 / (all.count - 1.0) - running_variance[block]);
+}
+
+@compute @workgroup_size(64)
+fn merge_alone(@builtin(global_invocation_id) id: vec3u) {
+    if (id.x >= merging.blocks) {
+        return;
+    }
+    let base = id.x * 3u * merging.partials;
+    var all = part_moments(base);
+    for (var p = base + 1u; p < base + merging.partials; p++) {
+        all = merged(all, part_moments(p));
+    }
+    put_moments(id.x, all);
+}
+
 @compute @workgroup_size(64)
 fn merge(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
     let block = group.x;
     let base = block * 3u * merging.partials;
     var own = Moments(0.0, vec4f(0.0), vec4f(0.0));
     for (var p = base + local; p < base + merging.partials; p += 64u) {
-        own = merged(own, Moments(parts[p].x, parts[p + merging.partials], parts[p + 2u * merging.partials]));
+        own = merged(own, part_moments(p));
     }
     shared_moments[local] = own;
     for (var half = 32u; half > 0u; half = half / 2u) {
@@ -90,11 +115,7 @@ fn merge(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) l
         }
     }
     if (local == 0u) {
-        let all = shared_moments[0];
-        mean_out[block] = all.mean;
-        variance_out[block] = all.m2 / all.count;
-        running_mean[block] += merging.momentum * (all.mean - running_mean[block]);
-        running_variance[block] += merging.momentum * (all.m2 / (all.count - 1.0) - running_variance[block]);
+        put_moments(block, shared_moments[0]);
     }
 }
 
@@ -180,6 +201,28 @@ fn gradient_sums(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_
 @group(0) @binding(3) var<storage, read_write> dbeta_out: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> both_out: array<vec4f>;   // [blocks][dbeta, dgamma]
 
+fn put_sums(block: u32, dbeta: vec4f, dgamma: vec4f) {
+    dbeta_out[block] = dbeta;
+    dgamma_out[block] = dgamma;
+    both_out[2u * block] = dbeta;
+    both_out[2u * block + 1u] = dgamma;
+}
+
+@compute @workgroup_size(64)
+fn merge_sums_alone(@builtin(global_invocation_id) id: vec3u) {
+    if (id.x >= merging.blocks) {
+        return;
+    }
+    let base = id.x * 2u * merging.partials;
+    var dbeta = vec4f(0.0);
+    var dgamma = vec4f(0.0);
+    for (var p = base; p < base + merging.partials; p++) {
+        dbeta += parts[p];
+        dgamma += parts[p + merging.partials];
+    }
+    put_sums(id.x, dbeta, dgamma);
+}
+
 @compute @workgroup_size(64)
 fn merge_sums(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
     let block = group.x;
@@ -193,10 +236,7 @@ fn merge_sums(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_ind
     dbeta = sum64(local, dbeta);
     dgamma = sum64(local, dgamma);
     if (local == 0u) {
-        dbeta_out[block] = dbeta;
-        dgamma_out[block] = dgamma;
-        both_out[2u * block] = dbeta;
-        both_out[2u * block + 1u] = dgamma;
+        put_sums(block, dbeta, dgamma);
     }
 }
 

@@ -1,6 +1,8 @@
 // OBELISK sampling: X[n, c K + k, s] = I(n, c, p_s + o_k), or I(n, c, p_s + o_k0) - I(n, c, p_s + o_k1) with BINARY,
 // trilinear, zero outside, and its gradients. X is a map [N, C K, grid]; common/obelisk.wgsl has the rest.
 @group(0) @binding(2) var<storage, read_write> samples: array<vec4f>;
+// 1 where K is a multiple of four: four channels of X are then of one c.
+const FOURS: u32 = 0u;
 
 fn sampled(p: Position, start: u32, k: u32) -> f32 {
     var x = value(start, image_cell(moved(p, offset(k, 0u))));
@@ -8,6 +10,17 @@ fn sampled(p: Position, start: u32, k: u32) -> f32 {
         x -= value(start, image_cell(moved(p, offset(k, 1u))));
     }
     return x;
+}
+
+// What an invocation works on, of `count` things along a row and `blocks` rows: eight neighbours along a row take the same
+// of all rows, and only then do the next eight come. The offsets of a location lie near each other, so that what eight
+// locations read stays in a cache.
+struct Tile { along: u32, block: u32 }
+
+fn tile(index: u32, blocks: u32) -> Tile {
+    let eight = divide(index, 8u * blocks);
+    let rest = index - eight * 8u * blocks;
+    return Tile(8u * eight + rest % 8u, rest / 8u);
 }
 
 // One invocation four channels of X at one location.
@@ -18,31 +31,30 @@ fn sample(
     @builtin(local_invocation_index) local: u32,
 ) {
     let index = (group.y * groups.x + group.x) * 64u + local;
-    if (index >= params.count) {
-        return;
-    }
     let channels = params.channels * params.offsets;
     let blocks = (channels + 3u) / 4u;
-    let plane = params.grid_x * params.grid_y;
-    let row = index / plane;
-    let block = row % blocks;
-    let here = located(row / blocks * plane + index % plane);
+    let at = tile(index, blocks);
+    if (at.along >= params.count) {
+        return;
+    }
+    let block = at.block;
+    let here = located(at.along);
     let p = location(here.n, here.at);
-    // Four channels of one c are the common case, and need one division. Padding lanes stay zeros.
-    let c = block * 4u / params.offsets;
-    let k = block * 4u % params.offsets;
     var result: vec4f;
-    if (k + 4u <= params.offsets) {
+    if (FOURS == 1u) {
+        let c = divide(block * 4u, params.offsets);
+        let k = block * 4u - c * params.offsets;
         let start = image_start(here.n, c);
         result = vec4f(sampled(p, start, k), sampled(p, start, k + 1u), sampled(p, start, k + 2u), sampled(p, start, k + 3u));
     } else {
+        // Padding lanes stay zeros.
         for (var lane = 0u; lane < min(4u, channels - block * 4u); lane++) {
             let channel = block * 4u + lane;
             let start = image_start(here.n, channel / params.offsets);
             result[lane] = sampled(p, start, channel % params.offsets);
         }
     }
-    samples[index] = result;
+    samples[map_index(at.along, blocks, block)] = result;
 }
 
 @group(0) @binding(2) var<storage, read> upstream: array<f32>;
@@ -55,14 +67,23 @@ fn upstream_at(s: u32, channel: u32) -> f32 {
 }
 
 // Of four offsets, first and second terms.
+var<private> moves: array<Position, 8>;
 var<private> gradients: array<vec3f, 8>;
+
+fn load_move(i: u32, first: u32) {
+    let k = min(first + i, params.offsets - 1u);
+    moves[i] = offset(k, 0u);
+    if (BINARY == 1u) {
+        moves[4u + i] = offset(k, 1u);
+    }
+}
 
 fn add_gradient(i: u32, p: Position, start: u32, s: u32, c: u32, first: u32) {
     let k = min(first + i, params.offsets - 1u);
     let g = upstream_at(s, c * params.offsets + k);
-    gradients[i] += g * slope(start, image_cell(moved(p, offset(k, 0u))));
+    gradients[i] += g * slope(start, image_cell(moved(p, moves[i])));
     if (BINARY == 1u) {
-        gradients[4u + i] -= g * slope(start, image_cell(moved(p, offset(k, 1u))));
+        gradients[4u + i] -= g * slope(start, image_cell(moved(p, moves[4u + i])));
     }
 }
 
@@ -85,11 +106,16 @@ fn offset_gradient(
     @builtin(local_invocation_index) local: u32,
 ) {
     let index = (group.y * groups.x + group.x) * 64u + local;
-    let first = index / params.threads * 4u;
-    let thread = index % params.threads;
-    if (first >= params.offsets) {
+    let at = tile(index, (params.offsets + 3u) / 4u);
+    let first = at.block * 4u;
+    let thread = at.along;
+    if (thread >= params.threads) {
         return;
     }
+    load_move(0u, first);
+    load_move(1u, first);
+    load_move(2u, first);
+    load_move(3u, first);
     for (var s = thread; s < params.count; s += params.threads) {
         let here = located(s);
         let p = location(here.n, here.at);

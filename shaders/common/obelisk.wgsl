@@ -77,14 +77,19 @@ fn image_cell(p: Position) -> Cell {
 struct Location { n: u32, at: vec3u }
 
 fn located(s: u32) -> Location {
-    let x = s % params.grid_x;
-    let row = s / params.grid_x;
-    let slice = row / params.grid_y + params.first;
-    return Location(slice / params.grid_z, vec3u(x, row % params.grid_y, slice % params.grid_z));
+    let row = divide(s, params.grid_x);
+    let x = s - row * params.grid_x;
+    if (POINTS == 1u) {
+        return Location(row + params.first, vec3u(x, 0u, 0u));
+    }
+    let plane = divide(row, params.grid_y);
+    let slice = plane + params.first;
+    let n = divide(slice, params.grid_z);
+    return Location(n, vec3u(x, row - plane * params.grid_y, slice - n * params.grid_z));
 }
 
 // Vec4 of a map with so many channel blocks on the grid, from its first bound slice on.
 fn map_index(s: u32, blocks: u32, block: u32) -> u32 {
     let plane = params.grid_x * params.grid_y;
-    return (s / plane * blocks + block) * plane + s % plane;
+    return s + (divide(s, plane) * (blocks - 1u) + block) * plane;
 }

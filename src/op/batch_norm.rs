@@ -124,13 +124,30 @@ const MODULE: Shader = shader!(
     "common/walk"
 );
 
-fn merge(entry: &'static str, x: &Spec, partials: usize, bindings: Vec<Binding>) -> Dispatch {
+/// Merges the partials of a reduction; `entries` are a workgroup's and an invocation's.
+fn merge(
+    [together, alone]: [&'static str; 2],
+    x: &Spec,
+    partials: usize,
+    bindings: Vec<Binding>,
+    caps: &Caps,
+) -> Dispatch {
+    let blocks = x.blocks();
+    let (entry, workgroups, iterations) = if caps.cpu && partials <= 4096 {
+        (alone, linear_groups(blocks, 64), partials)
+    } else {
+        (together, [blocks as u32, 1, 1], partials.div_ceil(64) + 6 * 2)
+    };
     Dispatch {
-        params: vec![("partials", partials.into()), ("momentum", MOMENTUM.into())],
+        params: vec![
+            ("partials", partials.into()),
+            ("momentum", MOMENTUM.into()),
+            ("blocks", blocks.into()),
+        ],
         bindings,
-        workgroups: [x.blocks() as u32, 1, 1],
-        iterations: partials.div_ceil(64) as u64 + 6 * 2,
-        flops: (x.blocks() * partials * 4 * 8) as u64,
+        workgroups,
+        iterations: iterations as u64,
+        flops: (blocks * partials * 4 * 8) as u64,
         ..Dispatch::new(MODULE, entry)
     }
 }
@@ -205,7 +222,7 @@ fn statistics(io: &mut Io, into: [BufferRef; 4], caps: &Caps) -> Vec<Dispatch> {
         |run, buffer| vec![run.of(x, read(BufferRef::Input(0))), write(buffer)],
     );
     let bindings = [read(buffer)].into_iter().chain(into.map(write)).collect();
-    dispatches.push(merge("merge", x, partials, bindings));
+    dispatches.push(merge(["merge", "merge_alone"], x, partials, bindings, caps));
     dispatches
 }
 
@@ -478,7 +495,7 @@ impl Op for BatchNormGradient {
         );
         let totals = io.scratch((x.blocks() * 2 * 16) as u64);
         let bindings = vec![read(buffer), write(Output(1)), write(Output(2)), write(totals)];
-        dispatches.push(merge("merge_sums", x, partials, bindings));
+        dispatches.push(merge(["merge_sums", "merge_sums_alone"], x, partials, bindings, caps));
         let [n, _, d, h, w] = x.ncdhw().expect("a map");
         let count = self.batch.then_some(n * d * h * w);
         let entry = if io.in_place {

@@ -247,6 +247,7 @@ impl Layer {
                     shader!(
                         "obelisk_layer_gradients",
                         "common/obelisk_offsets_storage",
+                        "common/divide",
                         "common/obelisk",
                         "common/trilinear"
                     ),
@@ -361,6 +362,7 @@ impl Op for ObeliskLayer {
                 shader!(
                     "obelisk_layer",
                     "common/obelisk_offsets_uniform",
+                    "common/divide",
                     "common/obelisk",
                     "common/trilinear",
                     "common/conv3d_weights_uniform",
@@ -372,6 +374,7 @@ impl Op for ObeliskLayer {
                 shader!(
                     "obelisk_layer",
                     "common/obelisk_offsets_storage",
+                    "common/divide",
                     "common/obelisk",
                     "common/trilinear",
                     "common/conv3d_weights_storage",
@@ -383,6 +386,7 @@ impl Op for ObeliskLayer {
                 shader!(
                     "obelisk_layer",
                     "common/obelisk_offsets_storage",
+                    "common/divide",
                     "common/obelisk",
                     "common/trilinear",
                     "common/conv3d_plain"
@@ -591,6 +595,7 @@ impl Op for ObeliskLayerOffsetGradient {
                     shader!(
                         "obelisk_layer_offset_gradient",
                         "common/obelisk_offsets_storage",
+                        "common/divide",
                         "common/obelisk",
                         "common/trilinear",
                         "common/conv3d_plain"
@@ -665,6 +670,7 @@ impl Op for ObeliskLayerOffsetGradient {
 const TOTAL: Shader = shader!(
     "obelisk_layer_total",
     "common/obelisk_offsets_storage",
+    "common/divide",
     "common/obelisk",
     "common/trilinear"
 );
@@ -728,6 +734,7 @@ impl Op for ObeliskLayerWeightGradient {
                     shader!(
                         "obelisk_layer_weight_gradient",
                         "common/obelisk_offsets_storage",
+                        "common/divide",
                         "common/obelisk",
                         "common/trilinear"
                     ),

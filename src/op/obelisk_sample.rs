@@ -6,6 +6,7 @@ use super::*;
 const SHADER: Shader = shader!(
     "obelisk_sample",
     "common/obelisk_offsets_storage",
+    "common/divide",
     "common/obelisk",
     "common/trilinear",
     "common/fixed_point",
@@ -297,14 +298,16 @@ impl Op for ObeliskSample {
         Ok(slices(&[&samples], caps)
             .into_iter()
             .map(|run| {
-                let count = run.count * samples.blocks() * g.grid[1] * g.grid[2];
+                let count = run.count * g.grid[1] * g.grid[2];
+                let invocations = count.next_multiple_of(8) * samples.blocks();
                 let own = OwnParams {
                     count,
                     first: run.first,
                     ..Default::default()
                 };
+                let fours = ("FOURS", (g.k % 4 == 0) as u32);
                 Dispatch {
-                    constants: g.constants(),
+                    constants: [g.constants(), vec![fours]].concat(),
                     params: g.params(&io.inputs[0], own),
                     bindings: vec![
                         read(BufferRef::Input(0)),
@@ -312,9 +315,9 @@ impl Op for ObeliskSample {
                         read(BufferRef::Input(1)),
                         read(BufferRef::Input(points)),
                     ],
-                    workgroups: linear_groups(count, 64),
+                    workgroups: linear_groups(invocations, 64),
                     iterations: 4,
-                    flops: (count * 4 * g.terms * 32) as u64,
+                    flops: (count * samples.blocks() * 4 * g.terms * 32) as u64,
                     ..Dispatch::new(SHADER, "sample")
                 }
             })
@@ -423,7 +426,7 @@ impl Op for ObeliskOffsetGradient {
                     read(BufferRef::Input(upstream - 1)), // the offsets stand in for points where there are none
                     write(scratch),
                 ],
-                workgroups: linear_groups(threads * g.k.div_ceil(4), 64),
+                workgroups: linear_groups(threads.next_multiple_of(8) * g.k.div_ceil(4), 64),
                 iterations: (count.div_ceil(threads) * (g.c + 1)) as u64,
                 flops: (count * g.k * g.terms * g.c * 50) as u64,
                 ..Dispatch::new(SHADER, "offset_gradient")
