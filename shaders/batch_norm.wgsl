@@ -92,9 +92,15 @@ fn merge_alone(@builtin(global_invocation_id) id: vec3u) {
         return;
     }
     let base = id.x * 3u * merging.partials;
-    var all = part_moments(base);
-    for (var p = base + 1u; p < base + merging.partials; p++) {
-        all = merged(all, part_moments(p));
+    let end = base + merging.partials;
+    // Sixteen by sixteen: a mean that takes in one small part after the other loses digits each time.
+    var all = Moments(0.0, vec4f(0.0), vec4f(0.0));
+    for (var first = base; first < end; first += 16u) {
+        var some = part_moments(first);
+        for (var p = first + 1u; p < min(first + 16u, end); p++) {
+            some = merged(some, part_moments(p));
+        }
+        all = merged(all, some);
     }
     put_moments(id.x, all);
 }

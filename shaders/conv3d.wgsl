@@ -70,9 +70,6 @@ struct Params {
     mode: u32,
     // Channels between blocks: 4 in a map, whatever CHANNELS it has; 1 in an image.
     block_channels: u32,
-    // The first of the dispatch's groups of blocks, and where its binding of weights starts.
-    first_group: u32,
-    w_base: u32,
     // Of a leaky ReLU behind the sum; 1 for none.
     slope: f32,
 }
@@ -243,8 +240,7 @@ fn store_row(r: u32, py: u32, y_at: u32, block: u32) {
     }
 }
 
-fn convolve(index: u32, z: u32, lane: u32) {
-    let block_group = params.first_group + z;
+fn convolve(index: u32, block_group: u32, lane: u32) {
     // Lanes beyond the last point repeat it: leaving before a shuffle would take their part of the weights away.
     let i = min(index, params.total - 1u);
     let px = i % params.width;
@@ -256,7 +252,7 @@ fn convolve(index: u32, z: u32, lane: u32) {
     let group_block = block_group * BLOCKS * 4u / params.group_outputs * params.group_inputs / params.block_channels;
     let first_block = min(group_block, params.in_blocks - params.blocks);
     let steps = u32(params.taps_z * params.taps_y * params.taps_x) * params.blocks;
-    var w_at = block_group * steps * CHUNK - params.w_base;
+    var w_at = block_group * steps * CHUNK;
     let first_at = i32(n) * params.x_stride_n + i32(first_block) * params.x_stride_c - params.x_base;
     let first_z = i32(pz) * params.stride_z + params.start_z;
     let first_y = i32(py) * params.stride_y + params.start_y;

@@ -42,9 +42,6 @@ struct Params {
     bias_base: u32,
     // 0: y = sum; 1: y = bias + sum; 2: y += sum.
     mode: u32,
-    // The first of the dispatch's groups of blocks, and where its binding of weights starts.
-    first_group: u32,
-    w_base: u32,
     // Of a leaky ReLU behind the sum; 1 for none.
     slope: f32,
 }
@@ -222,8 +219,7 @@ fn store_tile(t: u32, py: u32, y_at: u32, block: u32) {
     store(t, 3u, py, y_at, block);
 }
 
-fn convolve(index: u32, z: u32, lane: u32) {
-    let block_group = params.first_group + z;
+fn convolve(index: u32, block_group: u32, lane: u32) {
     // Lanes beyond the last point repeat it: leaving before a shuffle would take their part of the weights away.
     let i = min(index, params.total - 1u);
     let px = i % params.width;
@@ -260,7 +256,7 @@ fn convolve(index: u32, z: u32, lane: u32) {
     place_edge(2u, outer_y, lane, there);
 
     let steps = params.taps_z * params.blocks;
-    var w_at = block_group * steps * CHUNK - params.w_base;
+    var w_at = block_group * steps * CHUNK;
     var c = 0;
     var kz = 0;
     for (var t = 0u; t < steps; t++) {

@@ -1,7 +1,6 @@
 // A fused OBELISK layer: F[n, o, s] = Σ W[o, c K + k] X[n, c K + k, s] in groups, where each X is sampled when it is
 // needed and never stored (common/obelisk.wgsl says what X is). W packed by obelisk_layer_pack.wgsl, by_outputs; F a map.
-// One invocation a location and a run of 4 RUN outputs of one group: a sample costs eight loads and serves them all. Of
-// several dispatches for a run's columns, those after the first add to what is there.
+// One invocation a location and a run of 4 RUN outputs of one group: a sample costs eight loads and serves them all.
 // conv3d_lanes or conv3d_plain, before this file, read the weights and call convolve; z is the run.
 const RUN: u32 = 16u;
 const CHUNK: u32 = RUN;
@@ -21,24 +20,20 @@ fn store(i: u32, s: u32, group: u32, first: u32) {
     if (i < RUN && block < params.blocks) {
         let blocks = (params.outputs + 3u) / 4u;
         let at = map_index(s, blocks, group * params.blocks + block);
-        if (params.first_column > 0u) {
-            sums[i] += features[at];
-        }
         features[at] = sums[i];
     }
 }
 
-fn convolve(index: u32, dispatch_z: u32, lane: u32) {
-    let z = params.first_z + dispatch_z;
+fn convolve(index: u32, z: u32, lane: u32) {
     let s = min(index, params.count - 1u);
     let group = z / params.pieces;
     let here = located(s);
     let p = location(here.n, here.at);
-    let first_channel = group * params.columns + params.first_column;
+    let first_channel = group * params.columns;
     var c = first_channel / params.offsets;
     var k = first_channel % params.offsets;
-    for (var column = params.first_column; column < params.end_column; column++) {
-        load_weights((z * params.columns + column) * RUN - params.w_base, lane);
+    for (var column = 0u; column < params.columns; column++) {
+        load_weights((z * params.columns + column) * RUN, lane);
         let start = image_start(here.n, c);
         var x = value(start, image_cell(moved(p, offset(k, 0u))));
         if (BINARY == 1u) {

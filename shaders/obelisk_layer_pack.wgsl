@@ -56,17 +56,3 @@ fn by_columns(
     let g = index / outputs / params.column_blocks;
     packed[index] = vec4f(weight(g, o, column), weight(g, o, column + 1u), weight(g, o, column + 2u), weight(g, o, column + 3u));
 }
-
-// Offsets [K, 1 or 2, 3], which `weights` is here, as vec4s.
-@compute @workgroup_size(64)
-fn offsets(
-    @builtin(workgroup_id) group: vec3u,
-    @builtin(num_workgroups) groups: vec3u,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let index = (group.y * groups.x + group.x) * 64u + local;
-    if (index >= params.count) {
-        return;
-    }
-    packed[index] = vec4f(weights[3u * index], weights[3u * index + 1u], weights[3u * index + 2u], 0.0);
-}

@@ -1,12 +1,13 @@
 // Weights of conv3d.wgsl read one vec4 a lane by eight lanes and handed round by shuffles: software Vulkan reads a
 // uniform address lane by lane, and a shuffle from a constant lane is one to three instructions there. Needs subgroups
-// of at least eight. The piece before this one reads them: conv3d_weights_storage or conv3d_weights_uniform.
+// of at least eight.
+@group(0) @binding(2) var<storage, read> w: array<vec4f>;
 const LOADS: u32 = (CHUNK + 7u) / 8u;
 var<private> loaded: array<vec4f, LOADS>;
 
 fn load_eight(k: u32, at: u32) {
     if (k < LOADS) {
-        loaded[k] = packed_weight(at + 8u * k);
+        loaded[k] = w[at + 8u * k];
     }
 }
 
@@ -44,6 +45,10 @@ fn weight(i: u32) -> vec4f {
 // One number of it.
 fn weight_of(i: u32, output: u32) -> f32 {
     return subgroupShuffle(loaded[i / 8u][output], i % 8u);
+}
+
+fn packed_bias(at: u32) -> vec4f {
+    return w[at];
 }
 
 @compute @workgroup_size(64)

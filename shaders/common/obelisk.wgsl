@@ -28,13 +28,10 @@ struct Params {
     blocks: u32,       // of a layer: vec4s of F in a group
     outputs: u32,      // of a layer: channels of F
     pieces: u32,       // of a layer: runs of vec4s that make a group
-    first_z: u32,      // of a layer's kernels whose weights take several dispatches: the first z of this one,
-    w_base: u32,       // where its binding of packed weights starts,
-    first_column: u32, // and its columns
-    end_column: u32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> image: array<f32>; // read by trilinear.wgsl
+@group(0) @binding(3) var<storage, read> offsets: array<f32>;
 @group(0) @binding(4) var<storage, read> points: array<f32>;
 
 fn size() -> vec3u {
@@ -49,9 +46,9 @@ fn half_extent() -> vec3f {
     return 0.5 * vec3f(size() - 1u);
 }
 
-// The piece before this one (obelisk_offsets_storage or obelisk_offsets_uniform) reads them.
 fn offset(k: u32, j: u32) -> Position {
-    return split(normalised_offset(k * (1u + BINARY) + j) * half_extent());
+    let at = 3u * (k * (1u + BINARY) + j);
+    return split(vec3f(offsets[at], offsets[at + 1u], offsets[at + 2u]) * half_extent());
 }
 
 fn location(n: u32, i: vec3u) -> Position {

@@ -495,7 +495,13 @@ impl Op for BatchNormGradient {
         );
         let totals = io.scratch((x.blocks() * 2 * 16) as u64);
         let bindings = vec![read(buffer), write(Output(1)), write(Output(2)), write(totals)];
-        dispatches.push(merge(["merge_sums", "merge_sums_alone"], x, partials, bindings, caps));
+        dispatches.push(merge(
+            ["merge_sums", "merge_sums_alone"],
+            x,
+            partials,
+            bindings,
+            caps,
+        ));
         let [n, _, d, h, w] = x.ncdhw().expect("a map");
         let count = self.batch.then_some(n * d * h * w);
         let entry = if io.in_place {

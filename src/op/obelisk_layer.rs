@@ -56,18 +56,6 @@ pub struct ObeliskLayerOffsetGradient(pub ObeliskLayer);
 #[derive(Clone, Copy, Debug)]
 pub struct ObeliskLayerWeightGradient(pub ObeliskLayer);
 
-/// Vec4s of a uniform binding: the 64 KiB that WebGPU promises.
-const UNIFORM: usize = 4096;
-/// And of those, what weights can take: bindings start at multiples of 16, and lanes read up to eight past the last.
-const WINDOW: usize = UNIFORM - 16 - 8;
-
-/// A uniform binding of packed weights that holds those from `start` on, and where it starts.
-fn window(packed: BufferRef, start: usize) -> (Binding, usize) {
-    let base = start / 16 * 16;
-    let range = (base as u64 * 16, (base + UNIFORM) as u64 * 16);
-    (uniform(packed).range(range.0, range.1), base)
-}
-
 /// dL/do and dL/dW of [`ObeliskLayer`], which one kernel computes together where that pays. Inputs: its inputs, then dL/dF.
 #[derive(Clone, Copy, Debug)]
 pub struct ObeliskLayerGradients(pub ObeliskLayer);
@@ -246,7 +234,6 @@ impl Layer {
                 ..Dispatch::new(
                     shader!(
                         "obelisk_layer_gradients",
-                        "common/obelisk_offsets_storage",
                         "common/divide",
                         "common/obelisk",
                         "common/trilinear"
@@ -289,22 +276,6 @@ impl Layer {
             self.g.c,
         ));
         dispatches
-    }
-
-    /// The offsets as the kernels bind them: as they are, or packed for a uniform buffer.
-    fn offsets(&self, io: &mut Io, uniforms: bool, dispatches: &mut Vec<Dispatch>) -> Binding {
-        if !uniforms {
-            return read(BufferRef::Input(1));
-        }
-        let count = self.g.k * self.g.terms;
-        let packed = io.scratch(16 * UNIFORM as u64);
-        dispatches.push(self.pack("offsets", 1, 1, count, 1, packed));
-        uniform(packed)
-    }
-
-    /// Whether weights and offsets go into uniform buffers (`shaders/common/conv3d_weights_uniform.wgsl` says why).
-    fn uniforms(&self, caps: &Caps) -> bool {
-        shuffles(caps) && self.g.k * self.g.terms <= UNIFORM
     }
 
     fn check_upstream(&self, op: &'static str, inputs: &[Spec]) -> Result<(), GraphError> {
@@ -351,98 +322,57 @@ impl Op for ObeliskLayer {
         let (pieces, run) = layer.pieces(16);
         let z = layer.groups * pieces;
         let vectors = z * layer.columns * run;
-        let uniforms = layer.uniforms(caps);
-        // Lanes read up to eight vec4s at once, past the last weights; a uniform binding has its size.
-        let more = if uniforms { UNIFORM } else { 8 };
-        let packed = io.scratch((vectors + more) as u64 * 16);
+        // Eight more: lanes read past the last weights.
+        let packed = io.scratch((vectors + 8) as u64 * 16);
         let mut dispatches = vec![layer.pack("by_outputs", run, pieces, vectors, weight, packed)];
-        let offsets = layer.offsets(io, uniforms, &mut dispatches);
-        let (shader, entry) = match (uniforms, shuffles(caps)) {
-            (true, _) => (
+        let (shader, entry) = if shuffles(caps) {
+            (
                 shader!(
                     "obelisk_layer",
-                    "common/obelisk_offsets_uniform",
                     "common/divide",
                     "common/obelisk",
                     "common/trilinear",
-                    "common/conv3d_weights_uniform",
                     "common/conv3d_lanes"
                 ),
                 "lanes",
-            ),
-            (false, true) => (
+            )
+        } else {
+            (
                 shader!(
                     "obelisk_layer",
-                    "common/obelisk_offsets_storage",
-                    "common/divide",
-                    "common/obelisk",
-                    "common/trilinear",
-                    "common/conv3d_weights_storage",
-                    "common/conv3d_lanes"
-                ),
-                "lanes",
-            ),
-            (false, false) => (
-                shader!(
-                    "obelisk_layer",
-                    "common/obelisk_offsets_storage",
                     "common/divide",
                     "common/obelisk",
                     "common/trilinear",
                     "common/conv3d_plain"
                 ),
                 "plain",
-            ),
-        };
-        // Of each dispatch, the first z, how many, and its columns.
-        let all = (0, z, 0, layer.columns);
-        let parts: Vec<(usize, usize, usize, usize)> = if !uniforms || vectors <= WINDOW {
-            vec![all]
-        } else {
-            let most = WINDOW / run;
-            let columns = |z| (0..layer.columns).step_by(most).map(move |first| (z, first));
-            (0..z)
-                .flat_map(columns)
-                .map(|(z, first)| (z, 1, first, layer.columns.min(first + most)))
-                .collect()
+            )
         };
         let features = layer.features();
         for part in slices(&[&features], caps) {
             let count = layer.locations(&part);
             let [x, y, _] = linear_groups(count, 64);
-            for &(first_z, z, first_column, end_column) in &parts {
-                let start = (first_z * layer.columns + first_column) * run;
-                let (weights, w_base) = match uniforms {
-                    true => window(packed, start),
-                    false => (read(packed), 0),
-                };
-                let columns = end_column - first_column;
-                dispatches.push(Dispatch {
-                    constants: layer.constants(run),
-                    subgroups: shuffles(caps),
-                    params: layer.params(OwnParams {
-                        count,
-                        first: part.first,
-                        pieces,
-                        first_z,
-                        w_base,
-                        first_column,
-                        end_column,
-                        ..Default::default()
-                    }),
-                    bindings: vec![
-                        read(BufferRef::Input(0)),
-                        weights,
-                        offsets.clone(),
-                        read(BufferRef::Input(weight - 1)), // the offsets stand in for points where there are none
-                        part.of(&features, write(BufferRef::Output(0))),
-                    ],
-                    workgroups: [x, y, z as u32],
-                    iterations: columns as u64,
-                    flops: (count * columns * z * (run * 8 + layer.g.terms * 32)) as u64,
-                    ..Dispatch::new(shader, entry)
-                });
-            }
+            dispatches.push(Dispatch {
+                constants: layer.constants(run),
+                subgroups: shuffles(caps),
+                params: layer.params(OwnParams {
+                    count,
+                    first: part.first,
+                    pieces,
+                    ..Default::default()
+                }),
+                bindings: vec![
+                    read(BufferRef::Input(0)),
+                    read(packed),
+                    read(BufferRef::Input(1)),
+                    read(BufferRef::Input(weight - 1)), // the offsets stand in for points where there are none
+                    part.of(&features, write(BufferRef::Output(0))),
+                ],
+                workgroups: [x, y, z as u32],
+                iterations: layer.columns as u64,
+                flops: (count * layer.columns * z * (run * 8 + layer.g.terms * 32)) as u64,
+                ..Dispatch::new(shader, entry)
+            });
         }
         Ok(dispatches)
     }
@@ -594,7 +524,6 @@ impl Op for ObeliskLayerOffsetGradient {
                 ..Dispatch::new(
                     shader!(
                         "obelisk_layer_offset_gradient",
-                        "common/obelisk_offsets_storage",
                         "common/divide",
                         "common/obelisk",
                         "common/trilinear",
@@ -669,7 +598,6 @@ impl Op for ObeliskLayerOffsetGradient {
 
 const TOTAL: Shader = shader!(
     "obelisk_layer_total",
-    "common/obelisk_offsets_storage",
     "common/divide",
     "common/obelisk",
     "common/trilinear"
@@ -733,7 +661,6 @@ impl Op for ObeliskLayerWeightGradient {
                 ..Dispatch::new(
                     shader!(
                         "obelisk_layer_weight_gradient",
-                        "common/obelisk_offsets_storage",
                         "common/divide",
                         "common/obelisk",
                         "common/trilinear"

@@ -5,7 +5,6 @@ use super::*;
 
 const SHADER: Shader = shader!(
     "obelisk_sample",
-    "common/obelisk_offsets_storage",
     "common/divide",
     "common/obelisk",
     "common/trilinear",
@@ -158,10 +157,6 @@ impl Geometry {
             ("blocks", own.blocks.into()),
             ("outputs", own.outputs.into()),
             ("pieces", own.pieces.into()),
-            ("first_z", own.first_z.into()),
-            ("w_base", own.w_base.into()),
-            ("first_column", own.first_column.into()),
-            ("end_column", own.end_column.into()),
         ]
     }
 
@@ -240,10 +235,6 @@ pub(super) struct OwnParams {
     pub blocks: usize,
     pub outputs: usize,
     pub pieces: usize,
-    pub first_z: usize,
-    pub w_base: usize,
-    pub first_column: usize,
-    pub end_column: usize,
 }
 
 /// Elements between neighbours along x, y, z, channels inside four, blocks of four channels, and n.

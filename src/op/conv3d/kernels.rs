@@ -6,8 +6,8 @@ use std::ops::Range;
 use super::Conv3dConfig;
 use crate::graph::GraphError;
 use crate::op::{
-    BufferRef, Caps, Dispatch, Io, Shader, Slices, Word, linear_groups, read, slices, uniform, walk,
-    walk_threads, write,
+    BufferRef, Caps, Dispatch, Io, Shader, Slices, Word, linear_groups, read, slices, walk, walk_threads,
+    write,
 };
 use crate::plan::ALIGNMENT;
 use crate::shader;
@@ -17,8 +17,6 @@ use crate::tensor::{Layout, Spec};
 const GROUP: usize = 64;
 /// Invocations below which a GPU has some of its units idle, and each rather does less: 132 of them with 256 each, say.
 const FILLS_A_GPU: usize = 1 << 15;
-/// Vec4s of a uniform binding: the 64 KiB that WebGPU promises.
-const UNIFORM: usize = 4096;
 /// In place of the channels of a group where all blocks see all channels: first_output / this is 0.
 const UNGROUPED: u32 = 1 << 30;
 
@@ -384,28 +382,8 @@ impl Lattice {
 
         let products = az.taps * taps_y * (ax.taps / taps_x) * grouping.blocks;
         let packed_len = block_groups * products * blocks * packed_taps * taps_x * source.channels;
-        let group_len = packed_len / block_groups;
-        // All weights in one uniform binding, or those of each block group, from a multiple of its alignment, in one.
-        let aligned = ALIGNMENT as usize / 16;
-        let weights = match shuffle {
-            false => Weights::Plain,
-            true if packed_len.min(group_len + aligned) + 8 <= UNIFORM => Weights::Uniform,
-            true => Weights::Storage,
-        };
-        let groups: Vec<(usize, usize, usize)> = match weights {
-            Weights::Uniform if packed_len + 8 > UNIFORM => (0..block_groups)
-                .map(|g| (g, 1, g * group_len / aligned * aligned))
-                .collect(),
-            _ => vec![(0, block_groups, 0)],
-        };
-        // Eight more: lanes read past the last weights. A uniform binding is as large as the shader says.
-        let last_base = groups.last().expect("at least one group").2;
-        let packed_bytes = ((packed_len + block_groups * blocks + 8) * 16).max((last_base + UNIFORM) * 16);
-        let packed = io.scratch(packed_bytes as u64);
-        let bound = |base: usize| match weights {
-            Weights::Uniform => uniform(packed).range(base as u64 * 16, (base + UNIFORM) as u64 * 16),
-            _ => read(packed),
-        };
+        // Eight more: lanes read past the last weights.
+        let packed = io.scratch(((packed_len + block_groups * blocks + 8) * 16) as u64);
         let mut dispatches = Vec::new();
         let pack = |entry, buffer, total: usize| Dispatch {
             constants: vec![
@@ -487,29 +465,25 @@ impl Lattice {
                 (false, None) => 0,
             };
             let in_place = io.in_place;
-            let bindings = |base: usize| {
-                let mut bindings = vec![
-                    // In place the shader has no binding 1.
-                    match in_place {
-                        true => read(packed),
-                        false => read(self.x.0).range(piece.x.0, piece.x.1),
-                    },
-                    bound(base),
-                    write(self.y.0).range(piece.y.0, piece.y.1),
-                ];
-                bindings.extend((weights == Weights::Uniform).then_some(read(packed)));
-                bindings
-            };
+            let bindings = vec![
+                // In place the shader has no binding 1.
+                match in_place {
+                    true => read(packed),
+                    false => read(self.x.0).range(piece.x.0, piece.x.1),
+                },
+                read(packed),
+                write(self.y.0).range(piece.y.0, piece.y.1),
+            ];
             let flops = 2 * (macs * piece.planes * ay.count * ax.count) as u64;
             let (module, entry) = match in_place {
-                true => in_place_module(weights),
-                false => forward_module(x_spec.layout, weights),
+                true => in_place_module(shuffle),
+                false => forward_module(x_spec.layout, shuffle),
             };
             let total = piece.planes * row_groups * ax.count;
             let [x, y, _] = linear_groups(total, GROUP);
             let last = last_outputs(y_spec.shape[1], blocks, block_groups);
             if winograd {
-                dispatches.extend(groups.iter().map(|&(first_group, count, base)| Dispatch {
+                dispatches.push(Dispatch {
                     constants: vec![
                         ("BLOCKS", blocks as u32),
                         ("OUTPUTS", last),
@@ -540,19 +514,17 @@ impl Lattice {
                         ("y_base", ((piece.y.0 / 16) as usize).into()),
                         ("bias_base", packed_len.into()),
                         ("mode", mode.into()),
-                        ("first_group", first_group.into()),
-                        ("w_base", base.into()),
                         ("slope", self.slope.into()),
                     ],
-                    bindings: bindings(base),
-                    workgroups: [x, y, count as u32],
+                    bindings,
+                    workgroups: [x, y, block_groups as u32],
                     iterations: products as u64,
-                    flops: flops * count as u64 / block_groups as u64,
-                    ..Dispatch::new(winograd_module(x_spec.layout, weights, rows), "lanes")
-                }));
+                    flops,
+                    ..Dispatch::new(winograd_module(x_spec.layout, rows), "lanes")
+                });
                 continue;
             }
-            dispatches.extend(groups.iter().map(|&(first_group, count, base)| Dispatch {
+            dispatches.push(Dispatch {
                 constants: vec![
                     ("ROWS", rows as u32),
                     ("BLOCKS", blocks as u32),
@@ -608,16 +580,14 @@ impl Lattice {
                     ("bias_base", packed_len.into()),
                     ("mode", mode.into()),
                     ("block_channels", source.block_channels.into()),
-                    ("first_group", first_group.into()),
-                    ("w_base", base.into()),
                     ("slope", self.slope.into()),
                 ],
-                bindings: bindings(base),
-                workgroups: [x, y, count as u32],
+                bindings,
+                workgroups: [x, y, block_groups as u32],
                 iterations: (products + 2 * rows * blocks) as u64,
-                flops: flops * count as u64 / block_groups as u64,
+                flops,
                 ..Dispatch::new(module, entry)
-            }));
+            });
         }
         Ok(dispatches)
     }
@@ -935,58 +905,21 @@ pub(super) fn bias_gradient(io: &mut Io, caps: &Caps) -> Vec<Dispatch> {
     dispatches
 }
 
-/// Where the kernels that shuffle weights read them.
-#[derive(Clone, Copy, PartialEq)]
-enum Weights {
-    /// Each invocation its own (`common/conv3d_plain`).
-    Plain,
-    Storage,
-    Uniform,
-}
-
-fn forward_module(x: Layout, weights: Weights) -> (Shader, &'static str) {
-    match (x, weights) {
-        (Layout::Map, Weights::Uniform) => (
-            shader!(
-                "conv3d",
-                "common/conv3d_map",
-                "common/conv3d_weights_uniform",
-                "common/conv3d_lanes"
-            ),
+fn forward_module(x: Layout, shuffle: bool) -> (Shader, &'static str) {
+    match (x, shuffle) {
+        (Layout::Map, true) => (
+            shader!("conv3d", "common/conv3d_map", "common/conv3d_lanes"),
             "lanes",
         ),
-        (Layout::Map, Weights::Storage) => (
-            shader!(
-                "conv3d",
-                "common/conv3d_map",
-                "common/conv3d_weights_storage",
-                "common/conv3d_lanes"
-            ),
-            "lanes",
-        ),
-        (Layout::Map, Weights::Plain) => (
+        (Layout::Map, false) => (
             shader!("conv3d", "common/conv3d_map", "common/conv3d_plain"),
             "plain",
         ),
-        (Layout::Flat, Weights::Uniform) => (
-            shader!(
-                "conv3d",
-                "common/conv3d_image",
-                "common/conv3d_weights_uniform",
-                "common/conv3d_lanes"
-            ),
+        (Layout::Flat, true) => (
+            shader!("conv3d", "common/conv3d_image", "common/conv3d_lanes"),
             "lanes",
         ),
-        (Layout::Flat, Weights::Storage) => (
-            shader!(
-                "conv3d",
-                "common/conv3d_image",
-                "common/conv3d_weights_storage",
-                "common/conv3d_lanes"
-            ),
-            "lanes",
-        ),
-        (Layout::Flat, Weights::Plain) => (
+        (Layout::Flat, false) => (
             shader!("conv3d", "common/conv3d_image", "common/conv3d_plain"),
             "plain",
         ),
@@ -994,27 +927,13 @@ fn forward_module(x: Layout, weights: Weights) -> (Shader, &'static str) {
 }
 
 /// The kernel of [`in_place`].
-fn in_place_module(weights: Weights) -> (Shader, &'static str) {
-    match weights {
-        Weights::Uniform => (
-            shader!(
-                "conv3d",
-                "common/conv3d_in_place",
-                "common/conv3d_weights_uniform",
-                "common/conv3d_lanes"
-            ),
+fn in_place_module(shuffle: bool) -> (Shader, &'static str) {
+    match shuffle {
+        true => (
+            shader!("conv3d", "common/conv3d_in_place", "common/conv3d_lanes"),
             "lanes",
         ),
-        Weights::Storage => (
-            shader!(
-                "conv3d",
-                "common/conv3d_in_place",
-                "common/conv3d_weights_storage",
-                "common/conv3d_lanes"
-            ),
-            "lanes",
-        ),
-        Weights::Plain => (
+        false => (
             shader!("conv3d", "common/conv3d_in_place", "common/conv3d_plain"),
             "plain",
         ),
@@ -1032,31 +951,17 @@ pub(super) fn in_place(axes: &[Axis; 3], x: &Spec, y: &Spec, groups: usize) -> b
         && blocks <= 4
 }
 
-fn winograd_module(x: Layout, weights: Weights, rows: usize) -> Shader {
+fn winograd_module(x: Layout, rows: usize) -> Shader {
     macro_rules! winograd {
-        ($x:literal, $weights:literal, $tiles:literal) => {
-            shader!(
-                "conv3d_winograd",
-                $x,
-                $weights,
-                "common/conv3d_lanes",
-                $tiles
-            )
+        ($x:literal, $tiles:literal) => {
+            shader!("conv3d_winograd", $x, "common/conv3d_lanes", $tiles)
         };
     }
-    macro_rules! of {
-        ($x:literal) => {
-            match (weights, rows) {
-                (Weights::Uniform, 8) => winograd!($x, "common/conv3d_weights_uniform", "common/tiles4"),
-                (Weights::Uniform, _) => winograd!($x, "common/conv3d_weights_uniform", "common/tiles2"),
-                (_, 8) => winograd!($x, "common/conv3d_weights_storage", "common/tiles4"),
-                (_, _) => winograd!($x, "common/conv3d_weights_storage", "common/tiles2"),
-            }
-        };
-    }
-    match x {
-        Layout::Map => of!("common/conv3d_map"),
-        Layout::Flat => of!("common/conv3d_image"),
+    match (x, rows) {
+        (Layout::Map, 8) => winograd!("common/conv3d_map", "common/tiles4"),
+        (Layout::Map, _) => winograd!("common/conv3d_map", "common/tiles2"),
+        (Layout::Flat, 8) => winograd!("common/conv3d_image", "common/tiles4"),
+        (Layout::Flat, _) => winograd!("common/conv3d_image", "common/tiles2"),
     }
 }
 
