@@ -1,7 +1,7 @@
 // A fused OBELISK layer: F[n, o, s] = Σ W[o, c K + k] X[n, c K + k, s] in groups, where each X is sampled when it is
 // needed and never stored (common/obelisk.wgsl says what X is). W packed by obelisk_layer_pack.wgsl, by_outputs; F a map.
 // One invocation a location and a run of 4 RUN outputs of one group: a sample costs eight loads and serves them all.
-// conv3d_lanes or conv3d_plain, before this file, read the weights and call convolve; z is the run.
+// conv3d_plain, before this file, reads the weights and calls convolve; z is the run.
 const RUN: u32 = 16u;
 const CHUNK: u32 = RUN;
 @group(0) @binding(5) var<storage, read_write> features: array<vec4f>;

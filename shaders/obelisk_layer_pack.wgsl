@@ -1,6 +1,7 @@
 // Packs the weights [outputs, columns] of a grouped 1 x 1 x 1 convolution for the kernels of OBELISK layers, whose
 // outputs and columns stand in runs of RUN vec4s. One invocation a vec4; missing outputs and columns are zeros.
 const RUN: u32 = 1u;
+const COLUMNS: u32 = 1u;
 struct Params {
     count: u32,
     outputs: u32,       // of all groups
@@ -20,7 +21,7 @@ fn weight(group: u32, output: u32, column: u32) -> f32 {
     return weights[(group * params.group_outputs + output) * params.columns + column];
 }
 
-// [group, piece, column, RUN] vec4s of four outputs.
+// [group, piece, step of COLUMNS, RUN, column] vec4s of four outputs.
 @compute @workgroup_size(64)
 fn by_outputs(
     @builtin(workgroup_id) group: vec3u,
@@ -31,10 +32,12 @@ fn by_outputs(
     if (index >= params.count) {
         return;
     }
-    let column = index / RUN % params.columns;
-    let piece = index / RUN / params.columns % params.pieces;
-    let g = index / RUN / params.columns / params.pieces;
-    let o = (piece * RUN + index % RUN) * 4u;
+    let steps = (params.columns + COLUMNS - 1u) / COLUMNS;
+    let run = index / (RUN * COLUMNS);
+    let column = run % steps * COLUMNS + index % COLUMNS;
+    let piece = run / steps % params.pieces;
+    let g = run / steps / params.pieces;
+    let o = (piece * RUN + index / COLUMNS % RUN) * 4u;
     packed[index] =
         vec4f(weight(g, o, column), weight(g, o + 1u, column), weight(g, o + 2u, column), weight(g, o + 3u, column));
 }

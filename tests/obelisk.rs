@@ -9,7 +9,7 @@ use obelisk::op::obelisk_layer::{
 };
 use obelisk::op::obelisk_sample::{Locations, ObeliskSample};
 use obelisk::op::{Caps, StepScalars};
-use obelisk::plan::Plan;
+use obelisk::plan::{Launch, Plan};
 use obelisk::tensor::{Layout, Spec, Tensor};
 
 /// Declares image, offsets and points as far as `data` has them and samples.
@@ -410,6 +410,35 @@ fn fused_layers_of_odd_sizes_agree_with_the_reference_and_central_differences() 
                 fused_gradients(&mut graph, Locations::Grid(grid), groups, upstream);
                 check_on_devices(&graph, &data, &StepScalars::default(), 1e-5);
             }
+        }
+    }
+}
+
+#[test]
+fn samples_far_outside_an_image_that_is_sampled_often_are_zeros() {
+    // More than twelve samples a cell: on llvmpipe the layer packs the image.
+    let (size, grid, k) = ([3, 4, 5], [6, 7, 8], 5);
+    for n in [1, 2] {
+        let data = Data::from([
+            ("input".into(), noise(&[n, 1, size[0], size[1], size[2]], 1)),
+            (
+                "offsets".into(),
+                Tensor::from_fn(&[1, k, 1, 2, 3], |i| noise(&[30], 2).data[i] * 4.0),
+            ),
+            ("weight".into(), noise(&[8, k, 1, 1, 1], 3)),
+        ]);
+        let mut graph = Graph::new();
+        let f = layer(&mut graph, &data, Layout::Flat, Locations::Grid(grid), 1);
+        graph.keep("output", f);
+        check_on_devices(&graph, &data, &StepScalars::default(), 1e-5);
+        for device in devices() {
+            let caps = device.caps();
+            let plan = Plan::new(&graph, caps).unwrap();
+            let packs = |l: &Launch| l.dispatch.shader.name == "obelisk_cells_pack";
+            assert_eq!(
+                plan.launches.iter().any(packs),
+                caps.texels && caps.subgroups.is_some()
+            );
         }
     }
 }

@@ -30,6 +30,7 @@ fn adapters() -> [Caps; 5] {
             subgroups,
             cpu: true,
             texels: true,
+            spare: 64 << 20,
             ..Caps::PORTABLE
         },
         // SwiftShader, on which browsers run without a GPU
@@ -132,6 +133,7 @@ fn other_operations() -> Graph {
     let pairs = parameter(&mut g, "pairs", &[1, 1024, 1, 2, 3]);
     let mix = parameter(&mut g, "mix", &[256, 256, 1, 1, 1]);
     let layer = obelisk_layer(&mut g, image, pairs, mix, None, Locations::Grid([36; 3]), 4).unwrap();
+    g.keep("layer", layer);
     let above = g
         .input("layer upstream", Spec::map([1, 256, 36, 36, 36]))
         .unwrap();

@@ -1,0 +1,144 @@
+// The sum of obelisk_layer.wgsl on software Vulkan, where loads and weights handed round cost most of it: an invocation
+// computes the 4 RUN outputs at LOCATIONS locations, `threads` apart, which share the weights, and takes COLUMNS samples at
+// each before it adds them up, so that a sum comes from memory and goes back once for all. Lanes 0 to 3 (and 4 to 7) of a
+// subgroup read an offset each and hand them round. W packed by obelisk_layer_pack.wgsl, by_outputs, in COLUMNS columns.
+// Before this file, conv3d_lanes reads the weights and calls convolve (z is the run), and obelisk_voxels or obelisk_cells
+// samples.
+const RUN: u32 = 16u;
+const LOCATIONS: u32 = 2u;
+const COLUMNS: u32 = 4u;
+const CHUNK: u32 = RUN * COLUMNS;
+@group(0) @binding(5) var<storage, read_write> features: array<vec4f>;
+
+// [location][output vec4]
+var<private> sums: array<vec4f, LOCATIONS * RUN>;
+var<private> places: array<Position, LOCATIONS>;
+var<private> starts: array<u32, LOCATIONS>;
+// [location][column]
+var<private> samples: array<f32, LOCATIONS * COLUMNS>;
+
+fn place(i: u32, s: u32) {
+    let here = located(min(s, params.count - 1u));
+    places[i] = location(here.n, here.at);
+    starts[i] = item_start(here.n);
+}
+
+fn handed(own: Position, lane: u32) -> Position {
+    return Position(subgroupShuffle(own.whole, lane), subgroupShuffle(own.fraction, lane));
+}
+
+fn sample(column: u32, start: u32, plus: Position, minus: Position) {
+    let channel = subgroupShuffle(start, column);
+    let first = handed(plus, column);
+    samples[column] = sampled(starts[0] + channel, moved(places[0], first));
+    samples[COLUMNS + column] = sampled(starts[1] + channel, moved(places[1], first));
+    if (BINARY == 1u) {
+        let second = handed(minus, column);
+        samples[column] -= sampled(starts[0] + channel, moved(places[0], second));
+        samples[COLUMNS + column] -= sampled(starts[1] + channel, moved(places[1], second));
+    }
+}
+
+// One number of a weight at a time: there are sixteen registers.
+fn add_number(i: u32, output: u32) {
+    var first = sums[i][output];
+    var second = sums[RUN + i][output];
+    let w0 = weight_of(4u * i, output);
+    first = fma(w0, samples[0], first);
+    second = fma(w0, samples[4], second);
+    let w1 = weight_of(4u * i + 1u, output);
+    first = fma(w1, samples[1], first);
+    second = fma(w1, samples[5], second);
+    let w2 = weight_of(4u * i + 2u, output);
+    first = fma(w2, samples[2], first);
+    second = fma(w2, samples[6], second);
+    let w3 = weight_of(4u * i + 3u, output);
+    first = fma(w3, samples[3], first);
+    second = fma(w3, samples[7], second);
+    sums[i][output] = first;
+    sums[RUN + i][output] = second;
+}
+
+// Indexed by constants once inlined, so that the sums stay in registers; a loop over so many would put them in memory.
+fn add(i: u32) {
+    if (i < RUN) {
+        add_number(i, 0u);
+        add_number(i, 1u);
+        add_number(i, 2u);
+        add_number(i, 3u);
+    }
+}
+
+fn store(i: u32, location: u32, s: u32, group: u32, first: u32) {
+    let block = first + i;
+    if (i < RUN && block < params.blocks && s < params.count) {
+        let blocks = (params.outputs + 3u) / 4u;
+        features[map_index(s, blocks, group * params.blocks + block)] = sums[location * RUN + i];
+    }
+}
+
+fn store_run(location: u32, s: u32, group: u32, first: u32) {
+    store(0u, location, s, group, first);
+    store(1u, location, s, group, first);
+    store(2u, location, s, group, first);
+    store(3u, location, s, group, first);
+    store(4u, location, s, group, first);
+    store(5u, location, s, group, first);
+    store(6u, location, s, group, first);
+    store(7u, location, s, group, first);
+    store(8u, location, s, group, first);
+    store(9u, location, s, group, first);
+    store(10u, location, s, group, first);
+    store(11u, location, s, group, first);
+    store(12u, location, s, group, first);
+    store(13u, location, s, group, first);
+    store(14u, location, s, group, first);
+    store(15u, location, s, group, first);
+}
+
+fn convolve(index: u32, z: u32, lane: u32) {
+    let group = z / params.pieces;
+    place(0u, index);
+    place(1u, index + params.threads);
+    let first_channel = group * params.columns;
+    let steps = (params.columns + COLUMNS - 1u) / COLUMNS;
+    for (var step = 0u; step < steps; step++) {
+        load_weights((z * steps + step) * CHUNK, lane);
+        // Of this lane's column; one past the last has zeros for weights.
+        let channel = first_channel + min(COLUMNS * step + lane % COLUMNS, params.columns - 1u);
+        let c = divide(channel, params.offsets);
+        let k = channel - c * params.offsets;
+        let start = image_start(0u, c);
+        let plus = offset(k, 0u);
+        var minus = plus;
+        if (BINARY == 1u) {
+            minus = offset(k, 1u);
+        }
+        sample(0u, start, plus, minus);
+        sample(1u, start, plus, minus);
+        sample(2u, start, plus, minus);
+        sample(3u, start, plus, minus);
+        add(0u);
+        add(1u);
+        add(2u);
+        add(3u);
+        add(4u);
+        add(5u);
+        add(6u);
+        add(7u);
+        add(8u);
+        add(9u);
+        add(10u);
+        add(11u);
+        add(12u);
+        add(13u);
+        add(14u);
+        add(15u);
+    }
+    if (index >= params.threads) {
+        return;
+    }
+    let first = z % params.pieces * RUN;
+    store_run(0u, index, group, first);
+    store_run(1u, index + params.threads, group, first);
+}
