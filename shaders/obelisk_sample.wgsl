@@ -159,7 +159,7 @@ fn offset_gradient_total(
 @group(0) @binding(5) var<storage, read_write> image_gradient: array<f32>;
 
 // dL/dI on a regular grid: voxel v gathers Σ_k dX[n, c K + k, s] tent(|p_s + o_k - v|) over the few grid points with
-// every |p_s + o_k - v| < 1. One invocation four channels of a voxel.
+// every |p_s + o_k - v| < 1, those in slices `first` to `end`. One invocation four channels of a voxel.
 @compute @workgroup_size(64)
 fn gather_image_gradient(
     @builtin(workgroup_id) group: vec3u,
@@ -182,6 +182,8 @@ fn gather_image_gradient(
 
     let points_per_voxel = vec3f(grid() - 1u) / max(vec3f(size() - 1u), vec3f(1.0));
     let last = vec3f(grid() - 1u);
+    let first_z = i32(params.first) - i32(n * params.grid_z);
+    let end_z = i32(params.end) - i32(n * params.grid_z);
     var sum = vec4f();
     for (var k = 0u; k < params.offsets; k++) {
         for (var j = 0u; j <= BINARY; j++) {
@@ -196,14 +198,14 @@ fn gather_image_gradient(
             let single = grid() == vec3u(1u);
             let first_point = select(low, vec3i(0), single);
             let last_point = select(high, vec3i(0), single);
-            for (var z = first_point.z; z <= last_point.z; z++) {
+            for (var z = max(first_point.z, first_z); z <= min(last_point.z, end_z - 1); z++) {
                 for (var y = first_point.y; y <= last_point.y; y++) {
                     for (var x = first_point.x; x <= last_point.x; x++) {
                         let p = grid_position(vec3u(vec3i(x, y, z)), grid(), size());
                         let distance = vec3f(p.whole + o.whole - vec3i(v)) + (p.fraction + o.fraction);
                         let near = max(1.0 - abs(distance), vec3f(0.0));
                         let weight = near.x * near.y * near.z * select(1.0, -1.0, j == 1u);
-                        let s = ((n * params.grid_z + u32(z)) * params.grid_y + u32(y)) * params.grid_x + u32(x);
+                        let s = (u32(z - first_z) * params.grid_y + u32(y)) * params.grid_x + u32(x);
                         for (var lane = 0u; lane < lanes; lane++) {
                             let channel = (block * 4u + lane) * params.offsets + k;
                             sum[lane] += weight * upstream_at(s, channel);
@@ -217,7 +219,11 @@ fn gather_image_gradient(
     // A map's padding lanes are written as zeros; a flat image has none.
     let written = select(lanes, 4u, params.stride_lane == 1u && params.stride_x == 4u);
     for (var lane = 0u; lane < written; lane++) {
-        image_gradient[start + lane * params.stride_lane] = sum[lane];
+        let at = start + lane * params.stride_lane;
+        if (params.first > 0u) {
+            sum[lane] += image_gradient[at];
+        }
+        image_gradient[at] = sum[lane];
     }
 }
 

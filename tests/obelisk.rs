@@ -250,16 +250,19 @@ fn samples_beyond_a_binding_are_cut_into_depth_ranges() {
     let mut graph = Graph::new();
     let x = sample(&mut graph, &data, Layout::Flat, Locations::Grid(grid));
     let upstream = graph.input("upstream", graph.spec(x).clone()).unwrap();
-    let offsets = graph.find("offsets").unwrap();
-    let gradient = graph.gradients_from(&[(x, upstream)], &[offsets]).unwrap()[0];
+    let names = ["offsets", "input"];
+    let wrt = names.map(|name| graph.find(name).unwrap());
+    let gradients = graph.gradients_from(&[(x, upstream)], &wrt).unwrap();
     graph.keep("output", x);
-    graph.keep("gradient", gradient.unwrap());
+    for (name, gradient) in names.iter().zip(gradients) {
+        graph.keep(&format!("gradient of {name}"), gradient.unwrap());
+    }
     let caps = Caps {
         max_binding: 8192,
         ..Caps::PORTABLE
     };
     let plan = Plan::new(&graph, &caps).unwrap();
-    assert_eq!(plan.launches.len(), 4 + 4 + 1);
+    assert_eq!(plan.launches.len(), 4 + 4 + 1 + 4);
     let expected = evaluate(&graph, &data, &StepScalars::default());
     for device in devices() {
         let actual = run_plan_on(device, plan.clone(), &data, &StepScalars::default());

@@ -6,6 +6,7 @@ const CELLS: u32 = 0u;
 struct Params {
     count: u32,        // invocations or locations of this dispatch
     first: u32,        // first slice (n, depth) of X's or F's binding
+    end: u32,          // past its last slice, for the gather of the image's gradient
     headroom: u32,     // of sums in fixed point
     partials: u32,     // partial sums of each number, all dispatches together
     partial_base: u32, // those of earlier dispatches

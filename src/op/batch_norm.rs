@@ -134,7 +134,7 @@ fn merge(
 ) -> Dispatch {
     let blocks = x.blocks();
     let (entry, workgroups, iterations) = if caps.cpu && partials <= 4096 {
-        (alone, linear_groups(blocks, 64), partials)
+        (alone, linear_groups(blocks, 64), partials + partials.div_ceil(16))
     } else {
         (together, [blocks as u32, 1, 1], partials.div_ceil(64) + 6 * 2)
     };

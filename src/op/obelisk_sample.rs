@@ -135,6 +135,7 @@ impl Geometry {
         vec![
             ("count", own.count.into()),
             ("first", own.first.into()),
+            ("end", own.end.into()),
             ("headroom", own.headroom.into()),
             ("partials", own.partials.into()),
             ("partial_base", own.partial_base.into()),
@@ -227,6 +228,7 @@ impl Geometry {
 pub(super) struct OwnParams {
     pub count: usize,
     pub first: usize,
+    pub end: usize,
     pub headroom: usize,
     pub partials: usize,
     pub partial_base: usize,
@@ -531,7 +533,7 @@ impl Op for ObeliskImageGradient {
         Ok(vec![self.image.clone()])
     }
 
-    fn dispatches(&self, io: &mut Io, _: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+    fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
         let g = self.geometry(io.inputs)?;
         if g.points || g.cells {
             return Ok(self.scatter(io, &g));
@@ -539,10 +541,6 @@ impl Op for ObeliskImageGradient {
         let upstream = io.inputs.len() - 1;
         let [d, h, w] = g.size;
         let count = g.n * self.image.blocks() * d * h * w;
-        let own = OwnParams {
-            count,
-            ..Default::default()
-        };
         // Grid points within a voxel of a place on an axis, with the shader's margin.
         let near = |axis: usize| match (g.size[axis], g.grid[axis]) {
             (1, points) => points,
@@ -552,21 +550,32 @@ impl Op for ObeliskImageGradient {
             }
         };
         let loops = near(0) * (1 + near(1) * (1 + near(2) * (1 + g.c.min(4))));
-        Ok(vec![Dispatch {
+        let samples = g.samples();
+        // Runs after the first add to what is there.
+        let gather = |run: Slices| Dispatch {
             constants: g.constants(),
-            params: g.params(&self.image, own),
+            params: g.params(
+                &self.image,
+                OwnParams {
+                    count,
+                    first: run.first,
+                    end: run.first + run.count,
+                    ..Default::default()
+                },
+            ),
             bindings: vec![
                 read(BufferRef::Input(0)), // stands in for the image, which this kernel does not read
-                read(BufferRef::Input(upstream)),
+                run.of(&samples, read(BufferRef::Input(upstream))),
                 read(BufferRef::Input(0)),
                 read(BufferRef::Input(0)), // and for the points
                 write(BufferRef::Output(0)),
             ],
             workgroups: linear_groups(count, 64),
             iterations: (g.k * (1 + g.terms * (1 + loops))) as u64,
-            flops: (g.locations() * g.k * g.terms * g.c * 16) as u64,
+            flops: (run.count * g.grid[1] * g.grid[2] * g.k * g.terms * g.c * 16) as u64,
             ..Dispatch::new(SHADER, "gather_image_gradient")
-        }])
+        };
+        Ok(slices(&[&samples], caps).into_iter().map(gather).collect())
     }
 
     fn gradient(

@@ -431,8 +431,8 @@ impl Lattice {
             dispatches.push(pack("bias", bias, out_blocks));
         }
 
-        // On software Vulkan eight rows gain an eighth, unless more than that lies past the last; but the driver takes 2 s to
-        // compile them, 1 s for four, which small maps never win back.
+        // On software Vulkan eight rows gain an eighth, unless more than that lies past the last; but the driver takes up to 2 s
+        // to compile them the first time, longer than four, which small maps never win back.
         let padded = |rows: usize| ay.count.next_multiple_of(rows);
         let large = caps.texels && points >= 1 << 17 && 8 * padded(8) < 9 * padded(4);
         let rows = match () {
