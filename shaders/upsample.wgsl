@@ -76,6 +76,7 @@ fn load_high(slice: u32, block: u32, y: Column, x: Column) {
     let first = between(a, b, x.fractions.x);
     let second = between(c, d, x.fractions.x);
     high[0] = between(first, second, y.fractions.x);
+    // The remainders keep the indices valid where there is one output.
     if (SIDE == 2u) {
         let beside_first = between(a, b, x.fractions.y);
         let beside_second = between(c, d, x.fractions.y);
