@@ -1,8 +1,8 @@
 // Trilinear upsampling of a map [N, d, C/4, h, w] vec4 to [N, D, C/4, H, W], half-pixel centres (align_corners = false).
 // One invocation a column of DEPTHS slices (n, z): it interpolates each plane of the input once, where a sum of eight
 // corners would read it for every output. Where a plane has twice the input's rows and columns, SIDE is 2 and a column two
-// by two outputs wide: those between four inputs, of which the outer ones have fewer. Bindings start at slices `first` and
-// `source_first` and elements of them.
+// by two outputs wide: those between four inputs, of which the outer ones have fewer. Bindings start at elements `base` and
+// `source_base`.
 // 12 channels 72³ -> 144³ on 2 cores: half the time of three passes along the axes.
 const DEPTHS: u32 = 8u;
 const SIDE: u32 = 1u;

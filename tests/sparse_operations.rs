@@ -4,10 +4,10 @@ mod common;
 use common::*;
 use obelisk::gpu::{Executable, Resident, Weights};
 use obelisk::graph::Graph;
-use obelisk::op::StepScalars;
 use obelisk::op::add::Add;
 use obelisk::op::join::join;
 use obelisk::op::turn_offsets::turn_offsets;
+use obelisk::op::{Caps, StepScalars};
 use obelisk::plan::Plan;
 use obelisk::tensor::{Spec, Tensor};
 
@@ -126,6 +126,40 @@ fn a_resident_input_is_the_buffer_bound_last_and_must_be_bound() {
                 .unwrap_err()
                 .to_string();
             assert!(error.contains("[4]") && error.contains("[3, 5]"), "{error}");
+        });
+    }
+}
+
+#[test]
+fn a_resident_moves_between_a_texture_and_a_buffer_as_plans_read_it() {
+    // More than four rows of texels, and not whole ones.
+    let shape = [7, 9_999];
+    let mut graph = Graph::new();
+    let a = graph.resident("a", Spec::flat(&shape)).unwrap();
+    let b = graph.input("b", Spec::flat(&shape)).unwrap();
+    let sum = graph.push1(Add, &[a, b]).unwrap();
+    graph.keep("sum", sum);
+    let (resident_data, data) = (noise(&shape, 1), noise(&shape, 2));
+    let expected = Tensor::from_fn(&shape, |e| resident_data.data[e] + data.data[e]);
+    for device in devices() {
+        pollster::block_on(async {
+            let spec = Spec::flat(&shape);
+            let resident = Resident::upload(device, &resident_data, spec).await.unwrap();
+            for texels in [true, false, true, false] {
+                let caps = Caps {
+                    texels: texels && device.caps().texels,
+                    ..*device.caps()
+                };
+                let plan = Plan::new(&graph, &caps).unwrap();
+                assert_eq!(plan.residents[0].texel.is_some(), caps.texels);
+                let weights = Weights::new(device, &plan, false).await.unwrap();
+                let mut executable = Executable::new(device, plan, &weights).await.unwrap();
+                executable.bind(device, "a", &resident).await.unwrap();
+                executable.upload(device, "b", &data).unwrap();
+                executable.submit(device, &StepScalars::default()).unwrap();
+                let sum = executable.read(device, "sum").await.unwrap();
+                assert_eq!(sum, expected, "through textures: {texels}");
+            }
         });
     }
 }

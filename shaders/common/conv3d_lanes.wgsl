@@ -1,4 +1,4 @@
-// Weights of conv3d.wgsl read one vec4 a lane by eight lanes and handed round by shuffles: software Vulkan reads a
+// Weights of convolutions and OBELISK layers read one vec4 a lane by eight lanes and handed round by shuffles: software Vulkan reads a
 // uniform address lane by lane, and a shuffle from a constant lane is one to three instructions there. Needs subgroups
 // of at least eight.
 @group(0) @binding(2) var<storage, read> w: array<vec4f>;

@@ -351,7 +351,7 @@ impl Device {
         self.counted(label, bytes, make).await
     }
 
-    /// A texture that kernels read and buffers are copied to.
+    /// A texture that kernels read, to and from which buffers are copied.
     pub(super) async fn texture(&self, texture: &plan::Texture) -> Result<Texture, GpuError> {
         let label = "texels";
         let make = || {
@@ -366,7 +366,9 @@ impl Device {
                 sample_count: 1,
                 dimension: wgpu::TextureDimension::D2,
                 format: texel_format(texture.texel),
-                usage: wgpu::TextureUsages::STORAGE_BINDING | wgpu::TextureUsages::COPY_DST,
+                usage: wgpu::TextureUsages::STORAGE_BINDING
+                    | wgpu::TextureUsages::COPY_DST
+                    | wgpu::TextureUsages::COPY_SRC,
                 view_formats: &[],
             })
         };
