@@ -56,6 +56,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let large: &[(Layer, usize)] = &[
         (("72³", &[16], 16, 3, 1, 1), 72),
         (("144³", &[16], 9, 3, 1, 1), 144),
+        (("144³ of 9", &[9], 9, 3, 1, 1), 144),
     ];
     for (layer, size) in large {
         if only.is_empty() || only.iter().any(|o| o == layer.0) {

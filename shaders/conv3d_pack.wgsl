@@ -1,16 +1,12 @@
 // Weights of a convolution in the order in which conv3d.wgsl reads them:
-//   packed[output group][kz][ky / TAPS][kx / TAPS_X][input block][output block][kx % TAPS_X][ky % TAPS][input channel]
+//   packed[output group][kz][ky / TAPS][kx][input block][output block][ky % TAPS][input channel]
 // = vec4 over outputs,
 // zero beyond the channels and between groups. `transposed` packs for the input gradient: outputs of the packed
 // convolution are the inputs of the weight. Tap k of the packed kernel is tap first + k·step of the weight.
 // One invocation a vec4.
 const BLOCKS: u32 = 4u;
 const TAPS: u32 = 3u;
-// Taps along x that conv3d_winograd.wgsl unrolls.
-const TAPS_X: u32 = 1u;
 const CHANNELS: u32 = 4u;
-// 1 where TAPS = 4 are conv3d_winograd.wgsl's combinations of the three taps along y.
-const COMBINE: u32 = 0u;
 
 struct Params {
     total: u32,
@@ -89,13 +85,11 @@ fn main(
     i /= CHANNELS;
     let tap = i % TAPS;
     i /= TAPS;
-    let tap_x = i % TAPS_X;
-    i /= TAPS_X;
     let block = i % BLOCKS;
     i /= BLOCKS;
     let input_block = i % params.blocks;
     i /= params.blocks;
-    let kx = i % params.taps_x * TAPS_X + tap_x;
+    let kx = i % params.taps_x;
     i /= params.taps_x;
     let ky = i % params.taps_y * TAPS + tap;
     i /= params.taps_y;
@@ -106,15 +100,59 @@ fn main(
     let group_block = output_group * BLOCKS * 4u / params.group_outputs * params.group_inputs / params.block_channels;
     let first_block = min(group_block, params.in_blocks - params.blocks);
     let input = (first_block + input_block) * params.block_channels + channel;
-    if (COMBINE == 0u || tap == 0u) {
-        packed[at] = elements(output, input, kz, ky, kx);
-    } else if (tap == 3u) {
-        packed[at] = elements(output, input, kz, 2u, kx);
-    } else {
-        let outer = elements(output, input, kz, 0u, kx) + elements(output, input, kz, 2u, kx);
-        let middle = elements(output, input, kz, 1u, kx);
-        packed[at] = 0.5 * select(outer + middle, outer - middle, tap == 2u);
+    packed[at] = elements(output, input, kz, ky, kx);
+}
+
+struct Combined {
+    by_row: array<vec4f, 4>,
+}
+
+// Winograd's combinations of three numbers for two outputs.
+fn combine(first: vec4f, second: vec4f, third: vec4f) -> Combined {
+    let outer = first + third;
+    return Combined(array(first, 0.5 * (outer + second), 0.5 * (outer - second), third));
+}
+
+// The three taps along y of a plane, combined.
+fn combine_plane(output: u32, input: u32, kz: u32, kx: u32) -> Combined {
+    return combine(
+        elements(output, input, kz, 0u, kx),
+        elements(output, input, kz, 1u, kx),
+        elements(output, input, kz, 2u, kx),
+    );
+}
+
+fn put_row(at: u32, row: u32, first: Combined, second: Combined, third: Combined) {
+    let along_z = combine(first.by_row[row], second.by_row[row], third.by_row[row]);
+    packed[at + row] = along_z.by_row[0];
+    packed[at + row + 4u] = along_z.by_row[1];
+    packed[at + row + 8u] = along_z.by_row[2];
+    packed[at + row + 12u] = along_z.by_row[3];
+}
+
+// As conv3d_winograd.wgsl reads them: packed[output group][input channel][output block][kx][combination along z][along y].
+// One invocation the 16 combinations.
+@compute @workgroup_size(64)
+fn combined(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let at = (group.y * groups.x + group.x) * 64u + local;
+    if (at >= params.total) {
+        return;
     }
+    let kx = at % 3u;
+    let block = at / 3u % BLOCKS;
+    let input = at / 3u / BLOCKS % params.in_blocks;
+    let output = (at / 3u / BLOCKS / params.in_blocks * BLOCKS + block) * 4u;
+    let first = combine_plane(output, input, 0u, kx);
+    let second = combine_plane(output, input, 1u, kx);
+    let third = combine_plane(output, input, 2u, kx);
+    put_row(at * 16u, 0u, first, second, third);
+    put_row(at * 16u, 1u, first, second, third);
+    put_row(at * 16u, 2u, first, second, third);
+    put_row(at * 16u, 3u, first, second, third);
 }
 
 // The bias behind the weights, one vec4 an output block: `weights` is the bias here.

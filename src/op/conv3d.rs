@@ -155,27 +155,37 @@ impl Op for Conv3d {
         let count = self.sources(io.inputs.len());
         let weight = io.inputs[count].ncdhw().expect("checked on insertion");
         let y = io.outputs[0].ncdhw().expect("checked on insertion");
-        let mut dispatches = Vec::new();
-        let mut first = 0;
-        for i in 0..count {
-            let x = io.inputs[i].ncdhw().expect("checked on insertion");
-            let axes = [0, 1, 2].map(|a| Axis::forward(&self.config, a, y[2 + a], weight[2 + a]));
-            let lattice = Lattice {
+        // Of the sources `from` to `to`.
+        let lattice = |from: usize, to: usize| {
+            let first = io.inputs[..from].iter().map(|s| s.shape[1]).sum();
+            let channels = io.inputs[from..to].iter().map(|s| s.shape[1]).sum();
+            Lattice {
                 op: "conv3d",
-                axes,
-                x: (BufferRef::Input(i), io.inputs[i].clone()),
+                axes: [0, 1, 2].map(|a| Axis::forward(&self.config, a, y[2 + a], weight[2 + a])),
+                x: (BufferRef::Input(from), io.inputs[from].clone()),
+                more: (from + 1..to)
+                    .map(|i| (BufferRef::Input(i), io.inputs[i].clone()))
+                    .collect(),
                 y: (BufferRef::Output(0), io.outputs[0].clone()),
                 weight: (BufferRef::Input(count), weight),
-                bias: (self.bias && i == 0).then_some(BufferRef::Input(count + 1)),
+                bias: (self.bias && from == 0).then_some(BufferRef::Input(count + 1)),
                 transposed: false,
-                source: (first, x[1]),
+                source: (first, channels),
                 whole: count == 1,
                 groups: self.config.groups,
-                add: i > 0,
-                slope: self.slope.filter(|_| i + 1 == count).unwrap_or(1.0),
-            };
+                add: from > 0,
+                slope: self.slope.filter(|_| to == count).unwrap_or(1.0),
+            }
+        };
+        let maps = io.inputs[..count].iter().all(|s| s.layout == Layout::Map);
+        let together = lattice(0, count);
+        if count <= 3 && maps && together.is_winograd(caps) {
+            return together.dispatches(io, caps);
+        }
+        let lattices: Vec<Lattice> = (0..count).map(|i| lattice(i, i + 1)).collect();
+        let mut dispatches = Vec::new();
+        for lattice in lattices {
             dispatches.extend(lattice.dispatches(io, caps)?);
-            first += x[1];
         }
         Ok(dispatches)
     }
@@ -347,6 +357,7 @@ impl Op for Conv3dInputGradient {
                         op: self.name(),
                         axes: [z, y, x_axis],
                         x: (BufferRef::Input(0), io.inputs[0].clone()),
+                        more: Vec::new(),
                         y: (BufferRef::Output(0), io.outputs[0].clone()),
                         weight: (BufferRef::Input(1), weight),
                         bias: None,

@@ -289,7 +289,8 @@ impl Program {
         let results = self.steps[last.step].outputs.clone();
         let total = last.op.planes(&self.specs(&last.inputs), &self.specs(&results));
         let step = self.alignment(parts);
-        let each = total.div_ceil(slabs).next_multiple_of(step);
+        // Even: conv3d_winograd.wgsl computes planes by pairs.
+        let each = total.div_ceil(slabs).next_multiple_of(step.max(2));
         let slabs = total.div_ceil(each);
         if slabs < 2 {
             return Ok(None);

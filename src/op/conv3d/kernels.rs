@@ -228,37 +228,38 @@ impl Source {
 }
 
 /// A range of lattice planes, and the bytes of the tensors that it touches.
-struct Piece {
+struct Piece<const TENSORS: usize> {
     first: usize,
     planes: usize,
-    x: (u64, u64),
-    y: (u64, u64),
+    bytes: [(u64, u64); TENSORS],
 }
 
 /// Cuts planes into the fewest equal pieces whose ranges fit [`Caps::part`], or else a binding.
-fn pieces(
+fn pieces<const TENSORS: usize>(
     op: &'static str,
     all: Range<usize>,
     caps: &Caps,
-    touched: impl Fn(usize, usize) -> [(u64, u64); 2],
-) -> Result<Vec<Piece>, GraphError> {
+    touched: impl Fn(usize, usize) -> [(u64, u64); TENSORS],
+) -> Result<Vec<Piece<TENSORS>>, GraphError> {
     let planes = all.len();
-    let cut = |count: usize| -> Vec<Piece> {
-        let each = planes.div_ceil(count);
+    let cut = |count: usize| -> Vec<Piece<TENSORS>> {
+        // Even, for kernels that take planes by pairs, unless each is alone.
+        let each = match planes.div_ceil(count) {
+            1 => 1,
+            each => each.next_multiple_of(2),
+        };
         (0..planes.div_ceil(each))
             .map(|i| {
                 let (first, end) = (all.start + i * each, all.end.min(all.start + (i + 1) * each));
-                let [x, y] = touched(first, end - 1);
                 Piece {
                     first,
                     planes: end - first,
-                    x,
-                    y,
+                    bytes: touched(first, end - 1),
                 }
             })
             .collect()
     };
-    let fits = |p: &Piece, most: u64| (p.x.1 - p.x.0).max(p.y.1 - p.y.0) <= most;
+    let fits = |p: &Piece<TENSORS>, most: u64| p.bytes.iter().all(|(from, to)| to - from <= most);
     for most in [caps.part(), caps.max_binding] {
         let found = (1..=planes)
             .map(&cut)
@@ -283,6 +284,15 @@ struct Grouping {
 }
 
 impl Grouping {
+    /// All outputs see all `blocks`.
+    fn none(blocks: usize) -> Self {
+        Grouping {
+            outputs: UNGROUPED,
+            inputs: 0,
+            blocks,
+        }
+    }
+
     /// Of `groups` groups over `outputs` and `inputs` channels where both are whole; `in_blocks` loads of `channels`.
     fn new(
         groups: usize,
@@ -293,11 +303,7 @@ impl Grouping {
         source: &Source,
     ) -> Self {
         if groups == 1 || !whole {
-            return Grouping {
-                outputs: UNGROUPED,
-                inputs: 0,
-                blocks: source.blocks,
-            };
+            return Grouping::none(source.blocks);
         }
         let (out_each, in_each) = (outputs / groups, inputs / groups);
         let seen = (0..outputs.div_ceil(4 * blocks)).map(|g| {
@@ -320,6 +326,8 @@ pub(super) struct Lattice {
     pub axes: [Axis; 3],
     /// What the sum reads.
     pub x: (BufferRef, Spec),
+    /// Sources behind x, all maps, that conv3d_winograd.wgsl reads too.
+    pub more: Vec<(BufferRef, Spec)>,
     /// What it writes, a map.
     pub y: (BufferRef, Spec),
     /// The convolution's weight `[Cout, Cin / groups, KD, KH, KW]`.
@@ -340,6 +348,9 @@ pub(super) struct Lattice {
 
 impl Lattice {
     pub(super) fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        if self.is_winograd(caps) {
+            return self.winograd(io, caps);
+        }
         let az = self.axes[0];
         let (x_spec, y_spec) = (&self.x.1, &self.y.1);
         let [batch, _, in_depth, h, w] = x_spec.ncdhw().expect("checked on insertion");
@@ -361,18 +372,8 @@ impl Lattice {
         if few {
             (blocks, block_groups) = (1, out_blocks);
         }
-        // Lanes beside each other hold neighbours along x in rows of the same length on both sides.
-        let winograd = caps.cpu
-            && caps.subgroups == Some((8, 8))
-            && self.groups == 1
-            && self.axes.iter().all(Axis::is_whole)
-            && [ay, ax].iter().all(Axis::slides)
-            && (ax.start, ax.count) == (-1, in_width);
-        let taps_x = if winograd { 3 } else { 1 };
         let taps_y = ay.taps / taps;
-        // Four combinations of three taps.
-        let packed_taps = if winograd { 4 } else { taps };
-        let [w_out, w_in, kd, kh, kw] = self.weight.1;
+        let [w_out, w_in, ..] = self.weight.1;
         let all_inputs = w_in * self.groups;
         let grouping = if self.transposed {
             Grouping::new(self.groups, self.whole, all_inputs, w_out, blocks, &source)
@@ -380,55 +381,25 @@ impl Lattice {
             Grouping::new(self.groups, self.whole, w_out, all_inputs, blocks, &source)
         };
 
-        let products = az.taps * taps_y * (ax.taps / taps_x) * grouping.blocks;
-        let packed_len = block_groups * products * blocks * packed_taps * taps_x * source.channels;
+        let steps = az.taps * taps_y * ax.taps * grouping.blocks;
+        let packed_len = block_groups * steps * blocks * taps * source.channels;
         // Eight more: lanes read past the last weights.
         let packed = io.scratch(((packed_len + block_groups * blocks + 8) * 16) as u64);
         let mut dispatches = Vec::new();
-        let pack = |entry, buffer, total: usize| Dispatch {
-            constants: vec![
-                ("BLOCKS", blocks as u32),
-                ("TAPS", packed_taps as u32),
-                ("TAPS_X", taps_x as u32),
-                ("CHANNELS", source.channels as u32),
-                ("COMBINE", winograd as u32),
-            ],
-            params: vec![
-                ("total", total.into()),
-                ("weight_outputs", w_out.into()),
-                ("weight_inputs", w_in.into()),
-                ("kernel_z", kd.into()),
-                ("kernel_y", kh.into()),
-                ("kernel_x", kw.into()),
-                ("outputs_a_group", (w_out / self.groups).into()),
-                ("source_first", self.source.0.into()),
-                ("source_channels", self.source.1.into()),
-                ("transposed", (self.transposed as u32).into()),
-                ("first_z", az.first.into()),
-                ("first_y", ay.first.into()),
-                ("first_x", ax.first.into()),
-                ("step_z", az.tap_step.into()),
-                ("step_y", ay.tap_step.into()),
-                ("step_x", ax.tap_step.into()),
-                ("taps_z", az.taps.into()),
-                ("taps_y", taps_y.into()),
-                ("taps_x", (ax.taps / taps_x).into()),
-                ("blocks", grouping.blocks.into()),
-                ("group_outputs", grouping.outputs.into()),
-                ("group_inputs", grouping.inputs.into()),
-                ("bias_base", packed_len.into()),
-                ("block_channels", source.block_channels.into()),
-                ("in_blocks", source.blocks.into()),
-            ],
-            bindings: vec![read(buffer), write(packed)],
-            workgroups: linear_groups(total, GROUP),
-            ..Dispatch::new(shader!("conv3d_pack"), entry)
+        let packing = Packing {
+            blocks,
+            taps,
+            channels: source.channels,
+            block_channels: source.block_channels,
+            in_blocks: source.blocks,
+            grouping,
+            bias_base: packed_len,
         };
         if packed_len > 0 {
-            dispatches.push(pack("main", self.weight.0, packed_len));
+            dispatches.push(self.pack("main", self.weight.0, packed, packed_len, &packing));
         }
         if let Some(bias) = self.bias {
-            dispatches.push(pack("bias", bias, out_blocks));
+            dispatches.push(self.pack("bias", bias, packed, out_blocks, &packing));
         }
 
         // On software Vulkan eight rows gain an eighth, unless more than that lies past the last; but the driver takes up to 2 s
@@ -436,8 +407,6 @@ impl Lattice {
         let padded = |rows: usize| ay.count.next_multiple_of(rows);
         let large = caps.texels && points >= 1 << 17 && 8 * padded(8) < 9 * padded(4);
         let rows = match () {
-            _ if winograd && large => 8,
-            _ if winograd => 4,
             _ if few && points / 4 * block_groups < FILLS_A_GPU => 1,
             _ if few => 4,
             _ if ay.count > 4 && blocks <= 2 || large && blocks <= 4 => 8,
@@ -457,22 +426,18 @@ impl Lattice {
         // Only lattices of all planes are asked for some.
         let planes = io.planes.clone().unwrap_or(0..batch * az.count);
         for piece in pieces(self.op, planes, caps, touched)? {
+            let [x_bytes, y_bytes] = piece.bytes;
             let macs = self.source.1 * w_out / self.groups * az.taps * ay.taps * ax.taps;
             let strides = source.strides;
-            let mode = match (self.add, self.bias) {
-                (true, _) => 2u32,
-                (false, Some(_)) => 1,
-                (false, None) => 0,
-            };
             let in_place = io.in_place;
             let bindings = vec![
                 // In place the shader has no binding 1.
                 match in_place {
                     true => read(packed),
-                    false => read(self.x.0).range(piece.x.0, piece.x.1),
+                    false => read(self.x.0).range(x_bytes.0, x_bytes.1),
                 },
                 read(packed),
-                write(self.y.0).range(piece.y.0, piece.y.1),
+                write(self.y.0).range(y_bytes.0, y_bytes.1),
             ];
             let flops = 2 * (macs * piece.planes * ay.count * ax.count) as u64;
             let (module, entry) = match in_place {
@@ -482,48 +447,6 @@ impl Lattice {
             let total = piece.planes * row_groups * ax.count;
             let [x, y, _] = linear_groups(total, GROUP);
             let last = last_outputs(y_spec.shape[1], blocks, block_groups);
-            if winograd {
-                dispatches.push(Dispatch {
-                    constants: vec![
-                        ("BLOCKS", blocks as u32),
-                        ("OUTPUTS", last),
-                        ("CHANNELS", source.channels as u32),
-                        ("WRAPS", (ax.count % 8 > 0) as u32),
-                    ],
-                    subgroups: true,
-                    params: vec![
-                        ("total", total.into()),
-                        ("first_plane", piece.first.into()),
-                        ("depth", az.count.into()),
-                        ("height", ay.count.into()),
-                        ("width", ax.count.into()),
-                        ("row_groups", row_groups.into()),
-                        ("in_depth", int(in_depth)),
-                        ("in_height", int(in_height)),
-                        ("x_base", int((piece.x.0 / source.element) as usize)),
-                        ("x_stride_n", int(strides[0])),
-                        ("x_stride_c", int(strides[1])),
-                        ("x_stride_z", int(strides[2])),
-                        ("start_z", az.start.into()),
-                        ("start_y", ay.start.into()),
-                        ("stride_z", int(az.stride)),
-                        ("step_z", int(az.step)),
-                        ("taps_z", az.taps.into()),
-                        ("blocks", source.blocks.into()),
-                        ("out_blocks", out_blocks.into()),
-                        ("y_base", ((piece.y.0 / 16) as usize).into()),
-                        ("bias_base", packed_len.into()),
-                        ("mode", mode.into()),
-                        ("slope", self.slope.into()),
-                    ],
-                    bindings,
-                    workgroups: [x, y, block_groups as u32],
-                    iterations: products as u64,
-                    flops,
-                    ..Dispatch::new(winograd_module(x_spec.layout, rows), "lanes")
-                });
-                continue;
-            }
             dispatches.push(Dispatch {
                 constants: vec![
                     ("ROWS", rows as u32),
@@ -546,7 +469,7 @@ impl Lattice {
                     ("in_height", int(in_height)),
                     ("in_width", int(in_width)),
                     ("in_blocks", source.blocks.into()),
-                    ("x_base", int((piece.x.0 / source.element) as usize)),
+                    ("x_base", int((x_bytes.0 / source.element) as usize)),
                     ("x_stride_n", int(strides[0])),
                     ("x_stride_c", int(strides[1])),
                     ("x_stride_z", int(strides[2])),
@@ -576,21 +499,230 @@ impl Lattice {
                     ("scale_z", az.scale.into()),
                     ("scale_y", ay.scale.into()),
                     ("scale_x", ax.scale.into()),
-                    ("y_base", ((piece.y.0 / 16) as usize).into()),
+                    ("y_base", ((y_bytes.0 / 16) as usize).into()),
                     ("bias_base", packed_len.into()),
-                    ("mode", mode.into()),
+                    ("mode", self.mode().into()),
                     ("block_channels", source.block_channels.into()),
                     ("slope", self.slope.into()),
                 ],
                 bindings,
                 workgroups: [x, y, block_groups as u32],
-                iterations: (products + 2 * rows * blocks) as u64,
+                iterations: (steps + 2 * rows * blocks) as u64,
                 flops,
                 ..Dispatch::new(module, entry)
             });
         }
         Ok(dispatches)
     }
+    /// 0: y = sum; 1: y = bias + sum; 2: y += sum.
+    fn mode(&self) -> u32 {
+        match (self.add, self.bias) {
+            (true, _) => 2,
+            (false, Some(_)) => 1,
+            (false, None) => 0,
+        }
+    }
+
+    /// Vectors that Winograd's weights take, packed: 16 combinations of three planes and rows for each tap along x.
+    fn winograd_weights(&self) -> usize {
+        let channels = |(_, spec): &(BufferRef, Spec)| spec.shape[1];
+        let channels = channels(&self.x) + self.more.iter().map(channels).sum::<usize>();
+        let (blocks, block_groups) = block_groups(self.y.1.blocks(), 4);
+        block_groups * blocks * channels * 3 * 16
+    }
+
+    /// Whether conv3d_winograd.wgsl takes it: lanes beside each other hold neighbours along x, in rows of the same length on
+    /// both sides.
+    pub(super) fn is_winograd(&self, caps: &Caps) -> bool {
+        let [_, _, ax] = self.axes;
+        let packed = (self.winograd_weights() + 16 * self.y.1.blocks()) * 16;
+        caps.cpu
+            && packed as u64 <= caps.max_binding
+            && caps.subgroups == Some((8, 8))
+            && self.groups == 1
+            && self.axes.iter().all(|a| a.is_whole() && a.slides())
+            && (ax.start, ax.count) == (-1, self.x.1.shape[4])
+    }
+
+    fn winograd(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        const ROWS: usize = 4;
+        let [az, ay, ax] = self.axes;
+        let [batch, _, in_depth, in_height, _] = self.x.1.ncdhw().expect("checked on insertion");
+        let target = Source::of(&self.y.1);
+        let sources: Vec<(BufferRef, &Spec, Source)> = std::iter::once(&self.x)
+            .chain(&self.more)
+            .map(|(buffer, spec)| (*buffer, spec, Source::of(spec)))
+            .collect();
+        let out_blocks = target.blocks;
+        let (blocks, block_groups) = block_groups(out_blocks, 4);
+        let channels: usize = sources.iter().map(|(_, spec, _)| spec.shape[1]).sum();
+        let packed_len = self.winograd_weights();
+        // Eight more: lanes read past the last weights.
+        let packed = io.scratch(((packed_len + block_groups * blocks + 8) * 16) as u64);
+        let packing = Packing {
+            blocks,
+            taps: 3,
+            channels: 1,
+            block_channels: 1,
+            in_blocks: channels,
+            grouping: Grouping::none(channels),
+            bias_base: packed_len,
+        };
+        let mut dispatches = vec![self.pack("combined", self.weight.0, packed, packed_len / 16, &packing)];
+        if let Some(bias) = self.bias {
+            dispatches.push(self.pack("bias", bias, packed, out_blocks, &packing));
+        }
+        let row_groups = ay.count.div_ceil(ROWS);
+        let touched = |from: usize, to: usize| {
+            let seen = az.planes_seen(&(from..to + 1), in_depth);
+            let mut bytes = [(0, 0); 4];
+            bytes[0] = target.range(&self.y.1, from, to);
+            for (bytes, (_, spec, source)) in bytes[1..].iter_mut().zip(&sources) {
+                *bytes = source.range(spec, seen.start, seen.end - 1);
+            }
+            bytes
+        };
+        let outputs = last_outputs(self.y.1.shape[1], blocks, block_groups);
+        let planes = io.planes.clone().unwrap_or(0..batch * az.count);
+        for piece in pieces(self.op, planes, caps, touched)? {
+            let (y_bytes, x_bytes) = (piece.bytes[0], &piece.bytes[1..]);
+            let mut bindings = vec![read(packed), write(self.y.0).range(y_bytes.0, y_bytes.1)];
+            for (i, ((buffer, ..), bytes)) in sources.iter().zip(x_bytes).enumerate() {
+                let at = if i == 0 { 0 } else { bindings.len() };
+                bindings.insert(at, read(*buffer).range(bytes.0, bytes.1));
+            }
+            // [base, stride of n, stride of z, channels], zero where there is no such source.
+            let place = |i: usize| match sources.get(i) {
+                Some((_, spec, s)) => [
+                    (x_bytes[i].0 / s.element) as usize,
+                    s.strides[0],
+                    s.strides[2],
+                    spec.shape[1],
+                ],
+                None => [0; 4],
+            };
+            let [x, x1, x2] = [0, 1, 2].map(place);
+            // Pairs of planes lie in one entry of the batch.
+            let last = piece.first + piece.planes;
+            let mut from = piece.first;
+            while from < last {
+                let end = last.min((from / az.count + 1) * az.count);
+                let total = (end - from).div_ceil(2) * row_groups * ax.count;
+                let [groups_x, groups_y, _] = linear_groups(total, GROUP);
+                dispatches.push(Dispatch {
+                    constants: vec![
+                        ("BLOCKS", blocks as u32),
+                        ("OUTPUTS", outputs),
+                        ("CHANNELS", sources[0].2.block_channels as u32),
+                        ("WRAPS", (ax.count % 8 > 0) as u32),
+                    ],
+                    subgroups: true,
+                    params: vec![
+                        ("total", total.into()),
+                        ("first_plane", from.into()),
+                        ("end_plane", end.into()),
+                        ("depth", az.count.into()),
+                        ("height", ay.count.into()),
+                        ("width", ax.count.into()),
+                        ("row_groups", row_groups.into()),
+                        ("in_depth", int(in_depth)),
+                        ("in_height", int(in_height)),
+                        ("x_base", int(x[0])),
+                        ("x_stride_n", int(x[1])),
+                        ("x_stride_c", int(sources[0].2.strides[1])),
+                        ("x_stride_z", int(x[2])),
+                        ("channels", x[3].into()),
+                        ("x1_base", int(x1[0])),
+                        ("x1_stride_n", int(x1[1])),
+                        ("x1_stride_z", int(x1[2])),
+                        ("x1_channels", x1[3].into()),
+                        ("x2_base", int(x2[0])),
+                        ("x2_stride_n", int(x2[1])),
+                        ("x2_stride_z", int(x2[2])),
+                        ("x2_channels", x2[3].into()),
+                        ("start_z", az.start.into()),
+                        ("start_y", ay.start.into()),
+                        ("out_blocks", out_blocks.into()),
+                        ("y_base", ((y_bytes.0 / 16) as usize).into()),
+                        ("bias_base", packed_len.into()),
+                        ("mode", self.mode().into()),
+                        ("slope", self.slope.into()),
+                    ],
+                    bindings: bindings.clone(),
+                    workgroups: [groups_x, groups_y, block_groups as u32],
+                    iterations: (channels * blocks) as u64,
+                    flops: 2
+                        * (channels * self.y.1.shape[1] * 27 * (end - from) * ay.count * ax.count) as u64,
+                    ..Dispatch::new(winograd_module(self.x.1.layout, sources.len()), "lanes")
+                });
+                from = end;
+            }
+        }
+        Ok(dispatches)
+    }
+
+    fn pack(
+        &self,
+        entry: &'static str,
+        from: BufferRef,
+        to: BufferRef,
+        total: usize,
+        packing: &Packing,
+    ) -> Dispatch {
+        let [az, ay, ax] = self.axes;
+        let [w_out, w_in, kd, kh, kw] = self.weight.1;
+        Dispatch {
+            constants: vec![
+                ("BLOCKS", packing.blocks as u32),
+                ("TAPS", packing.taps as u32),
+                ("CHANNELS", packing.channels as u32),
+            ],
+            params: vec![
+                ("total", total.into()),
+                ("weight_outputs", w_out.into()),
+                ("weight_inputs", w_in.into()),
+                ("kernel_z", kd.into()),
+                ("kernel_y", kh.into()),
+                ("kernel_x", kw.into()),
+                ("outputs_a_group", (w_out / self.groups).into()),
+                ("source_first", self.source.0.into()),
+                ("source_channels", self.source.1.into()),
+                ("transposed", (self.transposed as u32).into()),
+                ("first_z", az.first.into()),
+                ("first_y", ay.first.into()),
+                ("first_x", ax.first.into()),
+                ("step_z", az.tap_step.into()),
+                ("step_y", ay.tap_step.into()),
+                ("step_x", ax.tap_step.into()),
+                ("taps_z", az.taps.into()),
+                ("taps_y", (ay.taps / packing.taps).into()),
+                ("taps_x", ax.taps.into()),
+                ("blocks", packing.grouping.blocks.into()),
+                ("group_outputs", packing.grouping.outputs.into()),
+                ("group_inputs", packing.grouping.inputs.into()),
+                ("bias_base", packing.bias_base.into()),
+                ("block_channels", packing.block_channels.into()),
+                ("in_blocks", packing.in_blocks.into()),
+            ],
+            bindings: vec![read(from), write(to)],
+            workgroups: linear_groups(total, GROUP),
+            ..Dispatch::new(shader!("conv3d_pack"), entry)
+        }
+    }
+}
+
+/// How conv3d_pack.wgsl lays weights out.
+struct Packing {
+    blocks: usize,
+    /// Taps along y that a kernel unrolls.
+    taps: usize,
+    /// Channels that lie together.
+    channels: usize,
+    block_channels: usize,
+    in_blocks: usize,
+    grouping: Grouping,
+    /// Where the bias lies.
+    bias_base: usize,
 }
 
 /// The weight gradient of one source.
@@ -712,12 +844,13 @@ impl WeightGradient {
         let mut first_chunk = 0;
         for (piece, &chunks) in cut.iter().zip(&chunks) {
             let units = piece.planes * units_a_plane;
+            let [x_bytes, g_bytes] = piece.bytes;
             let each = units.div_ceil(chunks);
             let [x, y, _] = linear_groups(lane_stride * chunks, GROUP);
             let strides = source.strides;
             let bindings = vec![
-                read(self.x.0).range(piece.x.0, piece.x.1),
-                read(self.g.0).range(piece.y.0, piece.y.1),
+                read(self.x.0).range(x_bytes.0, x_bytes.1),
+                read(self.g.0).range(g_bytes.0, g_bytes.1),
                 write(partial),
             ];
             let iterations = (each * (steps_a_unit + 1)) as u64;
@@ -738,11 +871,11 @@ impl WeightGradient {
                         ("depth", int(depth)),
                         ("height", int(height)),
                         ("width", int(width)),
-                        ("g_base", int((piece.y.0 / 16) as usize)),
+                        ("g_base", int((g_bytes.0 / 16) as usize)),
                         ("in_depth", int(in_depth)),
                         ("in_height", int(in_height)),
                         ("in_width", int(in_width)),
-                        ("x_base", int((piece.x.0 / source.element) as usize)),
+                        ("x_base", int((x_bytes.0 / source.element) as usize)),
                         ("x_stride_n", int(strides[0])),
                         ("x_stride_c", int(strides[1])),
                         ("x_stride_z", int(strides[2])),
@@ -789,11 +922,11 @@ impl WeightGradient {
                     ("height", int(height)),
                     ("width", int(width)),
                     ("out_blocks", int(out_blocks)),
-                    ("g_base", int((piece.y.0 / 16) as usize)),
+                    ("g_base", int((g_bytes.0 / 16) as usize)),
                     ("in_depth", int(in_depth)),
                     ("in_height", int(in_height)),
                     ("in_width", int(in_width)),
-                    ("x_base", int((piece.x.0 / source.element) as usize)),
+                    ("x_base", int((x_bytes.0 / source.element) as usize)),
                     ("x_stride_n", int(strides[0])),
                     ("x_stride_c", int(strides[1])),
                     ("x_stride_z", int(strides[2])),
@@ -951,17 +1084,17 @@ pub(super) fn in_place(axes: &[Axis; 3], x: &Spec, y: &Spec, groups: usize) -> b
         && blocks <= 4
 }
 
-fn winograd_module(x: Layout, rows: usize) -> Shader {
+fn winograd_module(x: Layout, sources: usize) -> Shader {
     macro_rules! winograd {
-        ($x:literal, $tiles:literal) => {
-            shader!("conv3d_winograd", $x, "common/conv3d_lanes", $tiles)
+        ($x:literal, $sources:literal) => {
+            shader!("conv3d_winograd", $x, $sources, "common/conv3d_lanes")
         };
     }
-    match (x, rows) {
-        (Layout::Map, 8) => winograd!("common/conv3d_map", "common/tiles4"),
-        (Layout::Map, _) => winograd!("common/conv3d_map", "common/tiles2"),
-        (Layout::Flat, 8) => winograd!("common/conv3d_image", "common/tiles4"),
-        (Layout::Flat, _) => winograd!("common/conv3d_image", "common/tiles2"),
+    match (x, sources) {
+        (Layout::Flat, _) => winograd!("common/conv3d_image", "common/conv3d_sources1"),
+        (Layout::Map, 1) => winograd!("common/conv3d_map", "common/conv3d_sources1"),
+        (Layout::Map, 2) => winograd!("common/conv3d_map", "common/conv3d_sources2"),
+        (Layout::Map, _) => winograd!("common/conv3d_map", "common/conv3d_sources3"),
     }
 }
 
