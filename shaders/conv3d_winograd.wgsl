@@ -18,6 +18,8 @@ const OUTPUTS: u32 = 4u;
 const WRAPS: u32 = 1u;
 // A number of each of the two tiles of two rows.
 alias Tiles = vec2f;
+// The first plane's tiles, then the second's.
+alias Planes = vec4f;
 const ROWS: u32 = 4u;
 const SPAN: u32 = ROWS + 2u;
 const EDGES: u32 = 2u;
@@ -60,17 +62,14 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read_write> y: array<vec4f>;
 
-// [output block][output][plane][row of a tile]
-var<private> sums: array<Tiles, 16u * BLOCKS>;
+// [output block][output][row of a tile]
+var<private> sums: array<Planes, 8u * BLOCKS>;
 // [combination along z][row]: at the lane's x, all channels; one channel of them; that beside it.
 var<private> centre: array<vec4f, 4u * SPAN>;
-var<private> column: array<f32, 4u * SPAN>;
-var<private> rows: array<f32, 4u * SPAN>;
-// [tap along x][combination along z][along y]
-var<private> terms: array<Tiles, 48>;
+// [combination along z][along y], a column for each tap along x.
+var<private> terms: array<mat3x2f, 16>;
 // [combination along z]; lanes 0, 2, 4, 6 of element e: rows 4·e to 4·e + 3 left of lane 0; lanes 1, 3, 5, 7: right of lane 7.
 var<private> edge: array<vec4f, 4u * EDGES>;
-var<private> edge_column: array<f32, 4u * EDGES>;
 // Planes, where they lie after z = 0 in a source and rows after y = 0, and whether inside.
 var<private> plane_z: array<i32, 4>;
 var<private> plane_at: array<i32, 4>;
@@ -144,104 +143,86 @@ fn channel_of(v: vec4f, channel: u32) -> f32 {
     return select(select(v.x, v.y, channel == 1u), select(v.z, v.w, channel == 3u), channel >= 2u);
 }
 
-fn take_row(z: u32, k: u32, channel: u32) {
-    column[z * SPAN + k] = channel_of(centre[z * SPAN + k], channel);
+// Whether what lies left and right of the lane is outside.
+struct Ends {
+    left: bool,
+    right: bool,
 }
 
-fn take_edge(z: u32, e: u32, channel: u32) {
-    edge_column[z * EDGES + e] = channel_of(edge[z * EDGES + e], channel);
+// Rows of one channel and one combination along z: 0 and 2, 1 and 3, 4 and 5.
+struct Column {
+    even: Tiles,
+    odd: Tiles,
+    last: vec2f,
 }
 
-fn take(z: u32, channel: u32) {
-    take_row(z, 0u, channel);
-    take_row(z, 1u, channel);
-    take_row(z, 2u, channel);
-    take_row(z, 3u, channel);
-    take_row(z, 4u, channel);
-    take_row(z, 5u, channel);
-    take_edge(z, 0u, channel);
-    take_edge(z, 1u, channel);
+fn take(z: u32, channel: u32) -> Column {
+    let k = z * SPAN;
+    return Column(
+        vec2f(channel_of(centre[k], channel), channel_of(centre[k + 2u], channel)),
+        vec2f(channel_of(centre[k + 1u], channel), channel_of(centre[k + 3u], channel)),
+        vec2f(channel_of(centre[k + 4u], channel), channel_of(centre[k + 5u], channel)),
+    );
+}
+
+fn take_ends(z: u32, channel: u32) -> vec2f {
+    let e = z * EDGES;
+    return vec2f(channel_of(edge[e], channel), channel_of(edge[e + 1u], channel));
 }
 
 // side: 0 left, 1 right.
-fn neighbour(z: u32, k: u32, side: u32, lane: u32, outside: bool) {
-    let outer = select(0u, 7u, side == 1u);
+fn neighbour(column: Column, ends: vec2f, side: u32, lane: u32, outside: bool) -> Column {
+    let outer = lane == 7u * side;
     let beside = select(select(lane - 1u, 0u, lane == 0u), min(lane + 1u, 7u), side == 1u);
-    let inner = subgroupShuffle(column[z * SPAN + k], beside);
-    let end = subgroupShuffle(edge_column[z * EDGES + k / 4u], k % 4u * 2u + side);
-    rows[z * SPAN + k] = select(select(inner, end, lane == outer), 0.0, WRAPS == 1u && outside);
+    let even = vec2f(subgroupShuffle(ends.x, side), subgroupShuffle(ends.x, side + 4u));
+    let odd = vec2f(subgroupShuffle(ends.x, side + 2u), subgroupShuffle(ends.x, side + 6u));
+    let last = vec2f(subgroupShuffle(ends.y, side), subgroupShuffle(ends.y, side + 2u));
+    let none = WRAPS == 1u && outside;
+    return Column(
+        select(select(subgroupShuffle(column.even, beside), even, outer), vec2f(), none),
+        select(select(subgroupShuffle(column.odd, beside), odd, outer), vec2f(), none),
+        select(select(subgroupShuffle(column.last, beside), last, outer), vec2f(), none),
+    );
 }
 
-fn neighbours(z: u32, side: u32, lane: u32, outside: bool) {
-    neighbour(z, 0u, side, lane, outside);
-    neighbour(z, 1u, side, lane, outside);
-    neighbour(z, 2u, side, lane, outside);
-    neighbour(z, 3u, side, lane, outside);
-    neighbour(z, 4u, side, lane, outside);
-    neighbour(z, 5u, side, lane, outside);
+fn combine(term: u32, kx: u32, column: Column) {
+    let even = vec2f(column.even.y, column.last.x);
+    terms[term][kx] = column.even - even;
+    terms[term + 1u][kx] = column.odd + even;
+    terms[term + 2u][kx] = even - column.odd;
+    terms[term + 3u][kx] = column.odd - vec2f(column.odd.y, column.last.y);
 }
 
-fn all_neighbours(side: u32, lane: u32, outside: bool) {
-    neighbours(0u, side, lane, outside);
-    neighbours(1u, side, lane, outside);
-    neighbours(2u, side, lane, outside);
-    neighbours(3u, side, lane, outside);
+fn combine_plane(z: u32, channel: u32, lane: u32, outside: Ends) {
+    let column = take(z, channel);
+    let ends = take_ends(z, channel);
+    combine(4u * z, 0u, neighbour(column, ends, 0u, lane, outside.left));
+    combine(4u * z, 1u, column);
+    combine(4u * z, 2u, neighbour(column, ends, 1u, lane, outside.right));
 }
 
-fn combine(t: u32, kx: u32, z: u32) {
-    let term = 16u * kx + 4u * z;
-    let row = z * SPAN + 2u * t;
-    terms[term][t] = rows[row] - rows[row + 2u];
-    terms[term + 1u][t] = rows[row + 1u] + rows[row + 2u];
-    terms[term + 2u][t] = rows[row + 2u] - rows[row + 1u];
-    terms[term + 3u][t] = rows[row + 1u] - rows[row + 3u];
-}
-
-fn combine_plane(kx: u32, z: u32) {
-    combine(0u, kx, z);
-    combine(1u, kx, z);
-}
-
-fn combine_all(kx: u32) {
-    combine_plane(kx, 0u);
-    combine_plane(kx, 1u);
-    combine_plane(kx, 2u);
-    combine_plane(kx, 3u);
-}
-
-// One number of a weight at a time, and for it all tiles: AVX2 has 16 registers, enough for a sum a tile, the weight and a
-// product. All tiles in a statement, and few calls: before a kernel first runs, the driver takes a time that grows with both.
-fn product(block: u32, output: u32, tap: u32) -> Tiles {
-    let w = block * 48u + tap;
-    let left = Tiles(weight_of(w, output)) * terms[tap];
-    let here = fma(Tiles(weight_of(w + 16u, output)), terms[tap + 16u], left);
-    return fma(Tiles(weight_of(w + 32u, output)), terms[tap + 32u], here);
-}
-
-struct Planes {
-    first: Tiles,
-    second: Tiles,
+// One weight a tap along x, a lane for each of eight combinations along y and z.
+fn product(weights: vec3f, tap: u32) -> Tiles {
+    return terms[tap] * subgroupShuffle(weights, tap & 7u);
 }
 
 // Both planes of one combination along y.
-fn planes_of(block: u32, output: u32, tap: u32) -> Planes {
-    let one = product(block, output, tap + 4u);
-    let two = product(block, output, tap + 8u);
-    let first = product(block, output, tap) + (one + two);
-    return Planes(first, (one - two) - product(block, output, tap + 12u));
+fn planes_of(near: vec3f, far: vec3f, tap: u32) -> Planes {
+    let one = product(near, tap + 4u);
+    let two = product(far, tap + 8u);
+    return Planes(product(near, tap) + (one + two), (one - two) - product(far, tap + 12u));
 }
 
 fn add_output(block: u32, output: u32) {
     if (block + 1u < BLOCKS || (block < BLOCKS && output < OUTPUTS)) {
-        let s = (block * 4u + output) * 4u;
-        let one = planes_of(block, output, 1u);
-        let two = planes_of(block, output, 2u);
-        let zero = planes_of(block, output, 0u);
-        sums[s] += zero.first + (one.first + two.first);
-        sums[s + 2u] += zero.second + (one.second + two.second);
-        let three = planes_of(block, output, 3u);
-        sums[s + 1u] += (one.first - two.first) - three.first;
-        sums[s + 3u] += (one.second - two.second) - three.second;
+        let w = block * 6u;
+        let near = vec3f(loaded[w][output], loaded[w + 2u][output], loaded[w + 4u][output]);
+        let far = vec3f(loaded[w + 1u][output], loaded[w + 3u][output], loaded[w + 5u][output]);
+        let s = (block * 4u + output) * 2u;
+        let one = planes_of(near, far, 1u);
+        let two = planes_of(near, far, 2u);
+        sums[s] += planes_of(near, far, 0u) + (one + two);
+        sums[s + 1u] += (one - two) - planes_of(near, far, 3u);
     }
 }
 
@@ -263,9 +244,10 @@ fn put(i: u32, value: vec4f, block: u32) {
 }
 
 // Sums of four outputs.
-fn total(t: u32, b: u32, row: u32) -> vec4f {
-    let s = b * 16u + row;
-    return vec4f(sums[s][t], sums[s + 4u][t], sums[s + 8u][t], sums[s + 12u][t]);
+fn total(t: u32, b: u32, plane: u32, row: u32) -> vec4f {
+    let s = b * 8u + row;
+    let k = 2u * plane + t;
+    return vec4f(sums[s][k], sums[s + 2u][k], sums[s + 4u][k], sums[s + 6u][k]);
 }
 
 fn store(t: u32, b: u32, py: u32, y_at: u32, block: u32, both: bool) {
@@ -273,15 +255,15 @@ fn store(t: u32, b: u32, py: u32, y_at: u32, block: u32, both: bool) {
         let i = y_at + (b * params.height + py + 2u * t) * params.width;
         let next = i + params.out_blocks * params.height * params.width;
         let two_rows = py + 2u * t + 1u < params.height;
-        put(i, total(t, b, 0u), block + b);
+        put(i, total(t, b, 0u, 0u), block + b);
         if (two_rows) {
-            put(i + params.width, total(t, b, 1u), block + b);
+            put(i + params.width, total(t, b, 0u, 1u), block + b);
         }
         if (both) {
-            put(next, total(t, b, 2u), block + b);
+            put(next, total(t, b, 1u, 0u), block + b);
         }
         if (both && two_rows) {
-            put(next + params.width, total(t, b, 3u), block + b);
+            put(next + params.width, total(t, b, 1u, 1u), block + b);
         }
     }
 }
@@ -300,12 +282,6 @@ fn place_sources(stride_z: i32) {
     place_source(3u, stride_z);
 }
 
-// Whether what lies left and right of the lane is outside.
-struct Ends {
-    left: bool,
-    right: bool,
-}
-
 // `first_at`: of the lane at z = y = 0; `edge_first`: of what it loads for the outer lanes.
 fn add_source(source: u32, first_at: i32, edge_first: i32, channels: u32, first_w: u32, lane: u32, outside: Ends) {
     var at = first_at;
@@ -322,16 +298,10 @@ fn add_source(source: u32, first_at: i32, edge_first: i32, channels: u32, first_
         load_edge(source, 1u, edge_at);
         let here = min(CHANNELS, channels - first);
         for (var channel = 0u; channel < here; channel++) {
-            take(0u, channel);
-            take(1u, channel);
-            take(2u, channel);
-            take(3u, channel);
-            all_neighbours(0u, lane, outside.left);
-            combine_all(0u);
-            rows = column;
-            combine_all(1u);
-            all_neighbours(1u, lane, outside.right);
-            combine_all(2u);
+            combine_plane(0u, channel, lane, outside);
+            combine_plane(1u, channel, lane, outside);
+            combine_plane(2u, channel, lane, outside);
+            combine_plane(3u, channel, lane, outside);
             load_weights(w_at, lane);
             add_block(0u);
             add_block(1u);

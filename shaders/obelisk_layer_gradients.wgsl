@@ -108,7 +108,7 @@ fn add_to(j: u32, i: u32, g: vec4f) {
 
 fn add(i: u32, first_lane: u32) {
     if (i < RUN) {
-        let g = subgroupShuffle(loaded[i / 8u], first_lane + i % 8u);
+        let g = subgroupShuffle(loaded[i >> 3u], first_lane + (i & 7u));
         add_to(0u, i, g);
         add_to(1u, i, g);
         add_to(2u, i, g);

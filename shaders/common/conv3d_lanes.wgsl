@@ -11,40 +11,42 @@ fn load_eight(k: u32, at: u32) {
     }
 }
 
-fn load_weights(at: u32, lane: u32) {
-    load_eight(0u, at + lane % 8u);
-    load_eight(1u, at + lane % 8u);
-    load_eight(2u, at + lane % 8u);
-    load_eight(3u, at + lane % 8u);
-    load_eight(4u, at + lane % 8u);
-    load_eight(5u, at + lane % 8u);
-    load_eight(6u, at + lane % 8u);
-    load_eight(7u, at + lane % 8u);
-    load_eight(8u, at + lane % 8u);
-    load_eight(9u, at + lane % 8u);
-    load_eight(10u, at + lane % 8u);
-    load_eight(11u, at + lane % 8u);
-    load_eight(12u, at + lane % 8u);
-    load_eight(13u, at + lane % 8u);
-    load_eight(14u, at + lane % 8u);
-    load_eight(15u, at + lane % 8u);
-    load_eight(16u, at + lane % 8u);
-    load_eight(17u, at + lane % 8u);
-    load_eight(18u, at + lane % 8u);
-    load_eight(19u, at + lane % 8u);
-    load_eight(20u, at + lane % 8u);
-    load_eight(21u, at + lane % 8u);
-    load_eight(22u, at + lane % 8u);
-    load_eight(23u, at + lane % 8u);
+fn load_weights(first: u32, lane: u32) {
+    let at = first + (lane & 7u);
+    load_eight(0u, at);
+    load_eight(1u, at);
+    load_eight(2u, at);
+    load_eight(3u, at);
+    load_eight(4u, at);
+    load_eight(5u, at);
+    load_eight(6u, at);
+    load_eight(7u, at);
+    load_eight(8u, at);
+    load_eight(9u, at);
+    load_eight(10u, at);
+    load_eight(11u, at);
+    load_eight(12u, at);
+    load_eight(13u, at);
+    load_eight(14u, at);
+    load_eight(15u, at);
+    load_eight(16u, at);
+    load_eight(17u, at);
+    load_eight(18u, at);
+    load_eight(19u, at);
+    load_eight(20u, at);
+    load_eight(21u, at);
+    load_eight(22u, at);
+    load_eight(23u, at);
 }
 
+// Shifts: a division is one more function of the driver's to inline, and there are a thousand of these.
 fn weight(i: u32) -> vec4f {
-    return subgroupShuffle(loaded[i / 8u], i % 8u);
+    return subgroupShuffle(loaded[i >> 3u], i & 7u);
 }
 
 // One number of it.
 fn weight_of(i: u32, output: u32) -> f32 {
-    return subgroupShuffle(loaded[i / 8u][output], i % 8u);
+    return subgroupShuffle(loaded[i >> 3u][output], i & 7u);
 }
 
 fn packed_bias(at: u32) -> vec4f {
