@@ -174,3 +174,36 @@ fn bias(
     }
     packed[params.bias_base + at] = value;
 }
+
+// A 1×1×1 convolution as conv3d_labels.wgsl reads it: eight vec4 an output, the first four with its weights, and behind them
+// the bias. Here `bias_base` is where they begin.
+@compute @workgroup_size(64)
+fn pointwise(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let at = (group.y * groups.x + group.x) * 64u + local;
+    if (at >= params.total) {
+        return;
+    }
+    let first = at % 4u * 4u;
+    var value: vec4f;
+    for (var i = 0u; i < 4u; i++) {
+        value[i] = element(at / 4u, first + i, 0u, 0u, 0u);
+    }
+    packed[params.bias_base + at / 4u * 8u + at % 4u] = value;
+}
+
+@compute @workgroup_size(64)
+fn pointwise_bias(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let at = (group.y * groups.x + group.x) * 64u + local;
+    if (at >= params.total) {
+        return;
+    }
+    packed[params.bias_base + at * 8u + 4u] = vec4f(weights[at]);
+}

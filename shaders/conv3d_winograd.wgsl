@@ -7,7 +7,8 @@
 // One invocation computes two planes of four rows along y and 4·BLOCKS channels. Channels that one load brings are multiplied
 // one after the other in a loop: all at once are more instructions than a processor's cache holds.
 // Up to three sources, each in a loop of its own: adding to an output that is there costs more than its products.
-// conv3d_map or conv3d_image, one of conv3d_sources1 to conv3d_sources3, and conv3d_lanes stand before this file;
+// conv3d_map or conv3d_image, one of conv3d_sources1 to conv3d_sources3, conv3d_lanes, and conv3d_store or conv3d_labels
+// stand before this file;
 // conv3d_pack.wgsl combines the weights.
 const BLOCKS: u32 = 4u;
 // Channels a load brings: 4 from a map, 1 from an image.
@@ -58,9 +59,11 @@ struct Params {
     mode: u32,
     // Of a leaky ReLU behind the sum; 1 for none.
     slope: f32,
+    // Of a 1×1×1 convolution behind it, for labels: its outputs, and where its weights lie.
+    classes: u32,
+    pointwise_base: u32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(3) var<storage, read_write> y: array<vec4f>;
 
 // [output block][output][row of a tile]
 var<private> sums: array<Planes, 8u * BLOCKS>;
@@ -233,48 +236,6 @@ fn add_block(block: u32) {
     add_output(block, 3u);
 }
 
-fn put(i: u32, value: vec4f, block: u32) {
-    var sum = value;
-    if (params.mode == 1u) {
-        sum += packed_bias(params.bias_base + block);
-    } else if (params.mode == 2u) {
-        sum += y[i];
-    }
-    y[i] = select(params.slope * sum, sum, sum > vec4f());
-}
-
-// Sums of four outputs.
-fn total(t: u32, b: u32, plane: u32, row: u32) -> vec4f {
-    let s = b * 8u + row;
-    let k = 2u * plane + t;
-    return vec4f(sums[s][k], sums[s + 2u][k], sums[s + 4u][k], sums[s + 6u][k]);
-}
-
-fn store(t: u32, b: u32, py: u32, y_at: u32, block: u32, both: bool) {
-    if (b < BLOCKS && block + b < params.out_blocks && py + 2u * t < params.height) {
-        let i = y_at + (b * params.height + py + 2u * t) * params.width;
-        let next = i + params.out_blocks * params.height * params.width;
-        let two_rows = py + 2u * t + 1u < params.height;
-        put(i, total(t, b, 0u, 0u), block + b);
-        if (two_rows) {
-            put(i + params.width, total(t, b, 0u, 1u), block + b);
-        }
-        if (both) {
-            put(next, total(t, b, 1u, 0u), block + b);
-        }
-        if (both && two_rows) {
-            put(next + params.width, total(t, b, 1u, 1u), block + b);
-        }
-    }
-}
-
-fn store_tile(t: u32, py: u32, y_at: u32, block: u32, both: bool) {
-    store(t, 0u, py, y_at, block, both);
-    store(t, 1u, py, y_at, block, both);
-    store(t, 2u, py, y_at, block, both);
-    store(t, 3u, py, y_at, block, both);
-}
-
 fn place_sources(stride_z: i32) {
     place_source(0u, stride_z);
     place_source(1u, stride_z);
@@ -312,6 +273,19 @@ fn add_source(source: u32, first_at: i32, edge_first: i32, channels: u32, first_
         at += params.x_stride_c;
         edge_at += params.x_stride_c;
     }
+}
+
+// Where an invocation's outputs belong: the first of its rows and planes.
+struct Target {
+    inside: bool,
+    n: u32,
+    z: u32,
+    y: u32,
+    x: u32,
+    // Whether there is a second plane.
+    both: bool,
+    block_group: u32,
+    lane: u32,
 }
 
 fn convolve(index: u32, block_group: u32, lane: u32) {
@@ -366,12 +340,5 @@ fn convolve(index: u32, block_group: u32, lane: u32) {
         add_source(2u, first_at + shift, edge_first + shift, params.x2_channels, w_at, lane, edges);
     }
 
-    if (index >= params.total) {
-        return;
-    }
-    let block = block_group * BLOCKS;
-    let y_at = ((n * params.depth + pz) * params.out_blocks + block) * params.height * params.width + px - params.y_base;
-    let both = plane + 1u < params.end_plane;
-    store_tile(0u, py, y_at, block, both);
-    store_tile(1u, py, y_at, block, both);
+    finish(Target(index < params.total, n, pz, py, px, plane + 1u < params.end_plane, block_group, lane));
 }

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::op::{Op, StepScalars};
+use crate::op::{Caps, Op, StepScalars};
 use crate::tensor::{Spec, Tensor};
 
 /// A value of a [`Graph`]; cheap to copy, meaningful only with its graph.
@@ -251,7 +251,7 @@ impl Graph {
 
     /// The graph as plans run it: each node replaced by what [`Op::fuse`] makes of it. Nodes that nothing reads any more
     /// stay.
-    pub(crate) fn fused(&self) -> Result<Graph, GraphError> {
+    pub(crate) fn fused(&self, caps: &Caps) -> Result<Graph, GraphError> {
         let mut readers = vec![0; self.values.len()];
         let read = self.nodes.iter().flat_map(|node| &node.inputs);
         read.for_each(|v| readers[v.0] += 1);
@@ -267,7 +267,7 @@ impl Graph {
         for node in &self.nodes {
             let inputs: Vec<Value> = node.inputs.iter().map(|v| now[v.0]).collect();
             let sole = |v: Value| readers.get(v.0) == Some(&1);
-            let made = node.op.fuse(&mut graph, &inputs, &sole)?;
+            let made = node.op.fuse(&mut graph, &inputs, &sole, caps)?;
             match made {
                 None => {
                     for (i, output) in node.outputs.iter().enumerate() {

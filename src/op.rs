@@ -76,7 +76,13 @@ pub trait Op: Any + fmt::Debug + Send + Sync {
     /// Adds nodes to the graph that do the work of this node, whose inputs these are, and of nodes before it with less
     /// memory or time, and returns what stands for its outputs. [`Graph::producer`] tells what made an input, `sole`
     /// whether this node alone reads it. The plan does this; gradients are nodes of their own by then.
-    fn fuse(&self, _: &mut Graph, _inputs: &[Value], _sole: Sole) -> Result<Option<Vec<Value>>, GraphError> {
+    fn fuse(
+        &self,
+        _: &mut Graph,
+        _inputs: &[Value],
+        _sole: Sole,
+        _: &Caps,
+    ) -> Result<Option<Vec<Value>>, GraphError> {
         Ok(None)
     }
 

@@ -188,7 +188,7 @@ impl Plan {
     }
 
     fn make(graph: &Graph, caps: &Caps, save: bool) -> Result<Plan, GraphError> {
-        let graph = &graph.fused()?;
+        let graph = &graph.fused(caps)?;
         let parameters = Arena::new(graph.parameters().map(|(_, v)| (v.name.as_str(), &v.spec)));
         let states = Arena::new(graph.states().map(|(_, v)| (v.name.as_str(), &v.spec)));
         let mut plan = Plan {

@@ -99,9 +99,12 @@ impl Shader {
     /// reads other types there, or different ones by entry point.
     pub fn texel(&self, binding: usize) -> Option<Texel> {
         let text = self.parts.concat();
-        let read = text.lines().filter_map(|line| read_only(&text, line));
-        let mut texels = read
-            .filter(|(at, _, _)| *at == binding)
+        let start = format!("@group(0) @binding({binding})");
+        let declared = text
+            .match_indices(&start)
+            .filter_map(|(at, _)| text[at..].lines().next());
+        let mut texels = declared
+            .filter_map(|line| read_only(&text, line))
             .map(|(_, _, element)| Texel::of_element(element));
         let first = texels.next()??;
         texels.all(|texel| texel == Some(first)).then_some(first)
@@ -118,11 +121,16 @@ fn read_only<'a>(text: &'a str, line: &'a str) -> Option<(usize, &'a str, &'a st
         .strip_prefix("array<")
         .and_then(|kind| kind.strip_suffix('>'))
         .unwrap_or("");
-    let alias = format!("alias {element} = ");
-    let meant = text
-        .lines()
-        .find_map(|line| line.strip_prefix(&alias)?.split(';').next());
-    Some((binding.parse().ok()?, name, meant.unwrap_or(element)))
+    let alias = || {
+        let start = format!("alias {element} = ");
+        text.lines()
+            .find_map(|line| line.strip_prefix(&start)?.split(';').next())
+    };
+    let meant = match Texel::of_element(element) {
+        Some(_) => element,
+        None => alias().unwrap_or(element),
+    };
+    Some((binding.parse().ok()?, name, meant))
 }
 
 /// A module's text that reads some bindings through textures: `NAME[i]` becomes the texel of that number.

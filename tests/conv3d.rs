@@ -4,7 +4,9 @@ mod common;
 
 use common::*;
 use obelisk::graph::{Graph, Value};
+use obelisk::op::arg_max::ArgMax;
 use obelisk::op::conv3d::{Conv3dConfig, conv3d};
+use obelisk::op::leaky_relu::leaky_relu;
 use obelisk::op::{Caps, StepScalars};
 use obelisk::plan::Plan;
 use obelisk::tensor::Spec;
@@ -312,6 +314,108 @@ fn any_kernel_padding_and_dilation() {
         ..PLAIN
     }
     .check();
+}
+
+#[test]
+fn labels_need_no_logits_where_a_kernel_has_all_of_a_voxel() {
+    let odd = Case {
+        batch: 2,
+        sources: &[5],
+        size: [3, 7, 9],
+        outputs: 9,
+        ..PLAIN
+    };
+    let cases = [
+        (Case { bias: false, ..odd }, None),
+        (
+            Case {
+                size: [4, 6, 16],
+                outputs: 16,
+                ..odd
+            },
+            None,
+        ),
+        (
+            Case {
+                sources: &[4, 3, 6],
+                outputs: 2,
+                ..odd
+            },
+            None,
+        ),
+        (Case { image: true, ..odd }, None),
+        (Case { ..odd }, Some(9)),
+        (
+            Case {
+                sources: &[8, 3],
+                outputs: 14,
+                ..odd
+            },
+            Some(3),
+        ),
+        (
+            Case {
+                size: [5, 4, 8],
+                outputs: 4,
+                ..odd
+            },
+            Some(21),
+        ),
+        // More outputs than one invocation has.
+        (Case { outputs: 17, ..odd }, None),
+    ];
+    for (case, pointwise) in cases {
+        let mut graph = Graph::new();
+        let mut logits = case.build(&mut graph)[0];
+        logits = leaky_relu(&mut graph, logits, 0.1).unwrap();
+        let mut data = case.data();
+        if let Some(labels) = pointwise {
+            let shape = [labels, case.outputs, 1, 1, 1];
+            data.insert("last".into(), noise(&shape, 11));
+            data.insert("last bias".into(), noise(&[labels], 12));
+            let weight = parameter(&mut graph, "last", &shape);
+            let bias = parameter(&mut graph, "last bias", &[labels]);
+            logits = conv3d(&mut graph, &[logits], weight, Some(bias), Conv3dConfig::default()).unwrap();
+        }
+        let labels = graph.push1(ArgMax, &[logits]).unwrap();
+        graph.keep("labels", labels);
+        let values = evaluate(&graph, &data, &StepScalars::default());
+        let [logits, expected] = [logits, labels].map(|v| values[v.index()].as_ref().unwrap());
+        let [_, classes, d, h, w] = logits.ncdhw();
+        let volume = d * h * w;
+        for device in devices() {
+            let plan = Plan::new(&graph, device.caps()).unwrap();
+            let told = plan.launches.iter().any(|l| l.op == "conv3d labels");
+            let lanes = device.caps().cpu && device.caps().subgroups == Some((8, 8));
+            assert_eq!(told, lanes && case.outputs <= 16);
+            reflect(&plan);
+            let made = &run_plan_on(device, plan, &data, &StepScalars::default())["labels"];
+            assert_eq!(made.shape, expected.shape);
+            for (voxel, (made, expected)) in made.data.iter().zip(&expected.data).enumerate() {
+                let (n, p) = (voxel / volume, voxel % volume);
+                let logit = |label: f32| logits.data[(n * classes + label as usize) * volume + p];
+                assert!(
+                    logit(*expected) - logit(*made) < 1e-5,
+                    "voxel {voxel} of {:?} to {} and {pointwise:?}: {made}, not {expected}",
+                    case.sources,
+                    case.outputs,
+                );
+            }
+        }
+        // Logits that are wanted stay.
+        graph.keep("logits", logits_of(&graph, labels));
+        let caps = Caps {
+            subgroups: Some((8, 8)),
+            cpu: true,
+            ..Caps::PORTABLE
+        };
+        let plan = Plan::new(&graph, &caps).unwrap();
+        assert!(plan.launches.iter().any(|l| l.op == "arg_max"));
+    }
+}
+
+fn logits_of(graph: &Graph, labels: Value) -> Value {
+    graph.producer::<ArgMax>(labels).expect("labels").1[0]
 }
 
 #[test]

@@ -149,8 +149,8 @@ fn network(name: &str, size: [usize; 3], labels: usize) -> Graph {
 fn slabs_give_the_labels_of_the_whole_with_less_memory() {
     // Planes of 16 voxels' multiples, and others; more bindings than one; odd sizes.
     for (name, size, binding) in [
-        ("obelisk-hybrid", [33, 16, 20], u64::MAX),
-        ("obelisk-hybrid", [40, 12, 20], u64::MAX),
+        ("obelisk-hybrid", [33, 32, 20], u64::MAX),
+        ("obelisk-hybrid", [53, 18, 20], u64::MAX),
         ("unet", [48, 24, 32], 1 << 20),
     ] {
         let g = network(name, size, 5);

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use common::*;
 use obelisk::graph::Graph;
 use obelisk::model::{Builder, NETWORKS};
+use obelisk::op::arg_max::ArgMax;
 use obelisk::op::{Caps, Dispatch};
 use obelisk::plan::Plan;
 use obelisk::tensor::Spec;
@@ -59,8 +60,12 @@ fn plans() -> Vec<Plan> {
             training: false,
         };
         let logits = (network.build)(&mut builder, image, classes).unwrap();
+        let mut labels = inference.clone();
         inference.keep("logits", logits);
         graphs.push(inference);
+        let of = labels.push1(ArgMax, &[logits]).unwrap();
+        labels.keep("labels", of);
+        graphs.push(labels);
         for loss in [Loss::CrossEntropyDice, Loss::HardMining] {
             graphs.push(training_graph(network, shape, classes, loss, true).unwrap());
         }
@@ -78,7 +83,6 @@ fn plans() -> Vec<Plan> {
 /// Operations that no network trains with.
 fn other_operations() -> Graph {
     use obelisk::op::affine_grid::AffineGrid;
-    use obelisk::op::arg_max::ArgMax;
     use obelisk::op::batch_norm::fold_batch_norm;
     use obelisk::op::dropout::{channel_dropout, dropout};
     use obelisk::op::join::join;

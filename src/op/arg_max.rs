@@ -58,6 +58,17 @@ impl Op for ArgMax {
         Ok(vec![Gradient::Stops])
     }
 
+    /// A convolution before it tells the labels itself where its kernel can.
+    fn fuse(
+        &self,
+        graph: &mut Graph,
+        inputs: &[Value],
+        sole: Sole,
+        caps: &Caps,
+    ) -> Result<Option<Vec<Value>>, GraphError> {
+        conv3d::without_logits(graph, inputs[0], sole, caps)
+    }
+
     fn reads(&self, inputs: &[Spec], outputs: &[Spec], planes: Range<usize>) -> Option<Reads> {
         same_planes(inputs, outputs, planes)
     }

@@ -339,7 +339,13 @@ impl Op for BatchNorm {
     }
 
     /// Statistics and what they are used for apart: the second can be repeated, and goes in slabs.
-    fn fuse(&self, graph: &mut Graph, inputs: &[Value], _: Sole) -> Result<Option<Vec<Value>>, GraphError> {
+    fn fuse(
+        &self,
+        graph: &mut Graph,
+        inputs: &[Value],
+        _: Sole,
+        _: &Caps,
+    ) -> Result<Option<Vec<Value>>, GraphError> {
         let [x, gamma, beta, running_mean, running_variance] = inputs[..] else {
             unreachable!("five inputs")
         };
@@ -439,6 +445,7 @@ impl Op for BatchNormInference {
         graph: &mut Graph,
         inputs: &[Value],
         sole: Sole,
+        _: &Caps,
     ) -> Result<Option<Vec<Value>>, GraphError> {
         let [x, gamma, beta, mean, variance] = inputs[..] else {
             unreachable!("five inputs")

@@ -125,7 +125,13 @@ impl Op for Concat {
     }
 
     /// Concatenations of concatenations become one.
-    fn fuse(&self, graph: &mut Graph, inputs: &[Value], _: Sole) -> Result<Option<Vec<Value>>, GraphError> {
+    fn fuse(
+        &self,
+        graph: &mut Graph,
+        inputs: &[Value],
+        _: Sole,
+        _: &Caps,
+    ) -> Result<Option<Vec<Value>>, GraphError> {
         let parts = |x: &Value| graph.producer::<Concat>(*x).map(|(_, inputs)| inputs.to_vec());
         if inputs.iter().all(|x| parts(x).is_none()) {
             return Ok(None);

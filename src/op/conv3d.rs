@@ -4,12 +4,15 @@
 //! The input is a list of sources that count as concatenated along the channels; nothing copies them together.
 
 mod kernels;
+mod labels;
 mod reference;
 
 use super::batch_norm::{BatchNormInference, fold_batch_norm_before};
 use super::concat::Concat;
 use super::*;
 use kernels::{Axis, Lattice, WeightGradient};
+pub use labels::Conv3dLabels;
+pub(super) use labels::without_logits;
 
 /// Weights of an output channel up to which a convolution is computed again rather than kept.
 const CHEAP: usize = 32;
@@ -89,6 +92,33 @@ impl Conv3d {
     fn sources(&self, inputs: usize) -> usize {
         inputs.saturating_sub(1 + self.bias as usize)
     }
+
+    /// Of some of the sources among these inputs, for outputs of that shape.
+    fn lattice(&self, inputs: &[Spec], y: &Spec, sources: Range<usize>) -> Lattice {
+        let count = self.sources(inputs.len());
+        let weight = inputs[count].ncdhw().expect("checked on insertion");
+        let size = y.ncdhw().expect("checked on insertion");
+        let channels = |sources: Range<usize>| inputs[sources].iter().map(|s| s.shape[1]).sum();
+        let first = sources.start;
+        Lattice {
+            op: "conv3d",
+            axes: [0, 1, 2].map(|a| Axis::forward(&self.config, a, size[2 + a], weight[2 + a])),
+            x: (BufferRef::Input(first), inputs[first].clone()),
+            more: (first + 1..sources.end)
+                .map(|i| (BufferRef::Input(i), inputs[i].clone()))
+                .collect(),
+            y: (BufferRef::Output(0), y.clone()),
+            labels: None,
+            weight: (BufferRef::Input(count), weight),
+            bias: (self.bias && first == 0).then_some(BufferRef::Input(count + 1)),
+            transposed: false,
+            source: (channels(0..first), channels(sources.clone())),
+            whole: count == 1,
+            groups: self.config.groups,
+            add: first > 0,
+            slope: self.slope.filter(|_| sources.end == count).unwrap_or(1.0),
+        }
+    }
 }
 
 impl Op for Conv3d {
@@ -153,36 +183,12 @@ impl Op for Conv3d {
 
     fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
         let count = self.sources(io.inputs.len());
-        let weight = io.inputs[count].ncdhw().expect("checked on insertion");
-        let y = io.outputs[0].ncdhw().expect("checked on insertion");
-        // Of the sources `from` to `to`.
-        let lattice = |from: usize, to: usize| {
-            let first = io.inputs[..from].iter().map(|s| s.shape[1]).sum();
-            let channels = io.inputs[from..to].iter().map(|s| s.shape[1]).sum();
-            Lattice {
-                op: "conv3d",
-                axes: [0, 1, 2].map(|a| Axis::forward(&self.config, a, y[2 + a], weight[2 + a])),
-                x: (BufferRef::Input(from), io.inputs[from].clone()),
-                more: (from + 1..to)
-                    .map(|i| (BufferRef::Input(i), io.inputs[i].clone()))
-                    .collect(),
-                y: (BufferRef::Output(0), io.outputs[0].clone()),
-                weight: (BufferRef::Input(count), weight),
-                bias: (self.bias && from == 0).then_some(BufferRef::Input(count + 1)),
-                transposed: false,
-                source: (first, channels),
-                whole: count == 1,
-                groups: self.config.groups,
-                add: from > 0,
-                slope: self.slope.filter(|_| to == count).unwrap_or(1.0),
-            }
-        };
-        let maps = io.inputs[..count].iter().all(|s| s.layout == Layout::Map);
-        let together = lattice(0, count);
-        if count <= 3 && maps && together.is_winograd(caps) {
+        let lattice = |sources: Range<usize>| self.lattice(io.inputs, &io.outputs[0], sources);
+        let together = lattice(0..count);
+        if together.is_winograd(caps) {
             return together.dispatches(io, caps);
         }
-        let lattices: Vec<Lattice> = (0..count).map(|i| lattice(i, i + 1)).collect();
+        let lattices: Vec<Lattice> = (0..count).map(|i| lattice(i..i + 1)).collect();
         let mut dispatches = Vec::new();
         for lattice in lattices {
             dispatches.extend(lattice.dispatches(io, caps)?);
@@ -278,6 +284,7 @@ impl Op for Conv3d {
         graph: &mut Graph,
         inputs: &[Value],
         sole: Sole,
+        caps: &Caps,
     ) -> Result<Option<Vec<Value>>, GraphError> {
         let count = self.sources(inputs.len());
         let (sources, rest) = inputs.split_at(count);
@@ -294,7 +301,7 @@ impl Op for Conv3d {
                 fold_batch_norm_before(graph, weight, bias, &before[1..], self.config.groups)?;
             let op = Conv3d { bias: true, ..*self };
             let inputs = [before[0], weight, bias];
-            return match op.fuse(graph, &inputs, sole)? {
+            return match op.fuse(graph, &inputs, sole, caps)? {
                 Some(outputs) => Ok(Some(outputs)),
                 None => graph.push(op, &inputs).map(Some),
             };
@@ -359,6 +366,7 @@ impl Op for Conv3dInputGradient {
                         x: (BufferRef::Input(0), io.inputs[0].clone()),
                         more: Vec::new(),
                         y: (BufferRef::Output(0), io.outputs[0].clone()),
+                        labels: None,
                         weight: (BufferRef::Input(1), weight),
                         bias: None,
                         transposed: true,

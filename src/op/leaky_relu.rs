@@ -107,6 +107,7 @@ impl Op for LeakyRelu {
         graph: &mut Graph,
         inputs: &[Value],
         sole: Sole,
+        _: &Caps,
     ) -> Result<Option<Vec<Value>>, GraphError> {
         let Some((conv @ Conv3d { slope: None, .. }, before)) = graph.producer(inputs[0]) else {
             return Ok(None);

@@ -320,7 +320,18 @@ impl Grouping {
     }
 }
 
+/// The label of the highest output, of the convolution itself or of a 1×1×1 convolution with a bias behind it.
+#[derive(Clone)]
+pub(super) struct Labels {
+    /// Flat, one channel.
+    pub labels: (BufferRef, Spec),
+    /// Its weight `[L, C, 1, 1, 1]`.
+    pub pointwise: Option<(BufferRef, [usize; 5])>,
+    pub pointwise_bias: BufferRef,
+}
+
 /// One dispatch family of conv3d.wgsl: a convolution, or the part of its input gradient for one residue.
+#[derive(Clone)]
 pub(super) struct Lattice {
     pub op: &'static str,
     pub axes: [Axis; 3],
@@ -330,6 +341,8 @@ pub(super) struct Lattice {
     pub more: Vec<(BufferRef, Spec)>,
     /// What it writes, a map.
     pub y: (BufferRef, Spec),
+    /// What it writes in place of y.
+    pub labels: Option<Labels>,
     /// The convolution's weight `[Cout, Cin / groups, KD, KH, KW]`.
     pub weight: (BufferRef, [usize; 5]),
     pub bias: Option<BufferRef>,
@@ -383,8 +396,11 @@ impl Lattice {
 
         let steps = az.taps * taps_y * ax.taps * grouping.blocks;
         let packed_len = block_groups * steps * blocks * taps * source.channels;
+        let pointwise = self.labels.as_ref().and_then(|labels| labels.pointwise);
+        let classes = pointwise.map_or(0, |(_, weight)| weight[0]);
+        let pointwise_base = packed_len + block_groups * blocks;
         // Eight more: lanes read past the last weights.
-        let packed = io.scratch(((packed_len + block_groups * blocks + 8) * 16) as u64);
+        let packed = io.scratch(((pointwise_base + 8 * classes + 8) * 16) as u64);
         let mut dispatches = Vec::new();
         let packing = Packing {
             blocks,
@@ -536,7 +552,10 @@ impl Lattice {
     pub(super) fn is_winograd(&self, caps: &Caps) -> bool {
         let [_, _, ax] = self.axes;
         let packed = (self.winograd_weights() + 16 * self.y.1.blocks()) * 16;
+        let mut sources = self.more.iter().chain([&self.x]);
+        let joined = self.more.len() <= 2 && sources.all(|(_, s)| s.layout == Layout::Map);
         caps.cpu
+            && (self.more.is_empty() || joined)
             && packed as u64 <= caps.max_binding
             && caps.subgroups == Some((8, 8))
             && self.groups == 1
@@ -544,21 +563,33 @@ impl Lattice {
             && (ax.start, ax.count) == (-1, self.x.1.shape[4])
     }
 
+    /// Whether it can tell labels: an invocation of conv3d_winograd.wgsl has all outputs of its voxels.
+    pub(super) fn has_labels(&self, caps: &Caps) -> bool {
+        self.y.1.blocks() <= 4 && self.is_winograd(caps)
+    }
+
     fn winograd(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
         const ROWS: usize = 4;
         let [az, ay, ax] = self.axes;
         let [batch, _, in_depth, in_height, _] = self.x.1.ncdhw().expect("checked on insertion");
-        let target = Source::of(&self.y.1);
+        let (written, written_spec) = match &self.labels {
+            Some(labels) => &labels.labels,
+            None => &self.y,
+        };
+        let target = Source::of(written_spec);
         let sources: Vec<(BufferRef, &Spec, Source)> = std::iter::once(&self.x)
             .chain(&self.more)
             .map(|(buffer, spec)| (*buffer, spec, Source::of(spec)))
             .collect();
-        let out_blocks = target.blocks;
+        let out_blocks = self.y.1.blocks();
         let (blocks, block_groups) = block_groups(out_blocks, 4);
         let channels: usize = sources.iter().map(|(_, spec, _)| spec.shape[1]).sum();
         let packed_len = self.winograd_weights();
+        let pointwise = self.labels.as_ref().and_then(|labels| labels.pointwise);
+        let classes = pointwise.map_or(0, |(_, weight)| weight[0]);
+        let pointwise_base = packed_len + block_groups * blocks;
         // Eight more: lanes read past the last weights.
-        let packed = io.scratch(((packed_len + block_groups * blocks + 8) * 16) as u64);
+        let packed = io.scratch(((pointwise_base + 8 * classes + 8) * 16) as u64);
         let packing = Packing {
             blocks,
             taps: 3,
@@ -572,21 +603,37 @@ impl Lattice {
         if let Some(bias) = self.bias {
             dispatches.push(self.pack("bias", bias, packed, out_blocks, &packing));
         }
+        if let (Some(labels), Some((weight, shape))) = (&self.labels, pointwise) {
+            let lattice = Lattice {
+                weight: (weight, shape),
+                source: (0, shape[1]),
+                ..self.clone()
+            };
+            let behind = Packing {
+                bias_base: pointwise_base,
+                ..packing
+            };
+            dispatches.push(lattice.pack("pointwise", weight, packed, 4 * classes, &behind));
+            let bias = labels.pointwise_bias;
+            dispatches.push(lattice.pack("pointwise_bias", bias, packed, classes, &behind));
+        }
         let row_groups = ay.count.div_ceil(ROWS);
         let touched = |from: usize, to: usize| {
             let seen = az.planes_seen(&(from..to + 1), in_depth);
             let mut bytes = [(0, 0); 4];
-            bytes[0] = target.range(&self.y.1, from, to);
+            bytes[0] = target.range(written_spec, from, to);
             for (bytes, (_, spec, source)) in bytes[1..].iter_mut().zip(&sources) {
                 *bytes = source.range(spec, seen.start, seen.end - 1);
             }
             bytes
         };
         let outputs = last_outputs(self.y.1.shape[1], blocks, block_groups);
+        let module = winograd_module(self.x.1.layout, sources.len(), self.labels.is_some());
+        let macs = (channels * 27 + classes) * self.y.1.shape[1];
         let planes = io.planes.clone().unwrap_or(0..batch * az.count);
         for piece in pieces(self.op, planes, caps, touched)? {
             let (y_bytes, x_bytes) = (piece.bytes[0], &piece.bytes[1..]);
-            let mut bindings = vec![read(packed), write(self.y.0).range(y_bytes.0, y_bytes.1)];
+            let mut bindings = vec![read(packed), write(*written).range(y_bytes.0, y_bytes.1)];
             for (i, ((buffer, ..), bytes)) in sources.iter().zip(x_bytes).enumerate() {
                 let at = if i == 0 { 0 } else { bindings.len() };
                 bindings.insert(at, read(*buffer).range(bytes.0, bytes.1));
@@ -609,13 +656,17 @@ impl Lattice {
                 let end = last.min((from / az.count + 1) * az.count);
                 let total = (end - from).div_ceil(2) * row_groups * ax.count;
                 let [groups_x, groups_y, _] = linear_groups(total, GROUP);
+                let mut constants = vec![
+                    ("BLOCKS", blocks as u32),
+                    ("OUTPUTS", outputs),
+                    ("CHANNELS", sources[0].2.block_channels as u32),
+                    ("WRAPS", (ax.count % 8 > 0) as u32),
+                ];
+                if self.labels.is_some() {
+                    constants.push(("POINTWISE", pointwise.is_some() as u32));
+                }
                 dispatches.push(Dispatch {
-                    constants: vec![
-                        ("BLOCKS", blocks as u32),
-                        ("OUTPUTS", outputs),
-                        ("CHANNELS", sources[0].2.block_channels as u32),
-                        ("WRAPS", (ax.count % 8 > 0) as u32),
-                    ],
+                    constants,
                     subgroups: true,
                     params: vec![
                         ("total", total.into()),
@@ -643,17 +694,18 @@ impl Lattice {
                         ("start_z", az.start.into()),
                         ("start_y", ay.start.into()),
                         ("out_blocks", out_blocks.into()),
-                        ("y_base", ((y_bytes.0 / 16) as usize).into()),
+                        ("y_base", ((y_bytes.0 / target.element) as usize).into()),
                         ("bias_base", packed_len.into()),
                         ("mode", self.mode().into()),
                         ("slope", self.slope.into()),
+                        ("classes", classes.into()),
+                        ("pointwise_base", pointwise_base.into()),
                     ],
                     bindings: bindings.clone(),
                     workgroups: [groups_x, groups_y, block_groups as u32],
-                    iterations: (channels * blocks) as u64,
-                    flops: 2
-                        * (channels * self.y.1.shape[1] * 27 * (end - from) * ay.count * ax.count) as u64,
-                    ..Dispatch::new(winograd_module(self.x.1.layout, sources.len()), "lanes")
+                    iterations: (channels * blocks + classes) as u64,
+                    flops: 2 * (macs * (end - from) * ay.count * ax.count) as u64,
+                    ..Dispatch::new(module, "lanes")
                 });
                 from = end;
             }
@@ -1084,10 +1136,26 @@ pub(super) fn in_place(axes: &[Axis; 3], x: &Spec, y: &Spec, groups: usize) -> b
         && blocks <= 4
 }
 
-fn winograd_module(x: Layout, sources: usize) -> Shader {
+fn winograd_module(x: Layout, sources: usize, labels: bool) -> Shader {
     macro_rules! winograd {
         ($x:literal, $sources:literal) => {
-            shader!("conv3d_winograd", $x, $sources, "common/conv3d_lanes")
+            if labels {
+                shader!(
+                    "conv3d_winograd",
+                    $x,
+                    $sources,
+                    "common/conv3d_lanes",
+                    "common/conv3d_labels"
+                )
+            } else {
+                shader!(
+                    "conv3d_winograd",
+                    $x,
+                    $sources,
+                    "common/conv3d_lanes",
+                    "common/conv3d_store"
+                )
+            }
         };
     }
     match (x, sources) {

@@ -1,0 +1,103 @@
+// In place of the outputs of conv3d_winograd.wgsl the label of the highest, the first of equal ones: arg_max.wgsl without the
+// logits in memory. With a 1×1×1 convolution between (conv77U of the hybrid), its outputs are what is compared.
+// An invocation has all outputs of its voxels.
+// 1 for that convolution.
+const POINTWISE: u32 = 0u;
+@group(0) @binding(3) var<storage, read_write> labels: array<f32>;
+
+// [row of a tile]
+var<private> logits: array<Planes, 2>;
+var<private> best: array<Planes, 2>;
+var<private> label: array<Planes, 2>;
+
+fn consider(row: u32, number: u32) {
+    let better = vec4<bool>(number == 0u) | (logits[row] > best[row]);
+    best[row] = select(best[row], logits[row], better);
+    label[row] = select(label[row], Planes(f32(number)), better);
+}
+
+fn activate(s: u32, bias: f32) {
+    let sum = sums[s] + bias;
+    sums[s] = select(params.slope * sum, sum, sum > Planes());
+}
+
+fn end_output(block: u32, output: u32, bias: f32) {
+    if (block + 1u < BLOCKS || (block < BLOCKS && output < OUTPUTS)) {
+        let channel = block * 4u + output;
+        activate(2u * channel, bias);
+        activate(2u * channel + 1u, bias);
+        if (POINTWISE == 0u) {
+            logits[0] = sums[2u * channel];
+            logits[1] = sums[2u * channel + 1u];
+            consider(0u, channel);
+            consider(1u, channel);
+        }
+    }
+}
+
+fn end_block(block: u32) {
+    if (block < BLOCKS) {
+        let bias = select(vec4f(), packed_bias(params.bias_base + block), params.mode == 1u);
+        end_output(block, 0u, bias.x);
+        end_output(block, 1u, bias.y);
+        end_output(block, 2u, bias.z);
+        end_output(block, 3u, bias.w);
+    }
+}
+
+// `weights`: of the channels of block l in lane l.
+fn add_channel(block: u32, output: u32, weights: vec4f) {
+    if (block + 1u < BLOCKS || (block < BLOCKS && output < OUTPUTS)) {
+        let s = 2u * (block * 4u + output);
+        let weight = Planes(subgroupShuffle(weights[output], block));
+        logits[0] = fma(weight, sums[s], logits[0]);
+        logits[1] = fma(weight, sums[s + 1u], logits[1]);
+    }
+}
+
+fn add_channels(block: u32, weights: vec4f) {
+    add_channel(block, 0u, weights);
+    add_channel(block, 1u, weights);
+    add_channel(block, 2u, weights);
+    add_channel(block, 3u, weights);
+}
+
+fn put_label(at: u32, t: u32, row: u32, place: Target) {
+    let y = place.y + 2u * t + row;
+    if (y < params.height) {
+        let i = at + y * params.width;
+        labels[i] = label[row][t];
+        if (place.both) {
+            labels[i + params.height * params.width] = label[row][t + 2u];
+        }
+    }
+}
+
+fn finish(place: Target) {
+    end_block(0u);
+    end_block(1u);
+    end_block(2u);
+    end_block(3u);
+    if (POINTWISE == 1u) {
+        for (var number = 0u; number < params.classes; number++) {
+            let weights = w[params.pointwise_base + 8u * number + (place.lane & 7u)];
+            let bias = subgroupShuffle(weights.x, 4u);
+            logits[0] = Planes(bias);
+            logits[1] = Planes(bias);
+            add_channels(0u, weights);
+            add_channels(1u, weights);
+            add_channels(2u, weights);
+            add_channels(3u, weights);
+            consider(0u, number);
+            consider(1u, number);
+        }
+    }
+    if (!place.inside) {
+        return;
+    }
+    let at = (place.n * params.depth + place.z) * params.height * params.width + place.x - params.y_base;
+    put_label(at, 0u, 0u, place);
+    put_label(at, 0u, 1u, place);
+    put_label(at, 1u, 0u, place);
+    put_label(at, 1u, 1u, place);
+}
