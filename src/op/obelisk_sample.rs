@@ -3,6 +3,13 @@
 use super::fixed_point::Scatter;
 use super::*;
 
+/// The gather of the image's gradient in the form for [`Geometry::is_sparse`].
+const GATHER_LANES: Shader = shader!(
+    "obelisk_gather_lanes",
+    "common/divide",
+    "common/obelisk",
+    "common/trilinear"
+);
 const SHADER: Shader = shader!(
     "obelisk_sample",
     "common/divide",
@@ -70,6 +77,12 @@ pub(super) struct Geometry {
 }
 
 impl Geometry {
+    /// Whether grid points lie more than two voxels apart on each axis.
+    fn is_sparse(&self) -> bool {
+        let apart = |(size, points): (&usize, &usize)| *points > 1 && size - 1 > 2 * (points - 1);
+        !self.points && !self.cells && self.size.iter().zip(&self.grid).all(apart)
+    }
+
     pub(super) fn new(
         op: &'static str,
         inputs: &[Spec],
@@ -487,6 +500,38 @@ impl ObeliskImageGradient {
         geometry(self.name(), &all, self.locations)
     }
 
+    /// The gradient from a run of dX's slices; runs after the first add to what is there.
+    fn gather(
+        &self,
+        g: &Geometry,
+        upstream: usize,
+        count: usize,
+        run: Slices,
+        shader: Shader,
+        entry: &'static str,
+    ) -> Dispatch {
+        let own = OwnParams {
+            count,
+            first: run.first,
+            end: run.first + run.count,
+            ..Default::default()
+        };
+        Dispatch {
+            constants: g.constants(),
+            params: g.params(&self.image, own),
+            bindings: vec![
+                read(BufferRef::Input(0)), // stands in for the image, which this kernel does not read
+                run.of(&g.samples(), read(BufferRef::Input(upstream))),
+                read(BufferRef::Input(0)),
+                read(BufferRef::Input(0)), // and for the points
+                write(BufferRef::Output(0)),
+            ],
+            workgroups: linear_groups(count, 64),
+            flops: (run.count * g.grid[1] * g.grid[2] * g.k * g.terms * g.c * 16) as u64,
+            ..Dispatch::new(shader, entry)
+        }
+    }
+
     fn scatter(&self, io: &mut Io, g: &Geometry) -> Vec<Dispatch> {
         let upstream = io.inputs.len() - 1;
         let points = upstream - 1; // the offsets stand in where there are none
@@ -540,7 +585,26 @@ impl Op for ObeliskImageGradient {
         }
         let upstream = io.inputs.len() - 1;
         let [d, h, w] = g.size;
-        let count = g.n * self.image.blocks() * d * h * w;
+        let planes = g.n * self.image.blocks() * d;
+        let samples = g.samples();
+        if g.is_sparse() && caps.cpu && caps.subgroups == Some((8, 8)) {
+            // In few runs: each after the first reads what is there number by number.
+            let whole = Caps {
+                texels: false,
+                ..*caps
+            };
+            let rows = planes * h.div_ceil(4) * w.div_ceil(8);
+            let mut constants = g.constants();
+            constants.push(("LANES", g.c.min(4) as u32));
+            let gather = |run: Slices| Dispatch {
+                constants: constants.clone(),
+                subgroups: true,
+                workgroups: linear_groups(rows * 8, 64),
+                iterations: (g.k * g.terms * 2) as u64,
+                ..self.gather(&g, upstream, rows, run, GATHER_LANES, "main")
+            };
+            return Ok(slices(&[&samples], &whole).into_iter().map(gather).collect());
+        }
         // Grid points within a voxel of a place on an axis, with the shader's margin.
         let near = |axis: usize| match (g.size[axis], g.grid[axis]) {
             (1, points) => points,
@@ -550,30 +614,9 @@ impl Op for ObeliskImageGradient {
             }
         };
         let loops = near(0) * (1 + near(1) * (1 + near(2) * (1 + g.c.min(4))));
-        let samples = g.samples();
-        // Runs after the first add to what is there.
         let gather = |run: Slices| Dispatch {
-            constants: g.constants(),
-            params: g.params(
-                &self.image,
-                OwnParams {
-                    count,
-                    first: run.first,
-                    end: run.first + run.count,
-                    ..Default::default()
-                },
-            ),
-            bindings: vec![
-                read(BufferRef::Input(0)), // stands in for the image, which this kernel does not read
-                run.of(&samples, read(BufferRef::Input(upstream))),
-                read(BufferRef::Input(0)),
-                read(BufferRef::Input(0)), // and for the points
-                write(BufferRef::Output(0)),
-            ],
-            workgroups: linear_groups(count, 64),
             iterations: (g.k * (1 + g.terms * (1 + loops))) as u64,
-            flops: (run.count * g.grid[1] * g.grid[2] * g.k * g.terms * g.c * 16) as u64,
-            ..Dispatch::new(SHADER, "gather_image_gradient")
+            ..self.gather(&g, upstream, planes * h * w, run, SHADER, "gather_image_gradient")
         };
         Ok(slices(&[&samples], caps).into_iter().map(gather).collect())
     }

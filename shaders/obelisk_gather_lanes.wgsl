@@ -1,0 +1,137 @@
+// gather_image_gradient of obelisk_sample.wgsl on software Vulkan with subgroups of eight, for grids whose points lie more
+// than two voxels apart: then one point at most is within a voxel of a place, and no loop has to look for more. Lanes are
+// neighbours along x. First each lane sees to one offset, and whether it brings a grid point near the lanes' plane and rows;
+// then all go through those that do, one after the other. One invocation ROWS rows along y and four channels.
+const ROWS: u32 = 4u;
+// Channels of a voxel that an invocation has: fewer than four where the image has fewer.
+const LANES: u32 = 4u;
+@group(0) @binding(2) var<storage, read> upstream: array<f32>;
+@group(0) @binding(5) var<storage, read_write> image_gradient: array<f32>;
+
+var<private> sums: array<vec4f, ROWS>;
+// Of the offset that a lane sees to, by row: its weight by z and y, and where the grid's row starts in dX.
+var<private> weights: array<f32, ROWS>;
+var<private> starts: array<u32, ROWS>;
+
+struct Near {
+    point: u32,
+    weight: f32,
+}
+
+// On one axis: the grid point that the offset whole + fraction brings next to voxel v, and its trilinear weight there.
+fn near(v: u32, whole: i32, fraction: f32, points: u32, size: u32) -> Near {
+    let last = points - 1u;
+    let middle = (f32(i32(v) - whole) - fraction) * (f32(last) / f32(size - 1u));
+    let point = u32(clamp(round(middle), 0.0, f32(last)));
+    let numerator = point * (size - 1u);
+    let voxel = divide(numerator, last);
+    let rest = f32(numerator - voxel * last) / f32(last);
+    let distance = f32(i32(voxel) + whole - i32(v)) + (rest + fraction);
+    return Near(point, max(1.0 - abs(distance), 0.0));
+}
+
+fn look(row: u32, y: u32, o: Position, z_start: u32, z_weight: f32) {
+    let along_y = near(y + row, o.whole.y, o.fraction.y, params.grid_y, params.size_y);
+    weights[row] = z_weight * along_y.weight;
+    starts[row] = z_start + along_y.point * params.grid_x;
+}
+
+fn upstream_at(at: u32, channel: u32) -> f32 {
+    let known = min(channel, params.channels * params.offsets - 1u);
+    return upstream[4u * (at + (known >> 2u) * params.grid_y * params.grid_x) + (known & 3u)];
+}
+
+fn add(row: u32, source: u32, x: Near, channel: u32) {
+    let weight = x.weight * subgroupShuffle(weights[row], source);
+    let at = subgroupShuffle(starts[row], source) + x.point;
+    sums[row].x += weight * upstream_at(at, channel);
+    if (LANES > 1u) {
+        sums[row].y += weight * upstream_at(at, channel + params.offsets);
+    }
+    if (LANES > 2u) {
+        sums[row].z += weight * upstream_at(at, channel + 2u * params.offsets);
+    }
+    if (LANES > 3u) {
+        sums[row].w += weight * upstream_at(at, channel + 3u * params.offsets);
+    }
+}
+
+fn put(row: u32, y: u32, start: u32, channels: u32, written: u32) {
+    if (y + row < params.size_y) {
+        for (var lane = 0u; lane < written; lane++) {
+            let at = start + row * params.stride_y + lane * params.stride_lane;
+            var sum = select(0.0, sums[row][lane], lane < channels);
+            if (params.first > 0u) {
+                sum += image_gradient[at];
+            }
+            image_gradient[at] = sum;
+        }
+    }
+}
+
+@compute @workgroup_size(64)
+fn main(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) local: u32,
+    @builtin(subgroup_invocation_id) subgroup_lane: u32,
+) {
+    let lane = subgroup_lane & 7u;
+    let index = ((group.y * groups.x + group.x) * 64u + local) >> 3u;
+    if (index >= params.count) {
+        return;
+    }
+    let row_eights = (params.size_x + 7u) / 8u;
+    let row_groups = (params.size_y + ROWS - 1u) / ROWS;
+    let blocks = (params.channels + 3u) / 4u;
+    let row = index / row_eights;
+    let x = index % row_eights * 8u + lane;
+    let y = row % row_groups * ROWS;
+    let z = row / row_groups % params.size_z;
+    let block = row / row_groups / params.size_z % blocks;
+    let n = row / row_groups / params.size_z / blocks;
+
+    let terms = params.offsets * (1u + BINARY);
+    let first_z = i32(params.first) - i32(n * params.grid_z);
+    let end_z = i32(params.end) - i32(n * params.grid_z);
+    let plane = (params.channels * params.offsets + 3u) / 4u * params.grid_y * params.grid_x;
+    for (var first = 0u; first < terms; first += 8u) {
+        let own = min(first + lane, terms - 1u);
+        let o = offset(own >> BINARY, own & BINARY);
+        let along_z = near(z, o.whole.z, o.fraction.z, params.grid_z, params.size_z);
+        let point_z = i32(along_z.point);
+        let inside = first + lane < terms && point_z >= first_z && point_z < end_z;
+        let sign = select(1.0, -1.0, (own & BINARY) == 1u);
+        let z_weight = select(0.0, along_z.weight * sign, inside);
+        let z_start = select(0u, u32(point_z - first_z) * plane, inside);
+        look(0u, y, o, z_start, z_weight);
+        look(1u, y, o, z_start, z_weight);
+        look(2u, y, o, z_start, z_weight);
+        look(3u, y, o, z_start, z_weight);
+        let brings = weights[0] != 0.0 || weights[1] != 0.0 || weights[2] != 0.0 || weights[3] != 0.0;
+        var found = subgroupBallot(brings).x & 255u;
+        while (found != 0u) {
+            let source = firstTrailingBit(found);
+            found &= found - 1u;
+            let whole = subgroupShuffle(o.whole.x, source);
+            let fraction = subgroupShuffle(o.fraction.x, source);
+            let along_x = near(x, whole, fraction, params.grid_x, params.size_x);
+            let channel = block * 4u * params.offsets + ((first + source) >> BINARY);
+            add(0u, source, along_x, channel);
+            add(1u, source, along_x, channel);
+            add(2u, source, along_x, channel);
+            add(3u, source, along_x, channel);
+        }
+    }
+    if (x >= params.size_x) {
+        return;
+    }
+    let channels = min(4u, params.channels - block * 4u);
+    let start = image_start(n, block * 4u) + x * params.stride_x + y * params.stride_y + z * params.stride_z;
+    // A map's padding lanes are written as zeros; a flat image has none.
+    let written = select(channels, 4u, params.stride_lane == 1u && params.stride_x == 4u);
+    put(0u, y, start, channels, written);
+    put(1u, y, start, channels, written);
+    put(2u, y, start, channels, written);
+    put(3u, y, start, channels, written);
+}
