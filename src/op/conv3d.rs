@@ -93,6 +93,41 @@ impl Conv3d {
         inputs.saturating_sub(1 + self.bias as usize)
     }
 
+    fn fused(
+        &self,
+        graph: &mut Graph,
+        inputs: &[Value],
+        sole: Sole,
+    ) -> Result<Option<Vec<Value>>, GraphError> {
+        let count = self.sources(inputs.len());
+        let (sources, rest) = inputs.split_at(count);
+        let weight = rest[0];
+        let bias = rest.get(1).copied();
+        let pointwise = graph.shape(weight)[2..] == [1, 1, 1] && self.config.padding == [0; 3];
+        if pointwise
+            && let [x] = *sources
+            && sole(x)
+            && let Some((BatchNormInference { slope: None }, before)) = graph.producer(x)
+        {
+            let before = before.to_vec();
+            let (weight, bias) =
+                fold_batch_norm_before(graph, weight, bias, &before[1..], self.config.groups)?;
+            let op = Conv3d { bias: true, ..*self };
+            let inputs = [before[0], weight, bias];
+            return match op.fused(graph, &inputs, sole)? {
+                Some(outputs) => Ok(Some(outputs)),
+                None => graph.push(op, &inputs).map(Some),
+            };
+        }
+        let concatenated = |x: &Value| graph.producer::<Concat>(*x).map(|(_, inputs)| inputs.to_vec());
+        if self.config.groups == 1 && sources.iter().any(|x| concatenated(x).is_some()) {
+            let flat = sources.iter().flat_map(|x| concatenated(x).unwrap_or(vec![*x]));
+            let inputs: Vec<Value> = flat.chain(rest.iter().copied()).collect();
+            return graph.push(Conv3d { ..*self }, &inputs).map(Some);
+        }
+        Ok(None)
+    }
+
     /// Of some of the sources among these inputs, for outputs of that shape.
     fn lattice(&self, inputs: &[Spec], y: &Spec, sources: Range<usize>) -> Lattice {
         let count = self.sources(inputs.len());
@@ -284,35 +319,9 @@ impl Op for Conv3d {
         graph: &mut Graph,
         inputs: &[Value],
         sole: Sole,
-        caps: &Caps,
+        _: &Caps,
     ) -> Result<Option<Vec<Value>>, GraphError> {
-        let count = self.sources(inputs.len());
-        let (sources, rest) = inputs.split_at(count);
-        let weight = rest[0];
-        let bias = rest.get(1).copied();
-        let pointwise = graph.shape(weight)[2..] == [1, 1, 1] && self.config.padding == [0; 3];
-        if pointwise
-            && let [x] = *sources
-            && sole(x)
-            && let Some((BatchNormInference { slope: None }, before)) = graph.producer(x)
-        {
-            let before = before.to_vec();
-            let (weight, bias) =
-                fold_batch_norm_before(graph, weight, bias, &before[1..], self.config.groups)?;
-            let op = Conv3d { bias: true, ..*self };
-            let inputs = [before[0], weight, bias];
-            return match op.fuse(graph, &inputs, sole, caps)? {
-                Some(outputs) => Ok(Some(outputs)),
-                None => graph.push(op, &inputs).map(Some),
-            };
-        }
-        let concatenated = |x: &Value| graph.producer::<Concat>(*x).map(|(_, inputs)| inputs.to_vec());
-        if self.config.groups == 1 && sources.iter().any(|x| concatenated(x).is_some()) {
-            let flat = sources.iter().flat_map(|x| concatenated(x).unwrap_or(vec![*x]));
-            let inputs: Vec<Value> = flat.chain(rest.iter().copied()).collect();
-            return graph.push(Conv3d { ..*self }, &inputs).map(Some);
-        }
-        Ok(None)
+        self.fused(graph, inputs, sole)
     }
 }
 
