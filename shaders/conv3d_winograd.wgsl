@@ -216,8 +216,12 @@ fn planes_of(near: vec3f, far: vec3f, tap: u32) -> Planes {
     return Planes(product(near, tap) + (one + two), (one - two) - product(far, tap + 12u));
 }
 
+fn is_output(block: u32, output: u32) -> bool {
+    return block + 1u < BLOCKS || (block < BLOCKS && output < OUTPUTS);
+}
+
 fn add_output(block: u32, output: u32) {
-    if (block + 1u < BLOCKS || (block < BLOCKS && output < OUTPUTS)) {
+    if (is_output(block, output)) {
         let w = block * 6u;
         let near = vec3f(loaded[w][output], loaded[w + 2u][output], loaded[w + 4u][output]);
         let far = vec3f(loaded[w + 1u][output], loaded[w + 3u][output], loaded[w + 5u][output]);

@@ -176,6 +176,12 @@ impl Caps {
         spare: 0,
     };
 
+    /// Whether the driver runs shaders on the CPU in subgroups of eight and no others, so that lanes beside each other are
+    /// neighbours along a row of eights.
+    pub fn eight_lanes(&self) -> bool {
+        self.cpu && self.subgroups == Some((8, 8))
+    }
+
     /// Bytes that kernels bind at once where they can work on a part: fewer than they may where each binding takes a
     /// texture as large.
     pub fn part(&self) -> u64 {

@@ -386,8 +386,7 @@ fn labels_need_no_logits_where_a_kernel_has_all_of_a_voxel() {
         for device in devices() {
             let plan = Plan::new(&graph, device.caps()).unwrap();
             let told = plan.launches.iter().any(|l| l.op == "conv3d labels");
-            let lanes = device.caps().cpu && device.caps().subgroups == Some((8, 8));
-            assert_eq!(told, lanes && case.outputs <= 16);
+            assert_eq!(told, device.caps().eight_lanes() && case.outputs <= 16);
             reflect(&plan);
             let made = &run_plan_on(device, plan, &data, &StepScalars::default())["labels"];
             assert_eq!(made.shape, expected.shape);

@@ -150,6 +150,9 @@ fn odd_sizes_agree_with_the_reference_and_central_differences() {
         (1, 2, [3, 5, 2], 7, [3, 5, 2]),
         (1, 1, [4, 4, 4], 4, [7, 2, 4]),
         (3, 3, [2, 6, 5], 1, [1, 1, 1]),
+        // Points more than two voxels apart; more than eight offsets.
+        (1, 1, [8, 10, 12], 4, [3, 4, 4]),
+        (2, 5, [4, 6, 19], 9, [2, 2, 5]),
     ] {
         for terms in [1, 2] {
             for layout in [Layout::Flat, Layout::Map] {
@@ -269,6 +272,36 @@ fn samples_beyond_a_binding_are_cut_into_depth_ranges() {
         for (name, value) in graph.kept() {
             let want = expected[value.index()].as_ref().unwrap();
             assert_close(name, &actual[name], want, 1e-5);
+        }
+    }
+}
+
+#[test]
+fn the_image_gradient_of_sparse_grids_adds_up_over_depth_ranges() {
+    let (size, grid) = ([6, 9, 17], [3, 4, 8]);
+    for layout in [Layout::Flat, Layout::Map] {
+        let data = Data::from([
+            ("input".into(), noise(&[2, 1, 6, 9, 17], 1)),
+            (
+                "offsets".into(),
+                offsets_off_borders(40, 1, size, Locations::Grid(grid), 0.01),
+            ),
+            ("upstream".into(), noise(&[2, 40, 3, 4, 8], 4)),
+        ]);
+        let mut graph = Graph::new();
+        let x = sample(&mut graph, &data, layout, Locations::Grid(grid));
+        let upstream = graph.input("upstream", graph.spec(x).clone()).unwrap();
+        let image = graph.find("input").unwrap();
+        let gradient = graph.gradients_from(&[(x, upstream)], &[image]).unwrap()[0];
+        graph.keep("gradient", gradient.unwrap());
+        // Two of the six slices of 5,120 bytes, so that a range holds the end of one scan and the start of the next; a
+        // map's image takes 29,376 bytes.
+        let binding = if layout == Layout::Flat { 12_000 } else { 30_000 };
+        check_with_binding(&graph, &data, &StepScalars::default(), 1e-5, binding);
+        for device in devices() {
+            let plan = Plan::new(&graph, device.caps()).unwrap();
+            let lanes = |l: &Launch| l.dispatch.shader.name == "obelisk_gather_lanes";
+            assert_eq!(plan.launches.iter().any(lanes), device.caps().eight_lanes());
         }
     }
 }

@@ -22,7 +22,7 @@ fn activate(s: u32, bias: f32) {
 }
 
 fn end_output(block: u32, output: u32, bias: f32) {
-    if (block + 1u < BLOCKS || (block < BLOCKS && output < OUTPUTS)) {
+    if (is_output(block, output)) {
         let channel = block * 4u + output;
         activate(2u * channel, bias);
         activate(2u * channel + 1u, bias);
@@ -47,7 +47,7 @@ fn end_block(block: u32) {
 
 // `weights`: of the channels of block l in lane l.
 fn add_channel(block: u32, output: u32, weights: vec4f) {
-    if (block + 1u < BLOCKS || (block < BLOCKS && output < OUTPUTS)) {
+    if (is_output(block, output)) {
         let s = 2u * (block * 4u + output);
         let weight = Planes(subgroupShuffle(weights[output], block));
         logits[0] = fma(weight, sums[s], logits[0]);

@@ -587,7 +587,7 @@ impl Op for ObeliskImageGradient {
         let [d, h, w] = g.size;
         let planes = g.n * self.image.blocks() * d;
         let samples = g.samples();
-        if g.is_sparse() && caps.cpu && caps.subgroups == Some((8, 8)) {
+        if g.is_sparse() && caps.eight_lanes() {
             // In few runs: each after the first reads what is there number by number.
             let whole = Caps {
                 texels: false,

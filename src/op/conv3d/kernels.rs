@@ -325,9 +325,15 @@ impl Grouping {
 pub(super) struct Labels {
     /// Flat, one channel.
     pub labels: (BufferRef, Spec),
-    /// Its weight `[L, C, 1, 1, 1]`.
-    pub pointwise: Option<(BufferRef, [usize; 5])>,
-    pub pointwise_bias: BufferRef,
+    pub pointwise: Option<Pointwise>,
+}
+
+/// A 1×1×1 convolution with a bias.
+#[derive(Clone)]
+pub(super) struct Pointwise {
+    /// `[L, C, 1, 1, 1]`.
+    pub weight: (BufferRef, [usize; 5]),
+    pub bias: BufferRef,
 }
 
 /// One dispatch family of conv3d.wgsl: a convolution, or the part of its input gradient for one residue.
@@ -396,11 +402,8 @@ impl Lattice {
 
         let steps = az.taps * taps_y * ax.taps * grouping.blocks;
         let packed_len = block_groups * steps * blocks * taps * source.channels;
-        let pointwise = self.labels.as_ref().and_then(|labels| labels.pointwise);
-        let classes = pointwise.map_or(0, |(_, weight)| weight[0]);
-        let pointwise_base = packed_len + block_groups * blocks;
         // Eight more: lanes read past the last weights.
-        let packed = io.scratch(((pointwise_base + 8 * classes + 8) * 16) as u64);
+        let packed = io.scratch(((packed_len + block_groups * blocks + 8) * 16) as u64);
         let mut dispatches = Vec::new();
         let packing = Packing {
             blocks,
@@ -551,16 +554,24 @@ impl Lattice {
     /// both sides.
     pub(super) fn is_winograd(&self, caps: &Caps) -> bool {
         let [_, _, ax] = self.axes;
-        let packed = (self.winograd_weights() + 16 * self.y.1.blocks()) * 16;
+        let packed = (self.winograd_weights() + 16 * self.y.1.blocks() + 8 * self.classes()) * 16;
         let mut sources = self.more.iter().chain([&self.x]);
         let joined = self.more.len() <= 2 && sources.all(|(_, s)| s.layout == Layout::Map);
-        caps.cpu
+        caps.eight_lanes()
             && (self.more.is_empty() || joined)
             && packed as u64 <= caps.max_binding
-            && caps.subgroups == Some((8, 8))
             && self.groups == 1
             && self.axes.iter().all(|a| a.is_whole() && a.slides())
             && (ax.start, ax.count) == (-1, self.x.1.shape[4])
+    }
+
+    fn pointwise(&self) -> Option<&Pointwise> {
+        self.labels.as_ref()?.pointwise.as_ref()
+    }
+
+    /// Outputs of the 1×1×1 convolution behind, if there is one.
+    fn classes(&self) -> usize {
+        self.pointwise().map_or(0, |pointwise| pointwise.weight.1[0])
     }
 
     /// Whether it can tell labels: an invocation of conv3d_winograd.wgsl has all outputs of its voxels.
@@ -585,8 +596,8 @@ impl Lattice {
         let (blocks, block_groups) = block_groups(out_blocks, 4);
         let channels: usize = sources.iter().map(|(_, spec, _)| spec.shape[1]).sum();
         let packed_len = self.winograd_weights();
-        let pointwise = self.labels.as_ref().and_then(|labels| labels.pointwise);
-        let classes = pointwise.map_or(0, |(_, weight)| weight[0]);
+        let pointwise = self.pointwise();
+        let classes = self.classes();
         let pointwise_base = packed_len + block_groups * blocks;
         // Eight more: lanes read past the last weights.
         let packed = io.scratch(((pointwise_base + 8 * classes + 8) * 16) as u64);
@@ -603,19 +614,18 @@ impl Lattice {
         if let Some(bias) = self.bias {
             dispatches.push(self.pack("bias", bias, packed, out_blocks, &packing));
         }
-        if let (Some(labels), Some((weight, shape))) = (&self.labels, pointwise) {
+        if let Some(Pointwise { weight, bias }) = pointwise {
             let lattice = Lattice {
-                weight: (weight, shape),
-                source: (0, shape[1]),
+                weight: *weight,
+                source: (0, weight.1[1]),
                 ..self.clone()
             };
             let behind = Packing {
                 bias_base: pointwise_base,
                 ..packing
             };
-            dispatches.push(lattice.pack("pointwise", weight, packed, 4 * classes, &behind));
-            let bias = labels.pointwise_bias;
-            dispatches.push(lattice.pack("pointwise_bias", bias, packed, classes, &behind));
+            dispatches.push(lattice.pack("pointwise", weight.0, packed, 4 * classes, &behind));
+            dispatches.push(lattice.pack("pointwise_bias", *bias, packed, classes, &behind));
         }
         let row_groups = ay.count.div_ceil(ROWS);
         let touched = |from: usize, to: usize| {

@@ -1,6 +1,6 @@
 //! The label of the highest output of a convolution, without the outputs in memory.
 
-use super::kernels::Labels;
+use super::kernels::{Labels, Pointwise};
 use super::*;
 use crate::op::arg_max::ArgMax;
 
@@ -13,7 +13,8 @@ pub struct Conv3dLabels {
     pointwise: bool,
 }
 
-/// What of each voxel's highest logit can be told without the logits.
+/// Adds the node that tells labels in place of `logits`, where a convolution makes them for the arg max alone and its kernel
+/// on this adapter can.
 pub(in crate::op) fn without_logits(
     graph: &mut Graph,
     logits: Value,
@@ -70,13 +71,18 @@ impl Conv3dLabels {
         let y = &self.conv.outputs(convolved)?[0];
         let first = convolved.len();
         let count = self.conv.sources(first);
-        let weight = || behind[0].ncdhw().expect("checked on insertion");
+        let pointwise = behind.first().map(|weight| Pointwise {
+            weight: (
+                BufferRef::Input(first),
+                weight.ncdhw().expect("checked on insertion"),
+            ),
+            bias: BufferRef::Input(first + 1),
+        });
         let [n, _, d, h, w] = y.ncdhw().expect("a map");
         Ok(Lattice {
             labels: Some(Labels {
                 labels: (BufferRef::Output(0), Spec::flat(&[n, 1, d, h, w])),
-                pointwise: self.pointwise.then(|| (BufferRef::Input(first), weight())),
-                pointwise_bias: BufferRef::Input(first + 1),
+                pointwise,
             }),
             ..self.conv.lattice(convolved, y, 0..count)
         })
