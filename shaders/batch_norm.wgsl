@@ -3,7 +3,9 @@
 // Training:  statistics -> merge -> normalise;   gradient: gradient_sums -> merge_sums -> gradient.
 // A slice is one of the N·D runs of [C/4, H, W, 4]; a plane is its [H, W] vec4s of one channel block.
 
-// Reductions: each invocation leaves one partial result of a block (common/walk.wgsl).
+// Reductions: each invocation leaves one partial result of a block (common/walk.wgsl), or with TOGETHER each workgroup one:
+// on a GPU, where a barrier costs less than merging 64 times as many.
+const TOGETHER: u32 = 0u;
 struct Reduction {
     elements: u32,
     plane: u32,
@@ -49,10 +51,18 @@ fn statistics(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_ind
         cursor = next_element(walk(), cursor);
     }
     let n = max(count, 1.0);
-    let at = block * 3u * reduction.partials + reduction.first + t;
-    moments[at] = vec4f(count);
-    moments[at + reduction.partials] = shift + sum / n;
-    moments[at + 2u * reduction.partials] = max(squares - sum * sum / n, vec4f(0.0));
+    var own = Moments(count, shift + sum / n, max(squares - sum * sum / n, vec4f(0.0)));
+    var position = t;
+    if (TOGETHER == 1u) {
+        own = merged64(local, own);
+        position = group.x;
+    }
+    if (TOGETHER == 0u || local == 0u) {
+        let at = block * 3u * reduction.partials + reduction.first + position;
+        moments[at] = vec4f(own.count);
+        moments[at + reduction.partials] = own.mean;
+        moments[at + 2u * reduction.partials] = own.m2;
+    }
 }
 
 // Chan, Golub & LeVeque 1983: moments of a union from the moments of its parts. One workgroup a channel block, or on a CPU,
@@ -73,6 +83,18 @@ fn merged(a: Moments, b: Moments) -> Moments {
     let share = b.count / max(count, 1.0);
     let delta = b.mean - a.mean;
     return Moments(count, a.mean + delta * share, a.m2 + b.m2 + delta * delta * (a.count * share));
+}
+
+// Of all invocations of a workgroup, for the first of them. Call once, from uniform control flow.
+fn merged64(local: u32, own: Moments) -> Moments {
+    shared_moments[local] = own;
+    for (var half = 32u; half > 0u; half = half / 2u) {
+        workgroupBarrier();
+        if (local < half) {
+            shared_moments[local] = merged(shared_moments[local], shared_moments[local + half]);
+        }
+    }
+    return shared_moments[local];
 }
 
 fn part_moments(p: u32) -> Moments {
@@ -113,15 +135,9 @@ fn merge(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) l
     for (var p = base + local; p < base + merging.partials; p += 64u) {
         own = merged(own, part_moments(p));
     }
-    shared_moments[local] = own;
-    for (var half = 32u; half > 0u; half = half / 2u) {
-        workgroupBarrier();
-        if (local < half) {
-            shared_moments[local] = merged(shared_moments[local], shared_moments[local + half]);
-        }
-    }
+    own = merged64(local, own);
     if (local == 0u) {
-        put_moments(block, shared_moments[0]);
+        put_moments(block, own);
     }
 }
 
@@ -198,9 +214,17 @@ fn gradient_sums(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_
         dgamma += g * distance;
         cursor = next_element(walk(), cursor);
     }
-    let at = block * 2u * reduction.partials + reduction.first + t;
-    sums[at] = dbeta;
-    sums[at + reduction.partials] = dgamma * inverse;
+    var position = t;
+    if (TOGETHER == 1u) {
+        dbeta = sum64(local, dbeta);
+        dgamma = sum64(local, dgamma);
+        position = group.x;
+    }
+    if (TOGETHER == 0u || local == 0u) {
+        let at = block * 2u * reduction.partials + reduction.first + position;
+        sums[at] = dbeta;
+        sums[at + reduction.partials] = dgamma * inverse;
+    }
 }
 
 @group(0) @binding(2) var<storage, read_write> dgamma_out: array<vec4f>;

@@ -1,44 +1,19 @@
-// gather_image_gradient of obelisk_sample.wgsl on software Vulkan with subgroups of eight, for grids whose points lie more
-// than two voxels apart: then one point at most is within a voxel of a place, and no loop has to look for more. Lanes are
-// neighbours along x. First each lane sees to one offset, and whether it brings a grid point near the lanes' plane and rows;
-// then all go through those that do, one after the other. One invocation ROWS rows along y and four channels.
+// obelisk_gather_sparse.wgsl on software Vulkan with subgroups of eight. Lanes are neighbours along x. First each lane sees to
+// one offset, and whether it brings a grid point near the lanes' plane and rows; then all go through those that do, one after
+// the other. One invocation ROWS rows along y and four channels.
 const ROWS: u32 = 4u;
 // Channels of a voxel that an invocation has: fewer than four where the image has fewer.
 const LANES: u32 = 4u;
-@group(0) @binding(2) var<storage, read> upstream: array<f32>;
-@group(0) @binding(5) var<storage, read_write> image_gradient: array<f32>;
 
 var<private> sums: array<vec4f, ROWS>;
 // Of the offset that a lane sees to, by row: its weight by z and y, and where the grid's row starts in dX.
 var<private> weights: array<f32, ROWS>;
 var<private> starts: array<u32, ROWS>;
 
-struct Near {
-    point: u32,
-    weight: f32,
-}
-
-// On one axis: the grid point that the offset whole + fraction brings next to voxel v, and its trilinear weight there.
-fn near(v: u32, whole: i32, fraction: f32, points: u32, size: u32) -> Near {
-    let last = points - 1u;
-    let middle = (f32(i32(v) - whole) - fraction) * (f32(last) / f32(size - 1u));
-    let point = u32(clamp(round(middle), 0.0, f32(last)));
-    let numerator = point * (size - 1u);
-    let voxel = divide(numerator, last);
-    let rest = f32(numerator - voxel * last) / f32(last);
-    let distance = f32(i32(voxel) + whole - i32(v)) + (rest + fraction);
-    return Near(point, max(1.0 - abs(distance), 0.0));
-}
-
 fn look(row: u32, y: u32, o: Position, z_start: u32, z_weight: f32) {
     let along_y = near(y + row, o.whole.y, o.fraction.y, params.grid_y, params.size_y);
     weights[row] = z_weight * along_y.weight;
     starts[row] = z_start + along_y.point * params.grid_x;
-}
-
-fn upstream_at(at: u32, channel: u32) -> f32 {
-    let known = min(channel, params.channels * params.offsets - 1u);
-    return upstream[4u * (at + (known >> 2u) * params.grid_y * params.grid_x) + (known & 3u)];
 }
 
 fn add(row: u32, source: u32, x: Near, channel: u32) {

@@ -5,17 +5,8 @@ const COLUMNS: u32 = 2u;
 @group(0) @binding(1) var<storage, read> sums: array<f32>;
 @group(0) @binding(2) var<storage, read_write> total: array<f32>;
 
-// One invocation a number of the offsets: over the channels c and the partial sums of each.
-@compute @workgroup_size(64)
-fn offsets_total(
-    @builtin(workgroup_id) group: vec3u,
-    @builtin(num_workgroups) groups: vec3u,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let index = (group.y * groups.x + group.x) * 64u + local;
-    if (index >= params.count) {
-        return;
-    }
+// A share of a number of the offsets: over the channels c, and every `shares`-th of the partial sums of each.
+fn offsets_share(index: u32, share: u32, shares: u32) -> f32 {
     let numbers = (1u + BINARY) * 3u;
     let padded = (params.columns + COLUMNS - 1u) / COLUMNS * COLUMNS;
     var sum = 0.0;
@@ -23,11 +14,39 @@ fn offsets_total(
         let channel = c * params.offsets + index / numbers;
         let column = channel / params.columns * padded + channel % params.columns;
         let at = (column * numbers + index % numbers) * params.partials;
-        for (var i = 0u; i < params.partials; i++) {
+        for (var i = share; i < params.partials; i += shares) {
             sum += sums[at + i];
         }
     }
-    total[index] = sum * half_extent()[index % 3u];
+    return sum * half_extent()[index % 3u];
+}
+
+// One invocation a number.
+@compute @workgroup_size(64)
+fn offsets_total(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let index = (group.y * groups.x + group.x) * 64u + local;
+    if (index < params.count) {
+        total[index] = offsets_share(index, 0u, 1u);
+    }
+}
+
+// One workgroup a number, for GPUs: there are fewer numbers than they have invocations.
+@compute @workgroup_size(64)
+fn offsets_shared_total(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let index = group.y * groups.x + group.x;
+    let share = offsets_share(min(index, params.count - 1u), local, 64u);
+    let sum = sum64(local, vec4f(share, 0.0, 0.0, 0.0)).x;
+    if (local == 0u && index < params.count) {
+        total[index] = sum;
+    }
 }
 
 // One invocation a weight.

@@ -539,6 +539,15 @@ pub fn walk_threads(elements: usize, columns: usize, caps: &Caps) -> usize {
     reduction_threads(elements.div_ceil(fewer), columns)
 }
 
+/// Invocations that leave one partial result of a reduction's first stage, and the constant that tells the kernel: on a GPU a
+/// workgroup of 64, since merging as many results as there are invocations takes longer than a workgroup's barriers.
+pub fn together(caps: &Caps) -> (usize, (&'static str, u32)) {
+    match caps.cpu {
+        true => (1, ("TOGETHER", 0)),
+        false => (64, ("TOGETHER", 1)),
+    }
+}
+
 /// Uniform members of `shaders/common/walk.wgsl`: `threads` invocations (a multiple of 64) walk `slices` slices whose
 /// planes have `plane` elements and are `blocks` planes apart.
 pub fn walk(slices: usize, plane: usize, blocks: usize, threads: usize) -> Vec<(&'static str, Word)> {

@@ -84,7 +84,8 @@ fn reduction(
     let plane = x.shape[3] * x.shape[4];
     let runs = slices(&[x], caps);
     let threads = |run: &Slices| walk_threads(run.count * plane, x.blocks(), caps);
-    let partials: usize = runs.iter().map(threads).sum();
+    let (each, together) = together(caps);
+    let partials = runs.iter().map(threads).sum::<usize>() / each;
     let buffer = scratch(partials);
     let mut first = 0;
     let dispatches = runs
@@ -92,6 +93,7 @@ fn reduction(
         .map(|run| {
             let (elements, threads) = (run.count * plane, threads(run));
             let dispatch = Dispatch {
+                constants: vec![together],
                 params: [
                     walk(run.count, plane, x.blocks(), threads),
                     vec![
@@ -109,7 +111,7 @@ fn reduction(
                 flops: (elements * x.blocks() * 4 * 5) as u64,
                 ..Dispatch::new(MODULE, entry)
             };
-            first += threads;
+            first += threads / each;
             dispatch
         })
         .collect();

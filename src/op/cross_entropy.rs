@@ -119,7 +119,8 @@ impl Op for CrossEntropy {
             let least = (voxels * (1 + loops(logits))).div_ceil(60_000);
             walk_threads(voxels, 4, caps).max(least).next_multiple_of(64)
         };
-        let partials: usize = runs.iter().map(threads).sum();
+        let (each, together) = together(caps);
+        let partials = runs.iter().map(threads).sum::<usize>() / each;
         let buffer = io.scratch(partials as u64 * 16);
         let mut first = 0;
         let mut dispatches = Vec::new();
@@ -133,7 +134,7 @@ impl Op for CrossEntropy {
             let (voxels, threads) = (run.count * plane, threads(run));
             let walk = walk(run.count, plane, logits.blocks(), threads);
             dispatches.push(Dispatch {
-                constants: classes(logits),
+                constants: [classes(logits), vec![together]].concat(),
                 params: [walk, vec![("first", first.into())]].concat(),
                 bindings,
                 workgroups: [threads as u32 / 64, 1, 1],
@@ -141,7 +142,7 @@ impl Op for CrossEntropy {
                 flops: (voxels * logits.blocks() * 4 * 12) as u64,
                 ..Dispatch::new(MODULE, "sums")
             });
-            first += threads;
+            first += threads / each;
         }
         dispatches.push(Dispatch {
             constants: classes(logits),

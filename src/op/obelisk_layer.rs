@@ -593,14 +593,18 @@ impl Op for ObeliskLayerOffsetGradient {
             partials,
             ..Default::default()
         };
+        let (entry, shares) = match caps.cpu {
+            true => ("offsets_total", 1),
+            false => ("offsets_shared_total", 64),
+        };
         dispatches.push(Dispatch {
             constants: layer.total_constants(run, 4),
             params: layer.params(own),
             bindings: vec![read(sums), write(BufferRef::Output(0))],
-            workgroups: linear_groups(count, 64),
-            iterations: (layer.g.c * (partials + 1)) as u64,
+            workgroups: linear_groups(count, 64 / shares),
+            iterations: (layer.g.c * (partials.div_ceil(shares) + 1) + 6) as u64,
             flops: (numbers * partials) as u64,
-            ..Dispatch::new(TOTAL, "offsets_total")
+            ..Dispatch::new(TOTAL, entry)
         });
         Ok(dispatches)
     }
@@ -653,6 +657,7 @@ const TOTAL: Shader = shader!(
     "obelisk_layer_total",
     "common/divide",
     "common/obelisk",
+    "common/sum64",
     "common/trilinear"
 );
 

@@ -8,6 +8,17 @@ const GATHER_LANES: Shader = shader!(
     "obelisk_gather_lanes",
     "common/divide",
     "common/obelisk",
+    "common/obelisk_near",
+    "common/trilinear"
+);
+/// Blocks of four channels that an invocation of it has at most.
+const GATHERED: usize = 4;
+/// The same without subgroups.
+const GATHER_SPARSE: Shader = shader!(
+    "obelisk_gather_sparse",
+    "common/divide",
+    "common/obelisk",
+    "common/obelisk_near",
     "common/trilinear"
 );
 const SHADER: Shader = shader!(
@@ -604,6 +615,17 @@ impl Op for ObeliskImageGradient {
                 ..self.gather(&g, upstream, rows, run, GATHER_LANES, "main")
             };
             return Ok(slices(&[&samples], &whole).into_iter().map(gather).collect());
+        }
+        if g.is_sparse() {
+            let groups = self.image.blocks().div_ceil(GATHERED);
+            let blocks = self.image.blocks().div_ceil(groups);
+            let constants = [g.constants(), vec![("BLOCKS", blocks as u32)]].concat();
+            let gather = |run: Slices| Dispatch {
+                constants: constants.clone(),
+                iterations: (g.k * g.terms) as u64,
+                ..self.gather(&g, upstream, g.n * groups * d * h * w, run, GATHER_SPARSE, "main")
+            };
+            return Ok(slices(&[&samples], caps).into_iter().map(gather).collect());
         }
         // Grid points within a voxel of a place on an axis, with the shader's margin.
         let near = |axis: usize| match (g.size[axis], g.grid[axis]) {

@@ -6,8 +6,8 @@ use std::ops::Range;
 use super::Conv3dConfig;
 use crate::graph::GraphError;
 use crate::op::{
-    BufferRef, Caps, Dispatch, Io, Shader, Slices, Word, linear_groups, read, slices, walk, walk_threads,
-    write,
+    BufferRef, Caps, Dispatch, Io, Shader, Slices, Word, linear_groups, read, slices, together, walk,
+    walk_threads, write,
 };
 use crate::plan::ALIGNMENT;
 use crate::shader;
@@ -1066,7 +1066,8 @@ pub(super) fn bias_gradient(io: &mut Io, caps: &Caps) -> Vec<Dispatch> {
     let (blocks, plane) = (spec.blocks(), spec.shape[3] * spec.shape[4]);
     let runs = slices(&[spec], caps);
     let threads = |run: &Slices| walk_threads(run.count * plane, blocks, caps);
-    let partials: usize = runs.iter().map(threads).sum();
+    let (each, together) = together(caps);
+    let partials = runs.iter().map(threads).sum::<usize>() / each;
     let sums = io.scratch((blocks * partials * 16) as u64);
     let params = |slices: usize, threads: usize, first: usize| {
         let more = vec![("first", first.into()), ("partials", partials.into())];
@@ -1078,9 +1079,10 @@ pub(super) fn bias_gradient(io: &mut Io, caps: &Caps) -> Vec<Dispatch> {
         .iter()
         .map(|run| {
             let threads = threads(run);
-            first += threads;
+            first += threads / each;
             Dispatch {
-                params: params(run.count, threads, first - threads),
+                constants: vec![together],
+                params: params(run.count, threads, first - threads / each),
                 bindings: vec![run.of(spec, read(BufferRef::Input(0))), write(sums)],
                 workgroups: [(threads / GROUP) as u32, blocks as u32, 1],
                 iterations: (run.count * plane).div_ceil(threads) as u64,
