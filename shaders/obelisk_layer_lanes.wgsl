@@ -1,6 +1,6 @@
 // The sum of obelisk_layer.wgsl on software Vulkan, where loads and weights handed round cost most of it: an invocation
-// computes the 4 RUN outputs at LOCATIONS locations, `threads` apart, which share the weights, and takes COLUMNS samples at
-// each before it adds them up, so that a sum comes from memory and goes back once for all. Lanes 0 to 3 (and 4 to 7) of a
+// computes the 4 RUN outputs at LOCATIONS locations, eight apart so that they read the same part of the image, which share the
+// weights, and takes COLUMNS samples at each before it adds them up, so that a sum comes from memory and goes back once for all. Lanes 0 to 3 (and 4 to 7) of a
 // subgroup read an offset each and hand them round. W packed by obelisk_layer_pack.wgsl, by_outputs, in COLUMNS columns.
 // Before this file, conv3d_lanes reads the weights and calls convolve (z is the run), and obelisk_voxels or obelisk_cells
 // samples.
@@ -98,8 +98,9 @@ fn store_run(location: u32, s: u32, group: u32, first: u32) {
 
 fn convolve(index: u32, z: u32, lane: u32) {
     let group = z / params.pieces;
-    place(0u, index);
-    place(1u, index + params.threads);
+    let s = index / 8u * 16u + index % 8u;
+    place(0u, s);
+    place(1u, s + 8u);
     let first_channel = group * params.columns;
     let steps = (params.columns + COLUMNS - 1u) / COLUMNS;
     for (var step = 0u; step < steps; step++) {
@@ -135,10 +136,7 @@ fn convolve(index: u32, z: u32, lane: u32) {
         add(14u);
         add(15u);
     }
-    if (index >= params.threads) {
-        return;
-    }
     let first = z % params.pieces * RUN;
-    store_run(0u, index, group, first);
-    store_run(1u, index + params.threads, group, first);
+    store_run(0u, s, group, first);
+    store_run(1u, s + 8u, group, first);
 }

@@ -398,7 +398,10 @@ impl Op for ObeliskLayer {
         let features = layer.features();
         for part in slices(&[&features], caps) {
             let count = layer.locations(&part);
-            let threads = count.div_ceil(locations);
+            let threads = match lanes {
+                true => 8 * count.div_ceil(8 * locations),
+                false => count,
+            };
             let [x, y, _] = linear_groups(threads, 64);
             dispatches.push(Dispatch {
                 constants: layer.constants(run),
