@@ -82,7 +82,7 @@ async fn bench(
     let y = if fused {
         obelisk_layer(&mut graph, image, offset, weight, None, locations, groups)?
     } else {
-        let x = graph.push1(ObeliskSample { locations }, &[image, offset])?;
+        let x = graph.push1(ObeliskSample::new(locations), &[image, offset])?;
         let config = Conv3dConfig {
             groups,
             ..Default::default()

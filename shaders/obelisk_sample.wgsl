@@ -57,6 +57,69 @@ fn sample(
     samples[map_index(at.along, blocks, block)] = result;
 }
 
+// Y[n, (3 j + axis) C K + c K + k, s]: the derivative of X[n, c K + k, s] by number `axis` of o_kj, a map.
+@group(0) @binding(5) var<storage, read_write> slopes: array<vec4f>;
+const SLOPES: u32 = 3u * (1u + BINARY);
+var<private> own_slopes: array<vec4f, 6>;
+
+// Into lane i: X's derivatives; returns X.
+fn sampled_slopes(i: u32, p: Position, start: u32, k: u32, extent: vec3f) -> f32 {
+    let first = slope_and_value(start, image_cell(moved(p, offset(k, 0u))));
+    own_slopes[0][i] = extent.x * first.x;
+    own_slopes[1][i] = extent.y * first.y;
+    own_slopes[2][i] = extent.z * first.z;
+    var x = first.w;
+    if (BINARY == 1u) {
+        let second = slope_and_value(start, image_cell(moved(p, offset(k, 1u))));
+        own_slopes[3][i] = -extent.x * second.x;
+        own_slopes[4][i] = -extent.y * second.y;
+        own_slopes[5][i] = -extent.z * second.z;
+        x -= second.w;
+    }
+    return x;
+}
+
+fn store_slope(t: u32, first: u32, apart: u32) {
+    if (t < SLOPES) {
+        slopes[first + t * apart] = own_slopes[t];
+    }
+}
+
+// `sample` that stores the slopes of X too, from the same loads, for obelisk_slopes.wgsl. K is a multiple of four.
+@compute @workgroup_size(64)
+fn sample_slopes(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let index = (group.y * groups.x + group.x) * 64u + local;
+    let blocks = params.channels * params.offsets / 4u;
+    let at = tile(index, blocks);
+    if (at.along >= params.count) {
+        return;
+    }
+    let here = located(at.along);
+    let p = location(here.n, here.at);
+    let c = divide(at.block * 4u, params.offsets);
+    let k = at.block * 4u - c * params.offsets;
+    let start = image_start(here.n, c);
+    let extent = half_extent();
+    samples[map_index(at.along, blocks, at.block)] = vec4f(
+        sampled_slopes(0u, p, start, k, extent),
+        sampled_slopes(1u, p, start, k + 1u, extent),
+        sampled_slopes(2u, p, start, k + 2u, extent),
+        sampled_slopes(3u, p, start, k + 3u, extent),
+    );
+    let first = map_index(at.along, SLOPES * blocks, at.block);
+    let apart = blocks * params.grid_y * params.grid_x;
+    store_slope(0u, first, apart);
+    store_slope(1u, first, apart);
+    store_slope(2u, first, apart);
+    store_slope(3u, first, apart);
+    store_slope(4u, first, apart);
+    store_slope(5u, first, apart);
+}
+
 @group(0) @binding(2) var<storage, read> upstream: array<f32>;
 @group(0) @binding(5) var<storage, read_write> partial_sums: array<f32>;
 

@@ -26,7 +26,18 @@ fn sample(g: &mut Graph, data: &Data, layout: Layout, locations: Locations) -> V
     if locations == Locations::Points {
         inputs.push(g.input("points", spec("points")).unwrap());
     }
-    g.push1(ObeliskSample { locations }, &inputs).unwrap()
+    g.push1(ObeliskSample::new(locations), &inputs).unwrap()
+}
+
+/// [`sample`] that stores slopes.
+fn sample_with_slopes(g: &mut Graph, data: &Data, layout: Layout, locations: Locations) -> [Value; 2] {
+    let x = sample(g, data, layout, locations);
+    let inputs = g.producer::<ObeliskSample>(x).unwrap().1.to_vec();
+    let op = ObeliskSample {
+        locations,
+        slopes: true,
+    };
+    g.push(op, &inputs).unwrap().try_into().unwrap()
 }
 
 /// The offsets as a parameter has them: [K, 3] → [1, K, 1, 1, 3], [K, 2, 3] → [1, K, 1, 2, 3].
@@ -170,6 +181,49 @@ fn odd_sizes_agree_with_the_reference_and_central_differences() {
 }
 
 /// The image's gradient of `upstream` [1, K, 1, 1, S] at random points of a 2 × 3 × 2 image.
+#[test]
+fn stored_slopes_give_the_offsets_gradient() {
+    for (n, c, size, k, grid) in [
+        (1, 1, [7, 9, 6], 4, [4, 3, 3]),
+        (2, 3, [5, 4, 7], 8, [2, 1, 4]),
+        (3, 5, [2, 6, 5], 12, [1, 1, 11]),
+    ] {
+        for terms in [1, 2] {
+            for layout in [Layout::Flat, Layout::Map] {
+                let locations = Locations::Grid(grid);
+                let shape = [n, c, size[0], size[1], size[2]];
+                let offsets = offsets_off_borders(k, terms, size, locations, 0.02);
+                let data = Data::from([("input".into(), noise(&shape, 1)), ("offsets".into(), offsets)]);
+                let build = |g: &mut Graph| vec![sample_with_slopes(g, &data, layout, locations)[0]];
+                check_op(build, &data, &["input", "offsets"], 1e-5, 2e-3, 2e-3);
+                let mut graph = Graph::new();
+                let [_, slopes] = sample_with_slopes(&mut graph, &data, layout, locations);
+                graph.keep("slopes", slopes);
+                check_on_devices(&graph, &data, &StepScalars::default(), 1e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn stored_slopes_beyond_a_binding_are_cut_into_depth_ranges() {
+    let (size, grid) = ([6, 5, 7], [5, 3, 4]);
+    let offsets = offsets_off_borders(8, 2, size, Locations::Grid(grid), 0.01);
+    let data = Data::from([
+        ("input".into(), noise(&[2, 1, 6, 5, 7], 1)),
+        ("offsets".into(), offsets),
+        ("upstream".into(), noise(&[2, 8, 5, 3, 4], 4)),
+    ]);
+    let mut graph = Graph::new();
+    let [x, _] = sample_with_slopes(&mut graph, &data, Layout::Flat, Locations::Grid(grid));
+    let upstream = graph.input("upstream", graph.spec(x).clone()).unwrap();
+    let offsets = graph.find("offsets").unwrap();
+    let gradient = graph.gradients_from(&[(x, upstream)], &[offsets]).unwrap()[0];
+    graph.keep("gradient", gradient.unwrap());
+    // Eight of the ten slices of 2,304 bytes.
+    check_with_binding(&graph, &data, &StepScalars::default(), 1e-5, 22_000);
+}
+
 fn scattered(upstream: Tensor) -> (Graph, Data) {
     let [_, k, _, _, s] = upstream.ncdhw();
     let data = Data::from([
@@ -329,7 +383,7 @@ fn wrong_inputs_are_refused_with_the_reason() {
         (Locations::Points, vec![image, offsets, points], "points"),
     ] {
         let error = g
-            .push1(ObeliskSample { locations }, &inputs)
+            .push1(ObeliskSample::new(locations), &inputs)
             .unwrap_err()
             .to_string();
         assert!(

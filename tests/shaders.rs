@@ -122,9 +122,7 @@ fn other_operations() -> Graph {
     let map = g.input("map", Spec::map([1, 3, 4, 5, 6])).unwrap();
     let points = g.input("points", Spec::flat(&[1, 9, 3])).unwrap();
     let offsets = parameter(&mut g, "offsets", &[1, 8, 1, 2, 3]);
-    let sample = ObeliskSample {
-        locations: Locations::Points,
-    };
+    let sample = ObeliskSample::new(Locations::Points);
     let sampled = g.push1(sample, &[map, offsets, points]).unwrap();
     let spec = g.spec(sampled).clone();
     let above = g.input("sampled upstream", spec).unwrap();

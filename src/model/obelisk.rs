@@ -2,12 +2,14 @@
 //! 1×1×1 dense-net. No location depends on another, so they train and predict at any set of them.
 
 use super::*;
+use crate::op::Op;
 use crate::op::avg_pool3d::AvgPool3d;
 use crate::op::concat::concat;
 use crate::op::join::join;
 use crate::op::obelisk_layer::obelisk_layer;
 use crate::op::obelisk_sample::{Locations, ObeliskSample};
 use crate::op::turn_offsets::turn_offsets;
+use crate::tensor::Spec;
 
 /// Offsets start as N(0, 0.05²) in normalised coordinates (method section 1).
 const OFFSET_SIGMA: f32 = 0.05;
@@ -15,6 +17,8 @@ const OFFSET_SIGMA: f32 = 0.05;
 const FROZEN_SIGMA: f32 = 0.2;
 /// Coefficients of the OBELISK layer.
 const COEFFICIENTS: usize = 1024;
+/// Bytes of a site's slopes above which the gradient samples the image again instead: 24 KiB a location of pairs, 682 locations.
+const MOST_SLOPES: u64 = 16 << 20;
 /// Groups of the convolution that mixes them.
 const GROUPS: usize = 4;
 
@@ -125,8 +129,9 @@ impl Offsets {
 
 /// From smoothed images to logits at their locations: the OBELISK layer, then the dense-net of table 2.
 fn head(b: &mut Builder, sites: &[Site], labels: usize, offsets: Offsets) -> Result<Value, GraphError> {
+    let trained = b.training && !matches!(offsets, Offsets::Frozen);
     let offsets = offsets.declare(b.graph)?;
-    let x = layer(b, sites, offsets)?;
+    let x = layer(b, sites, offsets, trained)?;
     let x = b.norm("BN1", x, Some(0.0))?;
     let x = b.conv("LIN2", &[x], Conv::k1(128))?;
     let x = b.norm("BN2", x, None)?;
@@ -148,7 +153,7 @@ fn dense_layer(b: &mut Builder, linear: &str, y: Value, x: Value) -> Result<Valu
 
 /// LIN1 of the samples at every site, to 256 channels. Samples of several sites meet in one batch before they are mixed,
 /// so that one convolution serves all; at a single site, which may be a whole grid, they are never stored.
-fn layer(b: &mut Builder, sites: &[Site], offsets: Value) -> Result<Value, GraphError> {
+fn layer(b: &mut Builder, sites: &[Site], offsets: Value, trained: bool) -> Result<Value, GraphError> {
     let Some(first) = sites.first() else {
         return Err(GraphError::Name(
             "an OBELISK network needs an image to look at".into(),
@@ -175,7 +180,16 @@ fn layer(b: &mut Builder, sites: &[Site], offsets: Value) -> Result<Value, Graph
             return obelisk_layer(b.graph, site.image, offsets, weight, points, locations, GROUPS);
         }
         let inputs: Vec<Value> = [site.image, offsets].into_iter().chain(points).collect();
-        samples.push(b.graph.push1(ObeliskSample { locations }, &inputs)?);
+        let specs: Vec<Spec> = inputs.iter().map(|v| b.graph.spec(*v).clone()).collect();
+        let with_slopes = ObeliskSample {
+            locations,
+            slopes: true,
+        };
+        let sample = match trained && with_slopes.outputs(&specs)?[1].bytes() <= MOST_SLOPES {
+            true => with_slopes,
+            false => ObeliskSample::new(locations),
+        };
+        samples.push(b.graph.push(sample, &inputs)?[0]);
     }
     let x = join(b.graph, &samples)?;
     let config = Conv3dConfig {

@@ -22,7 +22,7 @@ pub fn obelisk_layer(
     let outputs = graph.shape(weight).first().copied().unwrap_or(0);
     if groups > 1 && outputs % (4 * groups) != 0 {
         let inputs: Vec<Value> = [image, offsets].into_iter().chain(points).collect();
-        let x = graph.push1(ObeliskSample { locations }, &inputs)?;
+        let x = graph.push1(ObeliskSample::new(locations), &inputs)?;
         let config = Conv3dConfig {
             groups,
             ..Default::default()
@@ -512,10 +512,9 @@ impl ObeliskLayer {
     }
 
     fn samples(&self, inputs: &[&Tensor], step: &StepScalars) -> Tensor {
-        let sample = ObeliskSample {
-            locations: self.locations,
-        };
-        sample.reference(inputs, step).remove(0)
+        ObeliskSample::new(self.locations)
+            .reference(inputs, step)
+            .remove(0)
     }
 }
 

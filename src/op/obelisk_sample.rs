@@ -54,6 +54,27 @@ pub enum Locations {
 pub struct ObeliskSample {
     /// The sampling locations p.
     pub locations: Locations,
+    /// Store the slopes as well: a second output, a map `[N, 3 T·C·K, d, h, w]` of dX / do (channel (3 j + axis) C·K + c·K + k,
+    /// T offsets a coefficient), from which [`ObeliskSlopeGradient`] sums the offsets' gradient without sampling the image a second
+    /// time: three or six times X's memory. K must be a multiple of four.
+    pub slopes: bool,
+}
+
+impl ObeliskSample {
+    /// Without slopes.
+    pub fn new(locations: Locations) -> Self {
+        ObeliskSample {
+            locations,
+            slopes: false,
+        }
+    }
+}
+
+/// dL/do of [`ObeliskSample`] from stored slopes. Inputs: the slopes, dL/dX. Summed in two stages in a fixed order.
+#[derive(Clone, Debug)]
+pub struct ObeliskSlopeGradient {
+    /// Shape of the offsets.
+    pub offsets: Spec,
 }
 
 /// dL/do of [`ObeliskSample`]. Inputs: its inputs, then dL/dX. Summed in two stages in a fixed order.
@@ -138,6 +159,12 @@ impl Geometry {
     pub(super) fn samples(&self) -> Spec {
         let [d, h, w] = self.grid;
         Spec::map([self.n, self.c * self.k, d, h, w])
+    }
+
+    /// Slopes of the samples.
+    fn slopes(&self) -> Spec {
+        let [d, h, w] = self.grid;
+        Spec::map([self.n, 3 * self.terms * self.c * self.k, d, h, w])
     }
 
     pub(super) fn locations(&self) -> usize {
@@ -305,14 +332,29 @@ impl Op for ObeliskSample {
     }
 
     fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
-        Ok(vec![geometry(self.name(), inputs, self.locations)?.samples()])
+        let g = geometry(self.name(), inputs, self.locations)?;
+        if !self.slopes {
+            return Ok(vec![g.samples()]);
+        }
+        if !g.k.is_multiple_of(4) {
+            let reason = "slopes are stored for a number of offsets that is a multiple of four";
+            return Err(GraphError::shape(self.name(), inputs, reason));
+        }
+        Ok(vec![g.samples(), g.slopes()])
     }
 
     fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
         let g = geometry(self.name(), io.inputs, self.locations)?;
         let samples = g.samples();
+        let slopes = self.slopes.then(|| g.slopes());
+        let (entry, flops) = if self.slopes {
+            ("sample_slopes", 60)
+        } else {
+            ("sample", 32)
+        };
         let points = io.inputs.len() - 1; // the offsets stand in where there are none
-        Ok(slices(&[&samples], caps)
+        let together: Vec<&Spec> = [&samples].into_iter().chain(&slopes).collect();
+        Ok(slices(&together, caps)
             .into_iter()
             .map(|run| {
                 let count = run.count * g.grid[1] * g.grid[2];
@@ -326,16 +368,19 @@ impl Op for ObeliskSample {
                 Dispatch {
                     constants: [g.constants(), vec![fours]].concat(),
                     params: g.params(&io.inputs[0], own),
-                    bindings: vec![
+                    bindings: [
                         read(BufferRef::Input(0)),
                         run.of(&samples, write(BufferRef::Output(0))),
                         read(BufferRef::Input(1)),
                         read(BufferRef::Input(points)),
-                    ],
+                    ]
+                    .into_iter()
+                    .chain(slopes.iter().map(|s| run.of(s, write(BufferRef::Output(1)))))
+                    .collect(),
                     workgroups: linear_groups(invocations, 64),
-                    iterations: 4,
-                    flops: (count * samples.blocks() * 4 * g.terms * 32) as u64,
-                    ..Dispatch::new(SHADER, "sample")
+                    iterations: 6,
+                    flops: (count * samples.blocks() * 4 * g.terms * flops) as u64,
+                    ..Dispatch::new(SHADER, entry)
                 }
             })
             .collect())
@@ -348,7 +393,9 @@ impl Op for ObeliskSample {
         upstream: &[Option<Value>],
         wanted: &[bool],
     ) -> Result<Vec<Gradient>, GraphError> {
-        let upstream = upstream[0].expect("the one output has a gradient");
+        let Some(upstream) = upstream[0].filter(|_| upstream.len() < 2 || upstream[1].is_none()) else {
+            return no_second_derivative(self.name());
+        };
         let locations = self.locations;
         let mut flows = vec![Gradient::Stops; node.inputs.len()];
         if wanted[0] {
@@ -358,8 +405,14 @@ impl Op for ObeliskSample {
             flows[0] = Gradient::Flows(graph.push1(op, &inputs)?);
         }
         if wanted[1] {
-            let inputs = [&node.inputs[..], &[upstream]].concat();
-            flows[1] = Gradient::Flows(graph.push1(ObeliskOffsetGradient { locations }, &inputs)?);
+            let gradient = if self.slopes {
+                let offsets = graph.spec(node.inputs[1]).clone();
+                graph.push1(ObeliskSlopeGradient { offsets }, &[node.outputs[1], upstream])?
+            } else {
+                let inputs = [&node.inputs[..], &[upstream]].concat();
+                graph.push1(ObeliskOffsetGradient { locations }, &inputs)?
+            };
+            flows[1] = Gradient::Flows(gradient);
         }
         Ok(flows)
     }
@@ -380,7 +433,140 @@ impl Op for ObeliskSample {
             });
         });
         output.data = sums.into_iter().map(|v| v as f32).collect();
-        vec![output]
+        if !self.slopes {
+            return vec![output];
+        }
+        let mut slopes = Tensor::zeros(&g.slopes().shape);
+        let mut sums = vec![0f64; slopes.data.len()];
+        g.visit(inputs[1], inputs.get(2).copied(), |n, k, j, s, position| {
+            let sign = if j == 0 { 1.0 } else { -1.0 };
+            g.corners(position, |[z, y, x], _, along| {
+                for c in 0..g.c {
+                    for axis in 0..3 {
+                        let term = n * 3 * g.terms + 3 * j + 2 - axis;
+                        let extent = (g.size[axis] - 1) as f64;
+                        let value = sign * image.at(n, c, z, y, x) as f64;
+                        sums[((term * g.c + c) * g.k + k) * locations + s] +=
+                            value * along[axis] * extent / 2.0;
+                    }
+                }
+            });
+        });
+        slopes.data = sums.into_iter().map(|v| v as f32).collect();
+        vec![output, slopes]
+    }
+}
+
+impl Op for ObeliskSlopeGradient {
+    fn name(&self) -> &'static str {
+        "obelisk_slope_gradient"
+    }
+
+    fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
+        let channels = |spec: &Spec| spec.ncdhw().map_or(0, |s| s[1]);
+        let [k, terms] = [self.offsets.shape[1], self.offsets.shape[3] * 3];
+        match inputs {
+            [slopes, upstream]
+                if channels(upstream).is_multiple_of(k)
+                    && channels(slopes) == terms * channels(upstream)
+                    && [slopes, upstream].iter().all(|s| s.layout == Layout::Map)
+                    && slopes.shape[2..] == upstream.shape[2..]
+                    && slopes.shape[0] == upstream.shape[0] =>
+            {
+                Ok(vec![self.offsets.clone()])
+            }
+            _ => Err(GraphError::shape(self.name(), inputs, "takes slopes and dL/dX")),
+        }
+    }
+
+    fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        let (slopes, upstream) = (&io.inputs[0], &io.inputs[1]);
+        let offsets = self.offsets.shape[1] / 4;
+        let terms = self.offsets.shape[3] * 3;
+        let plane = upstream.shape[3] * upstream.shape[4];
+        let channels = upstream.blocks() / offsets;
+        let shader = shader!("obelisk_slopes", "common/divide");
+        let runs = slices(&[upstream, slopes], caps);
+        let threads = |run: &Slices| {
+            let count = run.count * plane;
+            // A processor needs few, and fewer are faster to add up.
+            let enough = match caps.cpu {
+                true => (4096 / offsets).clamp(8, 64),
+                false => reduction_threads(count, offsets),
+            };
+            enough.max((count * channels).div_ceil(60_000)).min(count)
+        };
+        let partials: usize = runs.iter().map(threads).sum();
+        let params = |count: usize, threads: usize, first: usize| {
+            vec![
+                ("count", count.into()),
+                ("plane", plane.into()),
+                ("blocks", upstream.blocks().into()),
+                ("offsets", offsets.into()),
+                ("channels", channels.into()),
+                ("threads", threads.into()),
+                ("first", first.into()),
+            ]
+        };
+        let sums = BufferRef::Scratch(0);
+        let mut first = 0;
+        let mut dispatches = Vec::new();
+        for run in &runs {
+            let (count, threads) = (run.count * plane, threads(run));
+            dispatches.push(Dispatch {
+                constants: vec![("TERMS", terms as u32)],
+                params: params(count, threads, first),
+                bindings: vec![
+                    run.of(upstream, read(BufferRef::Input(1))),
+                    run.of(slopes, read(BufferRef::Input(0))),
+                    write(sums),
+                ],
+                workgroups: linear_groups(threads * offsets, 64),
+                iterations: (count.div_ceil(threads) * (channels + 1)) as u64,
+                flops: (count * channels * offsets * terms * 8) as u64,
+                ..Dispatch::new(shader, "partial")
+            });
+            first += threads;
+        }
+        dispatches.push(Dispatch {
+            constants: vec![("TERMS", terms as u32)],
+            params: params(offsets * terms, partials, 0),
+            bindings: vec![read(sums), write(BufferRef::Output(0))],
+            workgroups: linear_groups(offsets * terms, 64),
+            iterations: partials as u64,
+            flops: (partials * offsets * terms * 4) as u64,
+            ..Dispatch::new(shader, "total")
+        });
+        io.scratch((partials * offsets * terms * 16) as u64);
+        Ok(dispatches)
+    }
+
+    fn gradient(
+        &self,
+        _: &mut Graph,
+        _: &NodeView,
+        _: &[Option<Value>],
+        _: &[bool],
+    ) -> Result<Vec<Gradient>, GraphError> {
+        no_second_derivative(self.name())
+    }
+
+    fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
+        let (slopes, upstream) = (inputs[0], inputs[1]);
+        let [n, columns, d, h, w] = upstream.ncdhw();
+        let (k, terms) = (self.offsets.shape[1], self.offsets.shape[3] * 3);
+        let mut sums = vec![0f64; k * terms];
+        for i in 0..n {
+            for (column, term) in (0..columns).flat_map(|c| (0..terms).map(move |t| (c, t))) {
+                for s in 0..d * h * w {
+                    let g = upstream.data[(i * columns + column) * d * h * w + s] as f64;
+                    let slope = slopes.data[((i * terms + term) * columns + column) * d * h * w + s] as f64;
+                    sums[column % k * terms + term] += g * slope;
+                }
+            }
+        }
+        let sums = sums.into_iter().map(|v| v as f32).collect();
+        vec![Tensor::new(&self.offsets.shape, sums)]
     }
 }
 
@@ -479,10 +665,7 @@ impl Op for ObeliskOffsetGradient {
 
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
         let (upstream, rest) = inputs.split_last().expect("checked on insertion");
-        let sample = ObeliskSample {
-            locations: self.locations,
-        };
-        let g = sample.host_geometry(rest);
+        let g = ObeliskSample::new(self.locations).host_geometry(rest);
         let image = rest[0];
         let locations: usize = g.grid.iter().product();
         let mut sums = vec![0f64; g.k * g.terms * 3];
