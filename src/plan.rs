@@ -123,10 +123,14 @@ pub struct Texture {
 }
 
 impl Texture {
-    /// One that holds so many bytes.
+    /// One that holds so many bytes. Never of 2ⁿ rows, for which llvmpipe compiles a kernel once more: with its cache empty it
+    /// then also keeps the second form of a kernel under another name than the next process looks for.
     pub(crate) fn of(texel: Texel, bytes: u64) -> Texture {
-        let rows = bytes.div_ceil(Texel::ROW * texel.bytes()) as u32;
-        Texture { texel, rows }
+        let rows = bytes.div_ceil(Texel::ROW * texel.bytes()).max(3) as u32;
+        Texture {
+            texel,
+            rows: rows + u32::from(rows.is_power_of_two()),
+        }
     }
 
     /// Bytes that it takes.

@@ -5,8 +5,8 @@ use crate::op::{Access, BufferRef, Dispatch, Texel};
 
 /// Storage textures that a kernel may read: WebGPU promises four.
 const MOST: usize = 4;
-/// Rows of a texture: WebGPU promises so many.
-const MOST_ROWS: u64 = 8192;
+/// Rows of a texture: WebGPU promises one more, but [`Texture::of`] avoids powers of two.
+const MOST_ROWS: u64 = 8191;
 
 /// What a launch reads through a texture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
