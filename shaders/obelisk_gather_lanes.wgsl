@@ -1,11 +1,11 @@
 // obelisk_gather_sparse.wgsl on software Vulkan with subgroups of eight. Lanes are neighbours along x. First each lane sees to
 // one offset, and whether it brings a grid point near the lanes' plane and rows; then all go through those that do, one after
-// the other. One invocation ROWS rows along y and four channels.
+// the other. One invocation ROWS rows along y and BLOCKS times four channels, two at most.
 const ROWS: u32 = 4u;
-// Channels of a voxel that an invocation has: fewer than four where the image has fewer.
-const LANES: u32 = 4u;
+const BLOCKS: u32 = 1u;
 
-var<private> sums: array<vec4f, ROWS>;
+// [block][row]
+var<private> sums: array<vec4f, BLOCKS * ROWS>;
 // Of the offset that a lane sees to, by row: its weight by z and y, and where the grid's row starts in dX.
 var<private> weights: array<f32, ROWS>;
 var<private> starts: array<u32, ROWS>;
@@ -16,31 +16,38 @@ fn look(row: u32, y: u32, o: Position, z_start: u32, z_weight: f32) {
     starts[row] = z_start + along_y.point * params.grid_x;
 }
 
-fn add(row: u32, source: u32, x: Near, channel: u32) {
+fn add(row: u32, source: u32, x: Near, block: u32, k: u32) {
     let weight = x.weight * subgroupShuffle(weights[row], source);
     let at = subgroupShuffle(starts[row], source) + x.point;
-    sums[row].x += weight * upstream_at(at, channel);
-    if (LANES > 1u) {
-        sums[row].y += weight * upstream_at(at, channel + params.offsets);
-    }
-    if (LANES > 2u) {
-        sums[row].z += weight * upstream_at(at, channel + 2u * params.offsets);
-    }
-    if (LANES > 3u) {
-        sums[row].w += weight * upstream_at(at, channel + 3u * params.offsets);
+    sums[row] += weight * upstream_of(at, block, k);
+    if (BLOCKS > 1u) {
+        sums[ROWS + row] += weight * upstream_of(at, block + 1u, k);
     }
 }
 
-fn put(row: u32, y: u32, start: u32, channels: u32, written: u32) {
+fn put(i: u32, row: u32, y: u32, start: u32, channels: u32, written: u32) {
     if (y + row < params.size_y) {
         for (var lane = 0u; lane < written; lane++) {
             let at = start + row * params.stride_y + lane * params.stride_lane;
-            var sum = select(0.0, sums[row][lane], lane < channels);
+            var sum = select(0.0, sums[i * ROWS + row][lane], lane < channels);
             if (params.first > 0u) {
                 sum += image_gradient[at];
             }
             image_gradient[at] = sum;
         }
+    }
+}
+
+fn put_block(i: u32, n: u32, block: u32, voxel: u32, y: u32) {
+    if (i < BLOCKS && block * 4u < params.channels) {
+        let channels = min(4u, params.channels - block * 4u);
+        let start = image_start(n, block * 4u) + voxel;
+        // A map's padding lanes are written as zeros; a flat image has none.
+        let written = select(channels, 4u, params.stride_lane == 1u && params.stride_x == 4u);
+        put(i, 0u, y, start, channels, written);
+        put(i, 1u, y, start, channels, written);
+        put(i, 2u, y, start, channels, written);
+        put(i, 3u, y, start, channels, written);
     }
 }
 
@@ -58,13 +65,13 @@ fn main(
     }
     let row_eights = (params.size_x + 7u) / 8u;
     let row_groups = (params.size_y + ROWS - 1u) / ROWS;
-    let blocks = (params.channels + 3u) / 4u;
+    let block_groups = (params.channels + 4u * BLOCKS - 1u) / (4u * BLOCKS);
     let row = index / row_eights;
     let x = index % row_eights * 8u + lane;
     let y = row % row_groups * ROWS;
     let z = row / row_groups % params.size_z;
-    let block = row / row_groups / params.size_z % blocks;
-    let n = row / row_groups / params.size_z / blocks;
+    let block = row / row_groups / params.size_z % block_groups * BLOCKS;
+    let n = row / row_groups / params.size_z / block_groups;
 
     let terms = params.offsets * (1u + BINARY);
     let first_z = i32(params.first) - i32(n * params.grid_z);
@@ -91,22 +98,17 @@ fn main(
             let whole = subgroupShuffle(o.whole.x, source);
             let fraction = subgroupShuffle(o.fraction.x, source);
             let along_x = near(x, whole, fraction, params.grid_x, params.size_x);
-            let channel = block * 4u * params.offsets + ((first + source) >> BINARY);
-            add(0u, source, along_x, channel);
-            add(1u, source, along_x, channel);
-            add(2u, source, along_x, channel);
-            add(3u, source, along_x, channel);
+            let k = (first + source) >> BINARY;
+            add(0u, source, along_x, block, k);
+            add(1u, source, along_x, block, k);
+            add(2u, source, along_x, block, k);
+            add(3u, source, along_x, block, k);
         }
     }
     if (x >= params.size_x) {
         return;
     }
-    let channels = min(4u, params.channels - block * 4u);
-    let start = image_start(n, block * 4u) + x * params.stride_x + y * params.stride_y + z * params.stride_z;
-    // A map's padding lanes are written as zeros; a flat image has none.
-    let written = select(channels, 4u, params.stride_lane == 1u && params.stride_x == 4u);
-    put(0u, y, start, channels, written);
-    put(1u, y, start, channels, written);
-    put(2u, y, start, channels, written);
-    put(3u, y, start, channels, written);
+    let voxel = x * params.stride_x + y * params.stride_y + z * params.stride_z;
+    put_block(0u, n, block, voxel, y);
+    put_block(1u, n, block + 1u, voxel, y);
 }

@@ -5,14 +5,9 @@ const BLOCKS: u32 = 1u;
 
 var<private> sums: array<vec4f, BLOCKS>;
 
-fn add(i: u32, at: u32, channel: u32, weight: f32) {
+fn add(i: u32, at: u32, block: u32, k: u32, weight: f32) {
     if (i < BLOCKS) {
-        let first = channel + 4u * i * params.offsets;
-        let second = first + params.offsets;
-        let third = second + params.offsets;
-        let fourth = third + params.offsets;
-        sums[i] += weight * vec4f(
-            upstream_at(at, first), upstream_at(at, second), upstream_at(at, third), upstream_at(at, fourth));
+        sums[i] += weight * upstream_of(at, block + i, k);
     }
 }
 
@@ -75,11 +70,10 @@ fn main(
         let sign = select(1.0, -1.0, (term & BINARY) == 1u);
         let weight = along_z.weight * along_y.weight * along_x.weight * sign;
         let at = u32(point_z - first_z) * points + along_y.point * params.grid_x + along_x.point;
-        let channel = block * 4u * params.offsets + k;
-        add(0u, at, channel, weight);
-        add(1u, at, channel, weight);
-        add(2u, at, channel, weight);
-        add(3u, at, channel, weight);
+        add(0u, at, block, k, weight);
+        add(1u, at, block, k, weight);
+        add(2u, at, block, k, weight);
+        add(3u, at, block, k, weight);
     }
     let voxel = x * params.stride_x + y * params.stride_y + z * params.stride_z;
     put(0u, n, block, voxel);

@@ -14,6 +14,7 @@ pub mod fill;
 mod fixed_point;
 pub mod grid_sample;
 pub mod hard_mining;
+pub mod interleave;
 pub mod join;
 pub mod layout;
 pub mod leaky_relu;

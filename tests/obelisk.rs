@@ -479,6 +479,10 @@ fn fused_layers_of_odd_sizes_agree_with_the_reference_and_central_differences() 
         (1, 1, [4, 4, 4], 12, [7, 2, 4], 4, 16),
         (1, 1, [6, 5, 7], 9, [9, 8, 5], 1, 36),
         (1, 3, [3, 6, 5], 2, [1, 1, 1], 2, 6),
+        // The image's gradient with interleaved channels: a sparse grid, a multiple of four channels; more than eight offsets.
+        (1, 4, [5, 9, 19], 9, [2, 3, 4], 1, 5),
+        (2, 12, [4, 4, 11], 3, [2, 2, 3], 1, 8),
+        (1, 4, [4, 6, 8], 2, [2, 2, 3], 2, 8),
         // Weights beyond 64 KiB: of one group, of several, and with groups that start between multiples of 256 bytes.
         (1, 1, [4, 5, 6], 300, [2, 3, 2], 1, 64),
         (2, 1, [4, 5, 6], 280, [1, 2, 2], 2, 128),

@@ -1,6 +1,5 @@
 // What the gathers of the image's gradient share on grids whose points lie more than two voxels apart: one point at most is
-// within a voxel of a place, and no loop has to look for more.
-@group(0) @binding(2) var<storage, read> upstream: array<f32>;
+// within a voxel of a place, and no loop has to look for more. obelisk_upstream or obelisk_upstream_fours reads dX.
 @group(0) @binding(5) var<storage, read_write> image_gradient: array<f32>;
 
 struct Near { point: u32, weight: f32 }
@@ -15,9 +14,4 @@ fn near(v: u32, whole: i32, fraction: f32, points: u32, size: u32) -> Near {
     let rest = f32(numerator - voxel * last) / f32(last);
     let distance = f32(i32(voxel) + whole - i32(v)) + (rest + fraction);
     return Near(point, max(1.0 - abs(distance), 0.0));
-}
-
-fn upstream_at(at: u32, channel: u32) -> f32 {
-    let known = min(channel, params.channels * params.offsets - 1u);
-    return upstream[4u * (at + (known >> 2u) * params.grid_y * params.grid_x) + (known & 3u)];
 }

@@ -2,6 +2,7 @@
 //! X, K·C numbers a location, is never kept from the forward pass to the gradients: they sample again.
 
 use super::conv3d::{Conv3dConfig, Conv3dInputGradient, conv3d};
+use super::interleave::Interleave;
 use super::obelisk_sample::{Geometry, Locations, ObeliskImageGradient, ObeliskSample, OwnParams, geometry};
 use super::*;
 
@@ -459,6 +460,7 @@ impl Op for ObeliskLayer {
         }
         if wanted[0] {
             let specs: Vec<Spec> = node.inputs.iter().map(|v| graph.spec(*v).clone()).collect();
+            let g = Layer::new(self.name(), &specs, self)?.g;
             let config = Conv3dConfig {
                 groups: self.groups,
                 ..Default::default()
@@ -467,12 +469,19 @@ impl Op for ObeliskLayer {
                 config,
                 first: 0,
                 whole: true,
-                source: Layer::new(self.name(), &specs, self)?.g.samples(),
+                source: g.samples(),
             };
-            let dx = graph.push1(op, &[upstream, node.inputs[weight]])?;
+            // Between groups columns can't change places.
+            let interleaved = self.groups == 1 && ObeliskImageGradient::interleaves(&g);
+            let weights = match interleaved {
+                true => graph.push1(Interleave { channels: g.c }, &[node.inputs[weight]])?,
+                false => node.inputs[weight],
+            };
+            let dx = graph.push1(op, &[upstream, weights])?;
             let op = ObeliskImageGradient {
                 locations: self.locations,
                 image: specs[0].clone(),
+                interleaved,
             };
             let inputs = [&node.inputs[1..weight], &[dx]].concat();
             flows[0] = Gradient::Flows(graph.push1(op, &inputs)?);

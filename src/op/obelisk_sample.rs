@@ -3,24 +3,28 @@
 use super::fixed_point::Scatter;
 use super::*;
 
-/// The gather of the image's gradient in the form for [`Geometry::is_sparse`].
-const GATHER_LANES: Shader = shader!(
-    "obelisk_gather_lanes",
-    "common/divide",
-    "common/obelisk",
-    "common/obelisk_near",
-    "common/trilinear"
-);
-/// Blocks of four channels that an invocation of it has at most.
-const GATHERED: usize = 4;
-/// The same without subgroups.
-const GATHER_SPARSE: Shader = shader!(
-    "obelisk_gather_sparse",
-    "common/divide",
-    "common/obelisk",
-    "common/obelisk_near",
-    "common/trilinear"
-);
+/// The gather of the image's gradient for [`Geometry::is_sparse`], with subgroups of eight or without.
+fn gather_module(lanes: bool, interleaved: bool) -> Shader {
+    macro_rules! gather {
+        ($name:literal, $upstream:literal) => {
+            shader!(
+                $name,
+                "common/divide",
+                "common/obelisk",
+                "common/obelisk_near",
+                $upstream,
+                "common/trilinear"
+            )
+        };
+    }
+    match (lanes, interleaved) {
+        (true, false) => gather!("obelisk_gather_lanes", "common/obelisk_upstream"),
+        (true, true) => gather!("obelisk_gather_lanes", "common/obelisk_upstream_fours"),
+        (false, false) => gather!("obelisk_gather_sparse", "common/obelisk_upstream"),
+        (false, true) => gather!("obelisk_gather_sparse", "common/obelisk_upstream_fours"),
+    }
+}
+
 const SHADER: Shader = shader!(
     "obelisk_sample",
     "common/divide",
@@ -93,6 +97,9 @@ pub struct ObeliskImageGradient {
     pub locations: Locations,
     /// Shape and layout of the image.
     pub image: Spec,
+    /// dL/dX has channel k·C + c in place of c·K + k, so that a voxel's channels lie together: where
+    /// [`ObeliskImageGradient::interleaves`] says so.
+    pub interleaved: bool,
 }
 
 /// The numbers of a sampling: image `[n, c, size]`, K offsets, `terms` samples each, on `grid`.
@@ -401,7 +408,11 @@ impl Op for ObeliskSample {
         if wanted[0] {
             let image = graph.spec(node.inputs[0]).clone();
             let inputs = [&node.inputs[1..], &[upstream]].concat();
-            let op = ObeliskImageGradient { locations, image };
+            let op = ObeliskImageGradient {
+                locations,
+                image,
+                interleaved: false,
+            };
             flows[0] = Gradient::Flows(graph.push1(op, &inputs)?);
         }
         if wanted[1] {
@@ -688,6 +699,12 @@ impl Op for ObeliskOffsetGradient {
 }
 
 impl ObeliskImageGradient {
+    /// Whether the gradient of an image of C channels takes dL/dX with channel k·C + c: C is a multiple of four, and the grid's
+    /// points lie more than two voxels apart on each axis.
+    pub(super) fn interleaves(g: &Geometry) -> bool {
+        g.is_sparse() && g.c.is_multiple_of(4)
+    }
+
     fn geometry(&self, inputs: &[Spec]) -> Result<Geometry, GraphError> {
         let mut all = vec![self.image.clone()];
         all.extend_from_slice(&inputs[..inputs.len().saturating_sub(1)]);
@@ -769,6 +786,10 @@ impl Op for ObeliskImageGradient {
             let reason = format!("the last input must be {:?}", g.samples());
             return Err(GraphError::shape(self.name(), inputs, reason));
         }
+        if self.interleaved && !Self::interleaves(&g) {
+            let reason = "interleaved channels are for sparse grids and a multiple of four channels";
+            return Err(GraphError::shape(self.name(), inputs, reason));
+        }
         Ok(vec![self.image.clone()])
     }
 
@@ -781,34 +802,33 @@ impl Op for ObeliskImageGradient {
         let [d, h, w] = g.size;
         let planes = g.n * self.image.blocks() * d;
         let samples = g.samples();
-        if g.is_sparse() && caps.eight_lanes() {
-            // In few runs: each after the first reads what is there number by number.
-            let whole = Caps {
+        if g.is_sparse() {
+            // Blocks of four channels that an invocation has at most, and the voxels of its rows.
+            let eights = caps.eight_lanes();
+            let (most, rows, width) = if eights { (2, 4, 8) } else { (4, 1, 1) };
+            let groups = self.image.blocks().div_ceil(most);
+            let own = [
+                ("BLOCKS", self.image.blocks().div_ceil(groups) as u32),
+                ("LANES", g.c.min(4) as u32),
+            ];
+            // In few runs where loads are slow: each after the first reads what is there number by number.
+            let caps = Caps {
                 texels: false,
                 ..*caps
             };
-            let rows = planes * h.div_ceil(4) * w.div_ceil(8);
-            let mut constants = g.constants();
-            constants.push(("LANES", g.c.min(4) as u32));
-            let gather = |run: Slices| Dispatch {
-                constants: constants.clone(),
-                subgroups: true,
-                workgroups: linear_groups(rows * 8, 64),
-                iterations: (g.k * g.terms * 2) as u64,
-                ..self.gather(&g, upstream, rows, run, GATHER_LANES, "main")
+            let count = g.n * groups * d * h.div_ceil(rows) * w.div_ceil(width);
+            let gather = |run: Slices| {
+                let module = gather_module(eights, self.interleaved);
+                let gather = self.gather(&g, upstream, count, run, module, "main");
+                Dispatch {
+                    constants: [gather.constants, own.to_vec()].concat(),
+                    subgroups: eights,
+                    workgroups: linear_groups(count * width, 64),
+                    iterations: (g.k * g.terms * 2) as u64,
+                    ..gather
+                }
             };
-            return Ok(slices(&[&samples], &whole).into_iter().map(gather).collect());
-        }
-        if g.is_sparse() {
-            let groups = self.image.blocks().div_ceil(GATHERED);
-            let blocks = self.image.blocks().div_ceil(groups);
-            let constants = [g.constants(), vec![("BLOCKS", blocks as u32)]].concat();
-            let gather = |run: Slices| Dispatch {
-                constants: constants.clone(),
-                iterations: (g.k * g.terms) as u64,
-                ..self.gather(&g, upstream, g.n * groups * d * h * w, run, GATHER_SPARSE, "main")
-            };
-            return Ok(slices(&[&samples], caps).into_iter().map(gather).collect());
+            return Ok(slices(&[&samples], &caps).into_iter().map(gather).collect());
         }
         // Grid points within a voxel of a place on an axis, with the shader's margin.
         let near = |axis: usize| match (g.size[axis], g.grid[axis]) {
@@ -847,7 +867,11 @@ impl Op for ObeliskImageGradient {
             let sign = if j == 0 { 1.0 } else { -1.0 };
             g.corners(position, |[z, y, x], weight, _| {
                 for c in 0..g.c {
-                    let up = upstream.data[((n * g.c + c) * g.k + k) * locations + s] as f64;
+                    let channel = match self.interleaved {
+                        true => k * g.c + c,
+                        false => c * g.k + k,
+                    };
+                    let up = upstream.data[(n * g.c * g.k + channel) * locations + s] as f64;
                     sums[image.index(n, c, z, y, x)] += sign * weight * up;
                 }
             });
