@@ -122,13 +122,30 @@ fn other_operations() -> Graph {
     let map = g.input("map", Spec::map([1, 3, 4, 5, 6])).unwrap();
     let points = g.input("points", Spec::flat(&[1, 9, 3])).unwrap();
     let offsets = parameter(&mut g, "offsets", &[1, 8, 1, 2, 3]);
-    let sample = ObeliskSample::new(Locations::Points);
-    let sampled = g.push1(sample, &[map, offsets, points]).unwrap();
-    let spec = g.spec(sampled).clone();
-    let above = g.input("sampled upstream", spec).unwrap();
-    let gradients = g.gradients_from(&[(sampled, above)], &[map, offsets]).unwrap();
-    for (i, gradient) in gradients.into_iter().enumerate() {
-        g.keep(&format!("sampled gradient {i}"), gradient.unwrap());
+    let above = g.input("sampled upstream", Spec::map([1, 24, 1, 1, 9])).unwrap();
+    for slopes in [false, true] {
+        let sample = ObeliskSample {
+            locations: Locations::Points,
+            slopes,
+        };
+        let sampled = g.push(sample, &[map, offsets, points]).unwrap()[0];
+        let gradients = g.gradients_from(&[(sampled, above)], &[map, offsets]).unwrap();
+        for (i, gradient) in gradients.into_iter().enumerate() {
+            g.keep(&format!("sampled gradient {i}, {slopes}"), gradient.unwrap());
+        }
+    }
+    // Channels of an image together in dX, and apart.
+    for channels in [4, 5] {
+        let image = g
+            .input(&format!("{channels}"), Spec::map([1, channels, 9, 9, 9]))
+            .unwrap();
+        let mix = parameter(&mut g, &format!("mix {channels}"), &[4, 8 * channels, 1, 1, 1]);
+        let layer = obelisk_layer(&mut g, image, offsets, mix, None, Locations::Grid([3; 3]), 1).unwrap();
+        let above = g
+            .input(&format!("above {channels}"), g.spec(layer).clone())
+            .unwrap();
+        let gradient = g.gradients_from(&[(layer, above)], &[image]).unwrap()[0].unwrap();
+        g.keep(&format!("image gradient {channels}"), gradient);
     }
     // A layer whose samples exceed what its gradients hold in memory: the original OBELISK's at 144³.
     let image = g.input("image", Spec::flat(&[1, 1, 144, 144, 144])).unwrap();
