@@ -9,13 +9,13 @@ use serde::Serialize;
 
 pub use ceilings::{Ceilings, ceilings, copy_plan, fma_plan};
 
-use crate::gpu::{AdapterSummary, Device, DeviceOptions, Executable, GpuError, Memory, Resident, Weights};
+use crate::gpu::{AdapterSummary, Device, Executable, GpuError, Memory, Resident, Weights};
 use crate::graph::{Graph, GraphError, Init};
 use crate::model::{self, Builder, Network};
-use crate::op::StepScalars;
 use crate::op::arg_max::ArgMax;
 use crate::op::obelisk_layer::obelisk_layer;
 use crate::op::obelisk_sample::Locations;
+use crate::op::{Forms, StepScalars};
 use crate::plan::Plan;
 use crate::tensor::{Spec, Tensor, scrambled};
 use crate::train::{Loss, sparse_training_graph, training_graph};
@@ -157,6 +157,8 @@ pub struct Kernel {
 pub struct Report {
     /// The adapter.
     pub adapter: AdapterSummary,
+    /// The forms of the kernels.
+    pub forms: Forms,
     /// What it reaches at best; measured with the kernels' times.
     pub ceilings: Option<Ceilings>,
     /// What was measured.
@@ -165,17 +167,21 @@ pub struct Report {
     pub timestamps: bool,
 }
 
+/// Opens the device that is measured, of its own for each measurement: its memory starts empty, and its
+/// pipelines are compiled anew.
+pub type Open<'a> = &'a dyn Fn() -> Result<Device, GpuError>;
+
 /// Inference: images to labels, or a layer's forward pass.
-pub fn inference(options: &DeviceOptions, settings: &Settings, since: Instant) -> Result<Report, BenchError> {
+pub fn inference(open: Open, settings: &Settings, since: Instant) -> Result<Report, BenchError> {
     let graph = match &settings.subject {
         Subject::Network { arch, labels, .. } => labels_graph(model::find(arch)?, settings, *labels)?,
         Subject::Layer(layer) => layer_graph(layer, settings, false)?,
     };
-    measure(options, settings, &graph, false, since)
+    measure(open, settings, &graph, false, since)
 }
 
 /// Training steps: loss, gradients, Adam; of a layer, forward and backward.
-pub fn training(options: &DeviceOptions, settings: &Settings, since: Instant) -> Result<Report, BenchError> {
+pub fn training(open: Open, settings: &Settings, since: Instant) -> Result<Report, BenchError> {
     let [d, h, w] = settings.size;
     let shape = [settings.batch, settings.channels, d, h, w];
     let graph = match &settings.subject {
@@ -202,7 +208,7 @@ pub fn training(options: &DeviceOptions, settings: &Settings, since: Instant) ->
             }
         }
     };
-    measure(options, settings, &graph, true, since)
+    measure(open, settings, &graph, true, since)
 }
 
 fn labels_graph(network: &Network, settings: &Settings, labels: usize) -> Result<Graph, GraphError> {
@@ -252,14 +258,13 @@ fn layer_graph(layer: &Layer, settings: &Settings, backward: bool) -> Result<Gra
 }
 
 fn measure(
-    options: &DeviceOptions,
+    open: Open,
     settings: &Settings,
     graph: &Graph,
     training: bool,
     since: Instant,
 ) -> Result<Report, BenchError> {
-    // A device of its own: its memory starts empty and its pipelines are compiled anew.
-    let device = pollster::block_on(Device::open(options))?;
+    let device = open()?;
     let plan = Plan::new(graph, device.caps())?;
     tracing::debug!("{plan}");
     let arenas = if training { 4 } else { 1 };
@@ -301,6 +306,7 @@ fn measure(
     let plan = executable.plan();
     Ok(Report {
         adapter: device.adapter().clone(),
+        forms: device.caps().forms,
         ceilings: best,
         timestamps,
         measurement: Measurement {

@@ -13,7 +13,8 @@ mod train;
 use std::path::Path;
 
 use clap::{Parser, Subcommand};
-use obelisk::gpu::{Device, DeviceOptions};
+use obelisk::gpu::{Device, DeviceOptions, FormsChoice, GpuError};
+use obelisk::tune;
 
 /// Train and run OBELISK-Net and other small 3D segmentation networks on any GPU.
 #[derive(Debug, Parser)]
@@ -28,7 +29,12 @@ pub struct Arguments {
     /// Use only WebGPU's default limits and no optional features
     #[arg(long, global = true)]
     portable: bool,
-    /// Keep no compiled pipelines on disk (as when OBELISK_NO_CACHE is set)
+    /// Forms of the kernels. auto: as measured once on this adapter, as a resumed training has recorded, and built in where
+    /// --portable or --no-cache are given; measure: measure anew; built-in: as the adapter's properties tell; or
+    /// texels=on|off,fills=N
+    #[arg(long, global = true, value_name = "FORMS", default_value = "auto")]
+    forms: FormsChoice,
+    /// Keep no compiled pipelines and no measured forms on disk (as when OBELISK_NO_CACHE is set)
     #[arg(long, global = true)]
     no_cache: bool,
     /// Say more on stderr; twice for the plans
@@ -72,7 +78,8 @@ pub fn run(arguments: Arguments, started: std::time::Instant) -> anyhow::Result<
         backend: arguments.backend,
         portable: arguments.portable,
         kernels_for_gpus: false,
-        pipeline_cache: cache_folder(arguments.no_cache),
+        forms: arguments.forms,
+        cache: cache_folder(arguments.no_cache),
     };
     match arguments.command {
         Command::Info(command) => command.run(&options),
@@ -99,8 +106,9 @@ pub fn start_logging(verbose: u8) {
         .init();
 }
 
+/// Opens the device and says which; for commands that don't measure themselves.
 fn open_device(options: &DeviceOptions) -> anyhow::Result<Device> {
-    let device = pollster::block_on(Device::open(options))?;
+    let device = open_tuned(options)?;
     let adapter = device.adapter();
     eprintln!(
         "adapter: {} ({}, {})",
@@ -109,7 +117,16 @@ fn open_device(options: &DeviceOptions) -> anyhow::Result<Device> {
     Ok(device)
 }
 
-/// Where compiled pipelines are kept: a folder in the user's caches, unless it is switched off.
+/// Opens the device with the forms that suit it, measured now where they are not known.
+fn open_tuned(options: &DeviceOptions) -> Result<Device, GpuError> {
+    let (device, tuning) = tune::open(options)?;
+    if let Some(tuning) = tuning {
+        eprintln!("forms measured in {:.1} s: {tuning}", tuning.seconds);
+    }
+    Ok(device)
+}
+
+/// Where compiled pipelines and measured forms are kept: a folder in the user's caches, unless it is switched off.
 fn cache_folder(off: bool) -> Option<std::path::PathBuf> {
     if off || std::env::var_os("OBELISK_NO_CACHE").is_some() {
         return None;

@@ -187,6 +187,35 @@ pub fn finished(out: &Path) -> Result<Vec<Vec<FoldResult>>, CrossvalError> {
     Ok(rows)
 }
 
+/// The trainings in a folder, begun or finished, by row and fold.
+///
+/// # Errors
+/// A folder that can't be read.
+pub fn begun(out: &Path) -> Result<Vec<PathBuf>, CrossvalError> {
+    let mut runs = Vec::new();
+    for row in subfolders(out)? {
+        runs.extend(subfolders(&row)?);
+    }
+    runs.retain(|run| run.join("config.toml").exists());
+    Ok(runs)
+}
+
+/// The settings of a training, its `config.toml`.
+///
+/// # Errors
+/// A file that can't be read, or holds none.
+pub fn run_settings(run: &Path) -> Result<Settings, CrossvalError> {
+    let path = run.join("config.toml");
+    let text = std::fs::read_to_string(&path).map_err(|source| CrossvalError::Io {
+        path: path.clone(),
+        source,
+    })?;
+    toml::from_str(&text).map_err(|e| CrossvalError::Folder {
+        path,
+        problem: e.to_string(),
+    })
+}
+
 fn subfolders(folder: &Path) -> Result<Vec<PathBuf>, CrossvalError> {
     let io = |source| CrossvalError::Io {
         path: folder.into(),
@@ -247,16 +276,18 @@ impl Job {
         {
             return Err(other("folds"));
         }
-        // the dataset may lie elsewhere on another machine
+        // the dataset may lie elsewhere on another machine, whose adapter may take other forms
         let mut settings = result.settings;
         settings.dataset = self.settings.dataset.clone();
+        settings.forms = self.settings.forms;
         match settings == self.settings {
             true => Ok(result.weights == self.weights),
             false => Err(other("settings")),
         }
     }
 
-    fn run(&self, out: &Path) -> PathBuf {
+    /// The folder of the fold's training.
+    pub fn run(&self, out: &Path) -> PathBuf {
         fold_folder(out, &self.name, self.settings.fold.unwrap_or_default())
     }
 
@@ -300,7 +331,8 @@ impl Job {
             })?;
         }
         let resume = run.join("checkpoint.safetensors").exists();
-        let settings = self.settings_for(&run, resume)?;
+        let mut settings = self.settings_for(&run, resume)?;
+        settings.forms = Some(device.caps().forms);
         let text = toml::to_string(&settings).map_err(|e| CrossvalError::Recipe(e.to_string()))?;
         write(&run.join("config.toml"), text.as_bytes())?;
         device.reset_peak();
@@ -344,19 +376,12 @@ impl Job {
     /// The settings, with the dataset's place as the run that is to be resumed has it.
     fn settings_for(&self, run: &Path, resume: bool) -> Result<Settings, CrossvalError> {
         let mut settings = self.settings.clone();
-        let path = run.join("config.toml");
         if !resume {
             return Ok(settings);
         }
-        let text = std::fs::read_to_string(&path).map_err(|source| CrossvalError::Io {
-            path: path.clone(),
-            source,
-        })?;
-        let before: Settings = toml::from_str(&text).map_err(|e| CrossvalError::Folder {
-            path,
-            problem: e.to_string(),
-        })?;
+        let before = run_settings(run)?;
         settings.dataset = before.dataset.clone();
+        settings.forms = before.forms;
         match settings == before {
             true => Ok(settings),
             false => Err(CrossvalError::Folder {

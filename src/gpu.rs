@@ -3,14 +3,18 @@
 mod cache;
 mod device;
 mod executable;
+mod forms;
 mod memory;
 mod reading;
 mod timing;
 
 pub use device::{AdapterSummary, Device, DeviceOptions, adapters};
 pub use executable::{Executable, Resident, Weights};
+pub use forms::{FormsChoice, FormsSource};
 pub use memory::{AllocatorMemory, Memory};
 pub use reading::Reading;
+
+use crate::op::Forms;
 
 /// What can go wrong with a device.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +29,16 @@ pub enum GpuError {
         adapter: String,
         /// What the backend said.
         reason: String,
+    },
+    /// Forms of the kernels that the adapter can't take.
+    #[error("{adapter} can't take the forms {forms}: {problem}; `--forms built-in` takes its own")]
+    Forms {
+        /// The forms.
+        forms: Forms,
+        /// The adapter's name.
+        adapter: String,
+        /// What is in the way.
+        problem: String,
     },
     /// A buffer could not be allocated.
     #[error("the device has no memory for {label} ({mib} MiB): {reason}; use a smaller grid or batch")]

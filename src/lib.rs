@@ -25,6 +25,8 @@ pub mod receptive_field;
 pub mod shader;
 pub mod tensor;
 pub mod train;
+#[cfg(feature = "cli")]
+pub mod tune;
 pub mod volume;
 #[cfg(all(feature = "web", target_arch = "wasm32"))]
 pub mod web;

@@ -28,8 +28,10 @@ pub mod upsample;
 
 use std::any::Any;
 use std::fmt;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 pub use crate::graph::{Graph, GraphError, Value};
 pub use crate::shader;
@@ -157,10 +159,8 @@ pub struct Caps {
     pub subgroups: Option<(u32, u32)>,
     /// A driver that runs shaders on the CPU: no barriers, register-blocked lanes.
     pub cpu: bool,
-    /// Kernels read storage buffers through textures, after a copy. llvmpipe loads from buffers lane by lane and from storage
-    /// textures as a vector: 13 and 0.7 ns a number where the processor has no AVX-512, and a copy takes 0.5 ns a number.
-    /// It pays for the smallest: a sparse step takes 0.089 s, 0.12 s where bindings below 64 KiB are read as buffers.
-    pub texels: bool,
+    /// What these properties don't tell.
+    pub forms: Forms,
     /// Bytes that a plan's slots may take before the plan gives time for less. Slabs leave a GPU half idle: on an NVIDIA H200
     /// the hybrid's inference at 144³ takes 11 ms in slabs with 131 MB, 4 ms without with 438 MB.
     pub spare: u64,
@@ -173,7 +173,7 @@ impl Caps {
         max_buffer: 256 << 20,
         subgroups: None,
         cpu: false,
-        texels: false,
+        forms: Forms::PORTABLE,
         spare: 0,
     };
 
@@ -186,10 +186,43 @@ impl Caps {
     /// Bytes that kernels bind at once where they can work on a part: fewer than they may where each binding takes a
     /// texture as large.
     pub fn part(&self) -> u64 {
-        match self.texels {
+        match self.forms.texels {
             true => self.max_binding.min(16 << 20),
             false => self.max_binding,
         }
+    }
+}
+
+/// What of the kernels' forms no property of an adapter tells: built in, or measured on it ([`crate::tune`]). A training
+/// records them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Forms {
+    /// Kernels read storage buffers through textures, after a copy; for drivers on the CPU. llvmpipe loads from buffers lane by
+    /// lane and from storage textures as a vector: 13 and 0.7 ns a number where the processor has no AVX-512, and a copy takes
+    /// 0.5 ns a number. It pays for the smallest: a sparse step takes 0.089 s, 0.12 s where bindings below 64 KiB are read as
+    /// buffers.
+    pub texels: bool,
+    /// Invocations below which a GPU has some of its units idle, so that each of a convolution rather has fewer outputs. WebGPU
+    /// tells no number of units. The order of a sum does not depend on it.
+    pub fills: u32,
+}
+
+impl Forms {
+    /// Buffers, and a GPU of 132 units with 256 invocations each, say.
+    pub const PORTABLE: Forms = Forms {
+        texels: false,
+        fills: 1 << 15,
+    };
+    /// What [`Forms::fills`] can be: from the least number to more than any GPU runs at once.
+    pub const FILLS: RangeInclusive<u32> = 1..=1 << 24;
+}
+
+/// As `--forms` takes them: `texels=on,fills=32768`.
+impl fmt::Display for Forms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let texels = if self.texels { "on" } else { "off" };
+        write!(f, "texels={texels},fills={}", self.fills)
     }
 }
 
@@ -266,7 +299,7 @@ pub enum BufferRef {
 pub enum Access {
     /// `var<storage, read>`
     Read,
-    /// As [`Access::Read`], through a texture that the range is copied to before ([`Caps::texels`]); the plan makes these.
+    /// As [`Access::Read`], through a texture that the range is copied to before ([`Forms::texels`]); the plan makes these.
     Texels(Texel),
     /// `var<storage, read_write>`
     ReadWrite,

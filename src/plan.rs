@@ -113,7 +113,7 @@ pub struct ResidentInput {
     pub texel: Option<Texel>,
 }
 
-/// A texture that buffers are copied to, for kernels that read it ([`Caps::texels`]).
+/// A texture that buffers are copied to, for kernels that read it ([`Forms::texels`](crate::op::Forms::texels)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Texture {
     /// What its texels hold.
@@ -242,7 +242,7 @@ impl Plan {
 
     /// Makes the launches of a plan that was put together by hand read as those of a graph's do; each copies what it reads.
     pub(crate) fn through_texels(mut self, caps: &Caps) -> Plan {
-        if caps.texels {
+        if caps.forms.texels {
             for launch in &mut self.launches {
                 let read = launch.dispatch.bindings.iter().zip(&launch.bound);
                 let sizes: HashMap<BufferRef, u64> = read

@@ -170,6 +170,10 @@ struct CheckpointRecord {
 
 /// Trains a network and fills the run's folder: `config.toml`, `log.csv`, `last.safetensors`, `best.safetensors`
 /// and `checkpoint.safetensors`, from which `resume` goes on. Returns the log.
+///
+/// # Errors
+/// Settings, data or files that don't fit, forms in the settings that are not the device's among them, and the device's
+/// failures.
 pub async fn train(
     device: &Device,
     settings: &Settings,
@@ -178,6 +182,11 @@ pub async fn train(
     resume: bool,
     mut report: impl FnMut(Event),
 ) -> Result<Vec<EpochRecord>, TrainError> {
+    let forms = device.caps().forms;
+    if let Some(recorded) = settings.forms.filter(|recorded| *recorded != forms) {
+        let message = format!("the settings say forms {recorded}, the device was opened with {forms}");
+        return Err(TrainError::Settings(message));
+    }
     let network = model::find(&settings.arch)?;
     let preprocessing = &data.preprocessing;
     let grid = training_grid(preprocessing)?;
@@ -192,22 +201,34 @@ pub async fn train(
     let weights = Weights::new(device, &plan, true).await?;
 
     let checkpoint_path = run.join("checkpoint.safetensors");
+    let own = Settings {
+        forms: Some(forms),
+        ..settings.clone()
+    };
     let mut record = CheckpointRecord {
-        settings: settings.clone(),
+        settings: own.clone(),
         epochs_done: 0,
         best: None,
         log: Vec::new(),
     };
     if resume {
         let (found, tensors) = weights::load::<CheckpointRecord>(&checkpoint_path)?;
-        if found.settings != *settings {
+        let found_settings = Settings {
+            forms: own.forms,
+            ..found.settings.clone()
+        };
+        if found_settings != own {
             let message = format!(
                 "{} was made with other settings; resume with its own",
                 checkpoint_path.display()
             );
             return Err(TrainError::Settings(message));
         }
-        record = found;
+        // Other forms are the caller's decision.
+        record = CheckpointRecord {
+            settings: own,
+            ..found
+        };
         weights.upload(device, &tensors)?;
         weights.upload_moments(device, &tensors)?;
     } else {

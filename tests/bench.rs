@@ -128,6 +128,7 @@ fn the_report_is_consistent() {
     ] {
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_obelisk"))
             .args(["bench", "--size", "24,32,24", "--steps", "1", "--json"])
+            .args(["--forms", "fills=4099"])
             .args(arguments)
             .output()
             .unwrap();
@@ -136,6 +137,7 @@ fn the_report_is_consistent() {
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         let m = &report["training"];
         assert!(m["seconds"]["median"].as_f64() > Some(0.0), "{report}");
+        assert_eq!(report["forms"]["fills"], 4099);
         let sparse = arguments.contains(&"--sparse");
         assert_eq!(m["resident_bytes"], if sparse { 2 * 24 * 32 * 24 * 4 } else { 0 });
         assert_eq!(report["inference"].is_null(), sparse);
@@ -156,7 +158,7 @@ fn pipelines_are_kept_and_damaged_ones_ignored() {
     let folder = tempfile::tempdir().unwrap();
     let open = || {
         let options = DeviceOptions {
-            pipeline_cache: Some(folder.path().join("pipelines")),
+            cache: Some(folder.path().join("pipelines")),
             ..Default::default()
         };
         pollster::block_on(Device::open(&options)).unwrap()

@@ -68,9 +68,10 @@ fn train(run: &Path, more: &[&str]) -> Output {
 }
 
 /// Kills a training after its first checkpoint and resumes it.
-fn train_killed_and_resumed(config: &Path, run: &Path) {
+fn train_killed_and_resumed(config: &Path, run: &Path, more: &[&str]) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_obelisk"))
         .args(["train", "--config", text(config), "--out", text(run)])
+        .args(more)
         .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
@@ -128,7 +129,7 @@ fn training_twice_gives_the_same_bytes_and_so_does_resuming() {
     }
 
     // Killed after the first epoch's checkpoint, and resumed.
-    train_killed_and_resumed(&path("a").join("config.toml"), &path("c"));
+    train_killed_and_resumed(&path("a").join("config.toml"), &path("c"), &[]);
     assert_eq!(weights("a"), weights("c"));
 
     refused(&train(&path("a"), &[]), 1, "holds a run");
@@ -138,6 +139,74 @@ fn training_twice_gives_the_same_bytes_and_so_does_resuming() {
     let training = info.training.unwrap();
     assert_eq!(training.held_out.len(), 4);
     assert_eq!(training.trained_on.len(), 14);
+}
+
+#[test]
+fn a_training_records_its_forms_and_resuming_obeys_them() {
+    if !adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let weights = |run: &str| std::fs::read(path(run).join("last.safetensors")).unwrap();
+    let config = |run: &str| std::fs::read_to_string(path(run).join("config.toml")).unwrap();
+    let resume = |run: &str, more: &[&str]| {
+        let run = path(run);
+        obelisk(&[&["-vv", "train", "--resume", "--out", text(&run)], more].concat())
+    };
+    let opened_with = |output: &Output, fills: &str| {
+        done(output);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(told.contains(&format!("fills: {fills} }}")), "{told}");
+    };
+    // Forms that nobody would measure, which give other bytes where the driver runs on the CPU.
+    let forms = ["--forms", "texels=off,fills=4099"];
+    done(&train(&path("a"), &forms));
+    let recorded = "[forms]\ntexels = false\nfills = 4099\n";
+    assert!(config("a").contains(recorded), "{}", config("a"));
+    train_killed_and_resumed(&path("a").join("config.toml"), &path("b"), &forms);
+    assert_eq!(weights("a"), weights("b"));
+    assert_eq!(config("a"), config("b"));
+    opened_with(&resume("b", &[]), "4099");
+    opened_with(&resume("b", &["--forms", "fills=5000"]), "5000");
+    assert_eq!(
+        config("a"),
+        config("b"),
+        "what the run was begun with stays on record"
+    );
+
+    // Another run does not take them over.
+    let (run, settings) = (path("c"), path("a").join("config.toml"));
+    let train = [
+        "train",
+        "--config",
+        text(&settings),
+        "--out",
+        text(&run),
+        "--epochs",
+        "1",
+    ];
+    done(&obelisk(&train));
+    assert!(
+        config("c").contains("[forms]") && !config("c").contains("4099"),
+        "{}",
+        config("c")
+    );
+
+    // Nor do runs that older versions wrote miss them: these had what is built in.
+    let (before, _) = config("a")
+        .split_once("[forms]")
+        .map(|(a, b)| (a.to_owned(), b.to_owned()))
+        .unwrap();
+    std::fs::write(path("b").join("config.toml"), &before).unwrap();
+    opened_with(&resume("b", &[]), "32768");
+    // Forms that can't be are refused.
+    std::fs::write(
+        path("b").join("config.toml"),
+        format!("{before}[forms]\ntexels = false\nfills = 0\n"),
+    )
+    .unwrap();
+    refused(&resume("b", &[]), 1, "--forms");
 }
 
 #[test]
@@ -195,7 +264,7 @@ fn sparse_training_twice_gives_the_same_bytes_and_so_does_resuming() {
     done(&train(&path("b"), &sparse));
     assert_eq!(weights("a"), weights("b"));
 
-    train_killed_and_resumed(&path("a").join("config.toml"), &path("c"));
+    train_killed_and_resumed(&path("a").join("config.toml"), &path("c"), &[]);
     assert_eq!(weights("a"), weights("c"));
 
     // Its weights answer at single points, the same by world coordinates and by voxels, and on any grid.
@@ -473,6 +542,13 @@ fn mistakes_are_told_from_failures_by_exit_codes() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     refused(&obelisk(&["predict"]), 2, "--model");
+    for (forms, part) in [
+        ("fast", "built-in"),
+        ("fills=0", "from 1 to"),
+        ("texels=maybe", "on or off"),
+    ] {
+        refused(&obelisk(&["info", "--forms", forms]), 2, part);
+    }
     refused(&obelisk(&["train", "--out", text(&path("run"))]), 2, "DATASET");
     let data = data();
     refused(

@@ -98,7 +98,7 @@ fn folds_are_trained_once_and_the_table_has_evaluates_numbers() {
     // One fold alone: a table that says what it covers.
     let note =
         "Only part of the folds is finished: Hybrid has 1 of 2 (fold 1); unet has 1 of 2 (fold 1). All rows";
-    let table = done(&run("one", &["--fold", "1"]));
+    let table = done(&run("one", &["--fold", "1", "--forms", "fills=4099"]));
     assert!(table.starts_with(&format!("**{note}")), "{table}");
     assert!(
         table.contains("| Hybrid | 226,529 |") && table.contains("weights: those of the last epoch"),
@@ -106,6 +106,13 @@ fn folds_are_trained_once_and_the_table_has_evaluates_numbers() {
     );
     assert_eq!(std::fs::read_to_string(path("one/table.md")).unwrap(), table);
     refused(&run("one", &["--fold", "2"]), 2, "folds 0 to 1");
+    // What is trained later in the folder has the forms of what is there.
+    std::fs::remove_dir_all(path("one/unet")).unwrap();
+    done(&run("one", &["--fold", "1"]));
+    for network in NETWORKS {
+        let config = std::fs::read_to_string(path("one").join(network).join("fold_1/config.toml")).unwrap();
+        assert!(config.contains("fills = 4099"), "{config}");
+    }
 
     // The other fold is killed after its first training, and goes on from there: what is finished stays untouched.
     let mut child = command("two", &["--fold", "0"])

@@ -536,7 +536,7 @@ fn samples_far_outside_an_image_that_is_sampled_often_are_zeros() {
             let packs = |l: &Launch| l.dispatch.shader.name == "obelisk_cells_pack";
             assert_eq!(
                 plan.launches.iter().any(packs),
-                caps.texels && caps.subgroups.is_some()
+                caps.forms.texels && caps.subgroups.is_some()
             );
         }
     }

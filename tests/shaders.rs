@@ -8,10 +8,15 @@ use common::*;
 use obelisk::graph::Graph;
 use obelisk::model::{Builder, NETWORKS};
 use obelisk::op::arg_max::ArgMax;
-use obelisk::op::{Caps, Dispatch};
+use obelisk::op::{Caps, Dispatch, Forms};
 use obelisk::plan::Plan;
 use obelisk::tensor::Spec;
 use obelisk::train::{Loss, training_graph};
+
+const TEXELS: Forms = Forms {
+    texels: true,
+    ..Forms::PORTABLE
+};
 
 /// What adapters look like: WebGPU's promises, a GPU with subgroups, a CPU driver.
 fn adapters() -> [Caps; 5] {
@@ -20,7 +25,7 @@ fn adapters() -> [Caps; 5] {
         Caps::PORTABLE,
         Caps {
             cpu: true,
-            texels: true,
+            forms: TEXELS,
             ..Caps::PORTABLE
         },
         Caps {
@@ -30,7 +35,7 @@ fn adapters() -> [Caps; 5] {
         Caps {
             subgroups,
             cpu: true,
-            texels: true,
+            forms: TEXELS,
             spare: 64 << 20,
             ..Caps::PORTABLE
         },

@@ -4,10 +4,10 @@ mod common;
 use common::*;
 use obelisk::gpu::{Executable, Resident, Weights};
 use obelisk::graph::Graph;
+use obelisk::op::StepScalars;
 use obelisk::op::add::Add;
 use obelisk::op::join::join;
 use obelisk::op::turn_offsets::turn_offsets;
-use obelisk::op::{Caps, StepScalars};
 use obelisk::plan::Plan;
 use obelisk::tensor::{Spec, Tensor};
 
@@ -146,12 +146,10 @@ fn a_resident_moves_between_a_texture_and_a_buffer_as_plans_read_it() {
             let spec = Spec::flat(&shape);
             let resident = Resident::upload(device, &resident_data, spec).await.unwrap();
             for texels in [true, false, true, false] {
-                let caps = Caps {
-                    texels: texels && device.caps().texels,
-                    ..*device.caps()
-                };
+                let mut caps = *device.caps();
+                caps.forms.texels &= texels;
                 let plan = Plan::new(&graph, &caps).unwrap();
-                assert_eq!(plan.residents[0].texel.is_some(), caps.texels);
+                assert_eq!(plan.residents[0].texel.is_some(), caps.forms.texels);
                 let weights = Weights::new(device, &plan, false).await.unwrap();
                 let mut executable = Executable::new(device, plan, &weights).await.unwrap();
                 executable.bind(device, "a", &resident).await.unwrap();

@@ -6,7 +6,7 @@ use obelisk::bench::{self, Kernel, Layer, Measurement, Report, Settings, Subject
 use obelisk::gpu::DeviceOptions;
 use obelisk::train::Loss;
 
-use super::Usage;
+use super::{Usage, open_tuned};
 
 /// `obelisk bench`
 #[derive(Debug, Args)]
@@ -75,14 +75,15 @@ pub struct Bench {
 impl Bench {
     pub fn run(&self, options: &DeviceOptions, started: Instant) -> anyhow::Result<()> {
         let settings = self.settings()?;
+        let open = || open_tuned(options);
         let mut since = started;
         let mut reports = Vec::new();
         if !self.training && self.sparse.is_none() {
-            reports.push(("inference", bench::inference(options, &settings, since)?));
+            reports.push(("inference", bench::inference(&open, &settings, since)?));
             since = Instant::now();
         }
         if !self.inference {
-            reports.push(("training", bench::training(options, &settings, since)?));
+            reports.push(("training", bench::training(&open, &settings, since)?));
         }
         if self.json {
             println!("{}", self.to_json(&reports)?);
@@ -150,6 +151,7 @@ impl Bench {
         });
         for (what, report) in reports {
             all["adapter"] = serde_json::to_value(&report.adapter)?;
+            all["forms"] = serde_json::to_value(report.forms)?;
             if let Some(ceilings) = &report.ceilings {
                 all["ceilings"] = serde_json::to_value(ceilings)?;
                 all["timestamps"] = report.timestamps.into();
@@ -188,6 +190,7 @@ impl Bench {
             if i == 0 {
                 let adapter = &report.adapter;
                 println!("{} ({}, {})", adapter.name, adapter.backend, adapter.driver);
+                println!("forms: {}", report.forms);
                 println!("{}", self.what());
             }
             print_measurement(what, &report.measurement);

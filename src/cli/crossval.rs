@@ -4,12 +4,12 @@ use anyhow::Context;
 use clap::Args;
 use obelisk::crossval::{self, CrossvalError, Epoch, FoldResult, Job, Row, Table};
 use obelisk::dataset::{Dataset, Fold};
-use obelisk::gpu::{Device, DeviceOptions};
+use obelisk::gpu::{Device, DeviceOptions, FormsChoice};
 use obelisk::picture;
 use obelisk::preprocess::Preprocessing;
 use obelisk::train::TrainingData;
 
-use super::train::{Progress, TrainingOptions, derive_preprocessing, draw_pictures};
+use super::train::{Progress, TrainingOptions, derive_preprocessing, draw_pictures, open_recorded};
 use super::{Usage, open_device};
 
 /// `obelisk crossval`
@@ -176,7 +176,8 @@ impl Crossval {
         if jobs.is_empty() {
             return Ok(Vec::new());
         }
-        let device = open_device(options)?;
+        let begun = crossval::begun(&self.out)?;
+        let mut device: Option<(FormsChoice, Device)> = None;
         let mut data: Option<(usize, TrainingData)> = None;
         let mut failed = Vec::new();
         let count = jobs.len();
@@ -191,7 +192,23 @@ impl Crossval {
                 data = Some((k, load(dataset, preprocessing, fold)?));
             }
             let (_, data) = data.as_ref().context("loaded above")?;
-            match self.run_fold(&device, dataset, data, &job) {
+            // As the fold was begun, or else as the first in the folder was: every fold runs with the same forms.
+            let own = job.run(&self.out);
+            let record = begun.iter().find(|run| **run == own).or(begun.first());
+            let record = record.filter(|_| options.forms == FormsChoice::Auto);
+            let forms = match record {
+                Some(run) => crossval::run_settings(run)?.recorded_forms(),
+                None => options.forms,
+            };
+            if device.as_ref().is_none_or(|(of, _)| *of != forms) {
+                let opened = match record {
+                    Some(run) => open_recorded(options, forms, &run.join("config.toml"))?,
+                    None => open_device(options)?,
+                };
+                device = Some((forms, opened));
+            }
+            let (_, device) = device.as_ref().context("opened above")?;
+            match self.run_fold(device, dataset, data, &job) {
                 Ok(result) => {
                     let mean = self.write_table(rows)?;
                     eprintln!(

@@ -47,6 +47,7 @@ impl Info {
             let networks: Vec<_> = NETWORKS.iter().map(|n| (n.name, n.about)).collect();
             let report = serde_json::json!({
                 "adapters": found, "chosen": chosen, "why": why,
+                "forms": device.caps().forms, "forms_source": device.forms_source().to_string(),
                 "networks": networks.into_iter().collect::<std::collections::BTreeMap<_, _>>(),
             });
             println!("{}", serde_json::to_string_pretty(&report)?);
@@ -57,6 +58,11 @@ impl Info {
             print_adapter(i, adapter);
         }
         println!("\nChosen: {} ({}): {why}", chosen.name, chosen.backend);
+        println!(
+            "Forms of the kernels: {} ({})",
+            device.caps().forms,
+            device.forms_source()
+        );
         println!("\nNetworks (--arch)");
         for network in NETWORKS {
             println!("  {:20} {}", network.name, network.about);

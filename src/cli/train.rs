@@ -5,7 +5,7 @@ use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use obelisk::dataset::{Dataset, Folds};
-use obelisk::gpu::DeviceOptions;
+use obelisk::gpu::{Device, DeviceOptions, FormsChoice, GpuError};
 use obelisk::model;
 use obelisk::picture::{self, CurvePoint};
 use obelisk::preprocess::{Overrides, Preprocessing};
@@ -115,7 +115,7 @@ pub(super) fn three<T: std::str::FromStr>(text: &str) -> Result<[T; 3], String> 
 
 impl Train {
     pub fn run(&self, options: &DeviceOptions) -> anyhow::Result<()> {
-        let settings = self.settings()?;
+        let mut settings = self.settings()?;
         let config_path = self.out.join("config.toml");
         if !self.resume && !self.force && config_path.exists() {
             anyhow::bail!(
@@ -132,7 +132,11 @@ impl Train {
             data.training.len(),
             data.validation.len()
         );
-        let device = open_device(options)?;
+        let device = match self.resume && options.forms == FormsChoice::Auto {
+            false => open_device(options)?,
+            true => open_recorded(options, settings.recorded_forms(), &config_path)?,
+        };
+        settings.forms = Some(device.caps().forms);
 
         std::fs::create_dir_all(&self.out).with_context(|| format!("{}", self.out.display()))?;
         if !self.resume {
@@ -180,7 +184,11 @@ impl Train {
         let mut settings = match config {
             Some(path) => {
                 let text = std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
-                toml::from_str(&text).with_context(|| format!("{}", path.display()))?
+                let settings: Settings =
+                    toml::from_str(&text).with_context(|| format!("{}", path.display()))?;
+                // Another run's were for its adapter.
+                let forms = settings.forms.filter(|_| self.resume);
+                Settings { forms, ..settings }
             }
             None => {
                 let Some(dataset) = &self.dataset else {
@@ -200,6 +208,26 @@ impl Train {
         self.options.apply(&mut settings)?;
         Ok(settings)
     }
+}
+
+/// Opens the device with the forms of the kernels that are on record.
+pub(super) fn open_recorded(
+    options: &DeviceOptions,
+    forms: FormsChoice,
+    record: &Path,
+) -> anyhow::Result<Device> {
+    let options = DeviceOptions {
+        forms,
+        ..options.clone()
+    };
+    open_device(&options).map_err(|error| match error.downcast_ref() {
+        Some(GpuError::Forms { .. }) => error.context(format!(
+            "{} records forms of another adapter; resume there (--adapter), or go on with others (--forms), which may round \
+             sums differently",
+            record.display()
+        )),
+        _ => error,
+    })
 }
 
 impl TrainingOptions {

@@ -109,6 +109,7 @@ fn row(common: &Table, own: Table, name: &str) -> Result<Row, CrossvalError> {
         Some(_) => return Err(wrong(&"`paper` must be true or false")),
     };
     let mut table = Table::try_from(start).map_err(|e| wrong(&e))?;
+    told.remove("forms"); // a run's record of its adapter, where its settings serve as a recipe
     let validates = told.contains_key("validate_every");
     table.extend(told);
     Ok(Row {

@@ -4,8 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use super::GpuError;
 use super::cache::PipelineCache;
+use super::forms::{self, DeviceForms, FormsChoice, FormsLimits, FormsSource};
 use super::memory::{Buffer, Charge, Counted, Ledger, Memory, Texture};
-use crate::op::{Access, Caps, Dispatch, Texel};
+use crate::op::{Access, Caps, Dispatch, Forms, Texel};
 use crate::plan;
 
 /// Which adapter to use and how much of it.
@@ -20,8 +21,11 @@ pub struct DeviceOptions {
     /// Use the kernels that are meant for GPUs where a driver runs on the processor, too: tests of kernels do, so that
     /// they need no GPU.
     pub kernels_for_gpus: bool,
-    /// A folder to keep compiled pipelines in from one process to the next, where the backend gives them out (Vulkan).
-    pub pipeline_cache: Option<PathBuf>,
+    /// Which forms of the kernels.
+    pub forms: FormsChoice,
+    /// A folder to keep measured forms and compiled pipelines in from one process to the next; these where the backend gives
+    /// them out (Vulkan).
+    pub cache: Option<PathBuf>,
 }
 
 /// An adapter as `obelisk info` shows it.
@@ -168,6 +172,7 @@ pub struct Device {
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
     caps: Caps,
+    forms: DeviceForms,
     summary: AdapterSummary,
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
     cache: Option<PipelineCache>,
@@ -241,9 +246,28 @@ impl Device {
         } else {
             let mut wish =
                 wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY;
-            wish.set(wgpu::Features::PIPELINE_CACHE, options.pipeline_cache.is_some());
+            wish.set(wgpu::Features::PIPELINE_CACHE, options.cache.is_some());
             (adapter.features() & wish, adapter.limits())
         };
+        let cpu = info.device_type == wgpu::DeviceType::Cpu && !options.kernels_for_gpus;
+        let built_in = Forms {
+            // SwiftShader, the other driver on the CPU, is a third slower through textures.
+            texels: cpu && info.driver == "llvmpipe",
+            ..Forms::PORTABLE
+        };
+        // What is meant for every device is not what one adapter likes best.
+        let own = !options.portable && !options.kernels_for_gpus;
+        let folder = options.cache.as_ref().filter(|_| own);
+        let forms = DeviceForms::settle(
+            options.forms,
+            built_in,
+            folder.map(|folder| forms::file(folder, &info)),
+            FormsLimits {
+                adapter: info.name.clone(),
+                cpu,
+                texture_side: limits.max_texture_dimension_2d,
+            },
+        )?;
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("obelisk"),
@@ -272,23 +296,28 @@ impl Device {
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
             uncaptured.lock().unwrap().get_or_insert(error.to_string());
         }));
-        let cpu = info.device_type == wgpu::DeviceType::Cpu && !options.kernels_for_gpus;
         let caps = Caps {
-            max_binding: limits.max_storage_buffer_binding_size,
+            // Through textures no more than any adapter's hold.
+            max_binding: match forms.forms.texels {
+                true => limits
+                    .max_storage_buffer_binding_size
+                    .min(Caps::PORTABLE.max_binding),
+                false => limits.max_storage_buffer_binding_size,
+            },
             max_buffer: limits.max_buffer_size,
             subgroups: subgroups(&info, features),
             cpu,
-            // SwiftShader, the other driver on the CPU, is a third slower through textures.
-            texels: cpu && info.driver == "llvmpipe",
+            forms: forms.forms,
             spare: if cpu { 64 << 20 } else { SPARE },
         };
-        let folder = options.pipeline_cache.as_ref();
+        let folder = options.cache.as_ref();
         let cache = folder.and_then(|folder| PipelineCache::open(&device, &info, folder));
         tracing::debug!(adapter = info.name, ?caps, "device opened");
         Ok(Device {
             device,
             queue,
             caps,
+            forms,
             summary: summary(adapter),
             pipelines: Mutex::new(HashMap::new()),
             cache,
@@ -301,6 +330,30 @@ impl Device {
     /// What decides the kernels' forms and splits.
     pub fn caps(&self) -> &Caps {
         &self.caps
+    }
+
+    /// Where the forms in [`Device::caps`] come from.
+    pub fn forms_source(&self) -> &FormsSource {
+        &self.forms.source
+    }
+
+    /// Whether forms that are measured are kept for later processes.
+    pub fn keeps_forms(&self) -> bool {
+        self.forms.are_kept()
+    }
+
+    /// Keeps measured forms for later devices on this adapter, where there is a folder for them; a file that can't be written
+    /// is reported.
+    pub fn keep_forms(&self, forms: &Forms) {
+        self.forms.keep(forms);
+    }
+
+    /// Whether kernels of these forms can run on the device.
+    ///
+    /// # Errors
+    /// [`GpuError::Forms`]: what is in the way.
+    pub fn allow_forms(&self, forms: &Forms) -> Result<(), GpuError> {
+        self.forms.allow(forms)
     }
 
     /// The adapter behind the device.

@@ -289,7 +289,7 @@ impl Layer {
         let [d, h, w] = self.g.size;
         let count = self.g.n * (d + 2) * (h + 1) * (w + 1);
         let samples = self.g.locations() * self.g.k * self.g.terms;
-        let pays = shuffles(caps) && caps.texels && samples >= SAMPLES_A_CELL * count;
+        let pays = shuffles(caps) && caps.forms.texels && samples >= SAMPLES_A_CELL * count;
         let fits = count as u64 * 16 <= caps.spare.min(caps.max_binding);
         let flat = self.g.c == 1 && self.image.layout == Layout::Flat;
         (pays && fits && flat).then(|| (io.scratch(count as u64 * 16), count))

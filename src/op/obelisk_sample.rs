@@ -812,10 +812,8 @@ impl Op for ObeliskImageGradient {
                 ("LANES", g.c.min(4) as u32),
             ];
             // In few runs where loads are slow: each after the first reads what is there number by number.
-            let caps = Caps {
-                texels: false,
-                ..*caps
-            };
+            let mut caps = *caps;
+            caps.forms.texels = false;
             let count = g.n * groups * d * h.div_ceil(rows) * w.div_ceil(width);
             let gather = |run: Slices| {
                 let module = gather_module(eights, self.interleaved);

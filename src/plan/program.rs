@@ -161,7 +161,7 @@ impl Program {
         io.in_place = in_place;
         let mut dispatches = step.op.dispatches(&mut io, &self.caps)?;
         step.scratch = io.scratch;
-        if self.caps.texels {
+        if self.caps.forms.texels {
             let bytes = |buffer| match buffer {
                 BufferRef::Input(i) => Some(inputs[i].bytes()),
                 BufferRef::Output(i) => Some(outputs[i].bytes()),

@@ -1,4 +1,4 @@
-//! Reading through textures ([`Caps::texels`]): which bindings, and which texture holds what when.
+//! Reading through textures ([`Forms::texels`](crate::op::Forms::texels)): which bindings, and which texture holds what when.
 
 use super::{Bound, Launch, PlanBuffer, ResidentInput, Texture};
 use crate::op::{Access, BufferRef, Dispatch, Texel};

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::Folds;
+use crate::gpu::FormsChoice;
 use crate::model::{self, Network};
+use crate::op::Forms;
 
 /// What is minimised (method section 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +99,10 @@ pub struct Settings {
     pub stored_spacing: bool,
     /// Target grid in voxels (D, H, W); absent to cover the dataset's scans.
     pub size: Option<[usize; 3]>,
+    /// Forms of the kernels that the run was begun with and is resumed with; absent in what older versions wrote, which
+    /// stands for the built-in ones. No wish: another run's settings are read without them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forms: Option<Forms>,
 }
 
 impl Settings {
@@ -141,6 +147,7 @@ impl Settings {
             spacing: None,
             stored_spacing: false,
             size: None,
+            forms: None,
         }
     }
 
@@ -167,6 +174,11 @@ impl Settings {
             },
             ..Settings::new(dataset, network.name)
         }
+    }
+
+    /// The choice of forms that resumes the run.
+    pub fn recorded_forms(&self) -> FormsChoice {
+        self.forms.map_or(FormsChoice::BuiltIn, FormsChoice::from)
     }
 
     /// Learning rate at step `step` of `steps` an epoch.

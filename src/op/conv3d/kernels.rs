@@ -15,8 +15,6 @@ use crate::tensor::{Layout, Spec};
 
 /// Invocations of every workgroup here.
 const GROUP: usize = 64;
-/// Invocations below which a GPU has some of its units idle, and each rather does less: 132 of them with 256 each, say.
-const FILLS_A_GPU: usize = 1 << 15;
 /// In place of the channels of a group where all blocks see all channels: first_output / this is 0.
 const UNGROUPED: u32 = 1 << 30;
 
@@ -387,7 +385,8 @@ impl Lattice {
             block_groups(out_blocks, if shuffle && taps == 1 { 8 } else { 4 });
         let points = batch * az.count * ay.count * ax.count;
         // In place, an invocation has all outputs.
-        let few = !caps.cpu && !io.in_place && points / 4 * block_groups < FILLS_A_GPU;
+        let fills = caps.forms.fills as usize;
+        let few = !caps.cpu && !io.in_place && points / 4 * block_groups < fills;
         if few {
             (blocks, block_groups) = (1, out_blocks);
         }
@@ -424,9 +423,9 @@ impl Lattice {
         // On software Vulkan eight rows gain an eighth, unless more than that lies past the last; but the driver takes up to 2 s
         // to compile them the first time, longer than four, which small maps never win back.
         let padded = |rows: usize| ay.count.next_multiple_of(rows);
-        let large = caps.texels && points >= 1 << 17 && 8 * padded(8) < 9 * padded(4);
+        let large = caps.forms.texels && points >= 1 << 17 && 8 * padded(8) < 9 * padded(4);
         let rows = match () {
-            _ if few && points / 4 * block_groups < FILLS_A_GPU => 1,
+            _ if few && points / 4 * block_groups < fills => 1,
             _ if few => 4,
             _ if ay.count > 4 && blocks <= 2 || large && blocks <= 4 => 8,
             _ => 4,

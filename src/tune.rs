@@ -1,0 +1,225 @@
+//! The forms of kernels that suit an adapter, measured where its properties don't tell: small graphs in each form, in turn. The choice is kept on disk with the compiled pipelines.
+
+use web_time::Instant;
+
+use crate::bench::{BenchError, clock};
+use crate::gpu::{Device, DeviceOptions, Executable, FormsChoice, FormsSource, GpuError, Weights};
+use crate::graph::{Graph, GraphError, Init};
+use crate::op::avg_pool3d::AvgPool3d;
+use crate::op::conv3d::{Conv3dConfig, conv3d};
+use crate::op::{Caps, Forms, StepScalars};
+use crate::plan::Plan;
+use crate::tensor::Spec;
+
+/// Runs of each candidate at most, and seconds after which there is no further; the fastest counts.
+const RUNS: usize = 5;
+const SECONDS: f64 = 0.5;
+/// Launches of a kernel in a run on a GPU, where one of these is shorter than its submission.
+const REPEATS: usize = 16;
+
+/// What was measured on an adapter.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// The choice.
+    pub forms: Forms,
+    /// Every candidate with its seconds; the first is the built-in one.
+    pub candidates: Vec<(Forms, f64)>,
+    /// Seconds that measuring took, with compiling.
+    pub seconds: f64,
+}
+
+impl std::fmt::Display for Tuning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of", self.forms)?;
+        for (i, (forms, seconds)) in self.candidates.iter().enumerate() {
+            let separator = if i == 0 { "" } else { "," };
+            write!(f, "{separator} {forms} ({:.2} ms)", seconds * 1e3)?;
+        }
+        Ok(())
+    }
+}
+
+/// Opens the device that `options` ask for, with the forms that suit it: with [`FormsChoice::Auto`] and a cache, those of
+/// an earlier measurement, or measured now and kept; with [`FormsChoice::Measure`] measured now. A measurement that fails is
+/// reported, and the device takes the built-in forms.
+///
+/// # Errors
+/// Those of [`Device::open`].
+pub fn open(options: &DeviceOptions) -> Result<(Device, Option<Tuning>), GpuError> {
+    let reopen = |forms| {
+        pollster::block_on(Device::open(&DeviceOptions {
+            forms,
+            ..options.clone()
+        }))
+    };
+    let device = reopen(options.forms)?;
+    let unknown = *device.forms_source() == FormsSource::BuiltIn && device.keeps_forms();
+    match options.forms {
+        FormsChoice::Measure => {}
+        FormsChoice::Auto if unknown => {}
+        _ => return Ok((device, None)),
+    }
+    // A device anew in the end: without the memory and the pipelines of what was measured, and without its failures.
+    match measure(&device) {
+        Ok(tuning) => {
+            device.keep_forms(&tuning.forms);
+            Ok((reopen(tuning.forms.into())?, Some(tuning)))
+        }
+        Err(error) => {
+            tracing::warn!(
+                "the forms of kernels could not be measured: {error}; the built-in ones are taken"
+            );
+            Ok((reopen(FormsChoice::BuiltIn)?, None))
+        }
+    }
+}
+
+/// Measures the forms that may suit the device; its own are what the others must beat.
+///
+/// # Errors
+/// The device's failures.
+pub fn measure(device: &Device) -> Result<Tuning, BenchError> {
+    let start = Instant::now();
+    let mut candidates = Vec::new();
+    for forms in candidates_for(device) {
+        let runs: Result<Vec<_>, BenchError> = graphs(device.caps().cpu)?
+            .iter()
+            .map(|graph| executable(device, graph, forms))
+            .collect();
+        candidates.push((forms, runs?));
+    }
+    let clock = clock(device);
+    let run = |executable: &Executable| -> Result<f64, GpuError> {
+        let start = clock();
+        executable.submit(device, &StepScalars::default())?;
+        device.wait()?;
+        Ok(clock() - start)
+    };
+    let mut seconds: Vec<Vec<f64>> = Vec::new();
+    for (_, executables) in &candidates {
+        // The first run of a kernel is not counted: drivers compile and clear memory in it.
+        executables.iter().try_for_each(|e| run(e).map(drop))?;
+        seconds.push(vec![f64::INFINITY; executables.len()]);
+    }
+    // In turn, so that what else the machine does meets all alike.
+    let first = Instant::now();
+    for round in 0..RUNS {
+        if round > 0 && first.elapsed().as_secs_f64() > SECONDS {
+            break;
+        }
+        for ((_, executables), fastest) in candidates.iter().zip(&mut seconds) {
+            for (executable, fastest) in executables.iter().zip(fastest) {
+                *fastest = fastest.min(run(executable)?);
+            }
+        }
+    }
+    let forms = candidates.iter().map(|(forms, _)| *forms);
+    let candidates: Vec<_> = forms.zip(seconds.iter().map(|s| s.iter().sum())).collect();
+    Ok(Tuning {
+        forms: decide(&candidates),
+        candidates,
+        seconds: start.elapsed().as_secs_f64(),
+    })
+}
+
+/// The device's own forms, then those that may be faster.
+fn candidates_for(device: &Device) -> Vec<Forms> {
+    let own = device.caps().forms;
+    let others = match device.caps().cpu {
+        true => vec![Forms {
+            texels: !own.texels,
+            ..own
+        }],
+        // A tenth of the largest GPUs, and four times them.
+        false => [1 << 12, 1 << 15, 1 << 17]
+            .map(|fills| Forms { fills, ..own })
+            .into(),
+    };
+    let others = others
+        .into_iter()
+        .filter(|f| *f != own && device.allow_forms(f).is_ok());
+    std::iter::once(own).chain(others).collect()
+}
+
+/// The fastest, if it takes a tenth less than the first; else the first, so that noise does not decide.
+fn decide(candidates: &[(Forms, f64)]) -> Forms {
+    let (first, usual) = candidates[0];
+    let fastest = candidates.iter().min_by(|a, b| a.1.total_cmp(&b.1));
+    let better = fastest.filter(|(_, seconds)| *seconds <= 0.9 * usual);
+    better.map_or(first, |(forms, _)| *forms)
+}
+
+/// On the CPU an average over windows: it loads much, and drivers compile it in a tenth of a convolution's time. For GPUs
+/// convolutions around which the candidates differ.
+fn graphs(cpu: bool) -> Result<Vec<Graph>, GraphError> {
+    match cpu {
+        true => Ok(vec![average()?]),
+        false => Ok(vec![
+            convolution(2, 32, [10, 14, 10])?,
+            convolution(1, 64, [18; 3])?,
+            convolution(1, 16, [36; 3])?,
+        ]),
+    }
+}
+
+fn average() -> Result<Graph, GraphError> {
+    let mut graph = Graph::new();
+    let x = graph.input("x", Spec::map([1, 16, 40, 40, 40]))?;
+    let pool = AvgPool3d {
+        kernel: 3,
+        stride: 1,
+        padding: 1,
+    };
+    let y = graph.push1(pool, &[x])?;
+    graph.keep("y", y);
+    Ok(graph)
+}
+
+/// A convolution of 3³ from as many channels to as many.
+fn convolution(batch: usize, channels: usize, [d, h, w]: [usize; 3]) -> Result<Graph, GraphError> {
+    let mut graph = Graph::new();
+    let x = graph.input("x", Spec::map([batch, channels, d, h, w]))?;
+    let weight = graph.parameter("weight", &[channels, channels, 3, 3, 3], Init::Constant(0.0))?;
+    let y = conv3d(&mut graph, &[x], weight, None, Conv3dConfig::same(3, 1))?;
+    graph.keep("y", y);
+    Ok(graph)
+}
+
+fn executable(device: &Device, graph: &Graph, forms: Forms) -> Result<Executable, BenchError> {
+    let caps = Caps {
+        forms,
+        ..*device.caps()
+    };
+    let mut plan = Plan::new(graph, &caps)?;
+    if !caps.cpu {
+        plan.launches = vec![plan.launches; REPEATS].concat();
+    }
+    let weights = pollster::block_on(Weights::new(device, &plan, false))?;
+    Ok(pollster::block_on(Executable::new(device, plan, &weights))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_tenth_makes_another_form_the_choice() {
+        let forms = |fills| Forms {
+            fills,
+            ..Forms::PORTABLE
+        };
+        let chosen = |seconds: &[f64]| {
+            let candidates: Vec<_> = (1..).map(forms).zip(seconds.iter().copied()).collect();
+            decide(&candidates).fills
+        };
+        assert_eq!(chosen(&[1.0]), 1);
+        assert_eq!(chosen(&[1.0, 0.95, 0.91]), 1);
+        assert_eq!(chosen(&[1.0, 0.89, 0.8]), 3);
+        assert_eq!(chosen(&[1.0, 0.5, 0.8]), 2);
+        assert_eq!(chosen(&[1.0, 1.0, 2.0]), 1);
+        // A clock that says nothing decides nothing.
+        assert_eq!(chosen(&[0.0, 0.0]), 1);
+        assert_eq!(chosen(&[1.0, f64::NAN]), 1);
+        assert_eq!(chosen(&[f64::NAN, 1.0]), 1);
+    }
+}
