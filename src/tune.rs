@@ -2,7 +2,7 @@
 
 use web_time::Instant;
 
-use crate::bench::{BenchError, clock};
+use crate::bench::{BenchError, Spread, clock};
 use crate::gpu::{Device, DeviceOptions, Executable, FormsChoice, FormsSource, GpuError, Weights};
 use crate::graph::{Graph, GraphError, Init};
 use crate::op::avg_pool3d::AvgPool3d;
@@ -11,11 +11,12 @@ use crate::op::{Caps, Forms, StepScalars};
 use crate::plan::Plan;
 use crate::tensor::Spec;
 
-/// Runs of each candidate at most, and seconds after which there is no further; the fastest counts.
+/// Runs of each candidate at most, and seconds after which there is no further; a device that takes longer for one keeps its
+/// own forms. The median counts: a thread that ends takes its time off the processor's clock.
 const RUNS: usize = 5;
 const SECONDS: f64 = 0.5;
-/// Launches of a kernel in a run on a GPU, where one of these is shorter than its submission.
-const REPEATS: usize = 16;
+/// A run shorter than this launches its kernels more than once, up to 16 times, so that submitting them counts for little.
+const LEAST_SECONDS: f64 = 0.005;
 
 /// What was measured on an adapter.
 #[derive(Clone, Debug)]
@@ -80,46 +81,56 @@ pub fn open(options: &DeviceOptions) -> Result<(Device, Option<Tuning>), GpuErro
 /// The device's failures.
 pub fn measure(device: &Device) -> Result<Tuning, BenchError> {
     let start = Instant::now();
-    let mut candidates = Vec::new();
-    for forms in candidates_for(device) {
-        let runs: Result<Vec<_>, BenchError> = graphs(device.caps().cpu)?
-            .iter()
-            .map(|graph| executable(device, graph, forms))
-            .collect();
-        candidates.push((forms, runs?));
-    }
+    let graphs = graphs(device.caps().cpu)?;
+    let executables = |forms: Forms, repeats: usize| -> Result<Vec<Executable>, BenchError> {
+        let executable = |graph| executable(device, graph, forms, repeats);
+        graphs.iter().map(executable).collect()
+    };
     let clock = clock(device);
-    let run = |executable: &Executable| -> Result<f64, GpuError> {
+    let run = |executables: &[Executable]| -> Result<f64, GpuError> {
         let start = clock();
-        executable.submit(device, &StepScalars::default())?;
-        device.wait()?;
+        for executable in executables {
+            executable.submit(device, &StepScalars::default())?;
+            device.wait()?;
+        }
         Ok(clock() - start)
     };
-    let mut seconds: Vec<Vec<f64>> = Vec::new();
-    for (_, executables) in &candidates {
-        // The first run of a kernel is not counted: drivers compile and clear memory in it.
-        executables.iter().try_for_each(|e| run(e).map(drop))?;
-        seconds.push(vec![f64::INFINITY; executables.len()]);
+    // The first run of a kernel is not counted: drivers compile and clear memory in it.
+    let own = device.caps().forms;
+    let once = executables(own, 1)?;
+    run(&once)?;
+    let waiting = Instant::now();
+    run(&once)?;
+    let waited = waiting.elapsed().as_secs_f64();
+    let tuning = |candidates: Vec<(Forms, f64)>| Tuning {
+        forms: decide(&candidates),
+        candidates,
+        seconds: start.elapsed().as_secs_f64(),
+    };
+    if waited > SECONDS {
+        return Ok(tuning(vec![(own, waited)]));
+    }
+    let repeats = ((LEAST_SECONDS / waited) as usize).clamp(1, 16);
+    let mut candidates = Vec::new();
+    for forms in candidates_for(device) {
+        let executables = executables(forms, repeats)?;
+        run(&executables)?;
+        candidates.push((forms, executables));
     }
     // In turn, so that what else the machine does meets all alike.
+    let mut seconds: Vec<Vec<f64>> = vec![Vec::new(); candidates.len()];
     let first = Instant::now();
     for round in 0..RUNS {
         if round > 0 && first.elapsed().as_secs_f64() > SECONDS {
             break;
         }
-        for ((_, executables), fastest) in candidates.iter().zip(&mut seconds) {
-            for (executable, fastest) in executables.iter().zip(fastest) {
-                *fastest = fastest.min(run(executable)?);
-            }
+        for ((_, executables), seconds) in candidates.iter().zip(&mut seconds) {
+            seconds.push(run(executables)?);
         }
     }
     let forms = candidates.iter().map(|(forms, _)| *forms);
-    let candidates: Vec<_> = forms.zip(seconds.iter().map(|s| s.iter().sum())).collect();
-    Ok(Tuning {
-        forms: decide(&candidates),
-        candidates,
-        seconds: start.elapsed().as_secs_f64(),
-    })
+    let medians = seconds.into_iter().map(|s| Spread::of(s).median / repeats as f64);
+    Ok(tuning(forms.zip(medians).collect()))
 }
 
 /// The device's own forms, then those that may be faster.
@@ -144,7 +155,8 @@ fn candidates_for(device: &Device) -> Vec<Forms> {
 /// The fastest, if it takes a tenth less than the first; else the first, so that noise does not decide.
 fn decide(candidates: &[(Forms, f64)]) -> Forms {
     let (first, usual) = candidates[0];
-    let fastest = candidates.iter().min_by(|a, b| a.1.total_cmp(&b.1));
+    let timed = candidates.iter().filter(|(_, seconds)| *seconds > 0.0);
+    let fastest = timed.min_by(|a, b| a.1.total_cmp(&b.1));
     let better = fastest.filter(|(_, seconds)| *seconds <= 0.9 * usual);
     better.map_or(first, |(forms, _)| *forms)
 }
@@ -185,15 +197,18 @@ fn convolution(batch: usize, channels: usize, [d, h, w]: [usize; 3]) -> Result<G
     Ok(graph)
 }
 
-fn executable(device: &Device, graph: &Graph, forms: Forms) -> Result<Executable, BenchError> {
+fn executable(
+    device: &Device,
+    graph: &Graph,
+    forms: Forms,
+    repeats: usize,
+) -> Result<Executable, BenchError> {
     let caps = Caps {
         forms,
         ..*device.caps()
     };
     let mut plan = Plan::new(graph, &caps)?;
-    if !caps.cpu {
-        plan.launches = vec![plan.launches; REPEATS].concat();
-    }
+    plan.launches = vec![plan.launches; repeats].concat();
     let weights = pollster::block_on(Weights::new(device, &plan, false))?;
     Ok(pollster::block_on(Executable::new(device, plan, &weights))?)
 }
@@ -219,6 +234,7 @@ mod tests {
         assert_eq!(chosen(&[1.0, 1.0, 2.0]), 1);
         // A clock that says nothing decides nothing.
         assert_eq!(chosen(&[0.0, 0.0]), 1);
+        assert_eq!(chosen(&[1.0, -1.0]), 1);
         assert_eq!(chosen(&[1.0, f64::NAN]), 1);
         assert_eq!(chosen(&[f64::NAN, 1.0]), 1);
     }
