@@ -1,4 +1,5 @@
-//! The forms of kernels that suit an adapter, measured where its properties don't tell: small graphs in each form, in turn. The choice is kept on disk with the compiled pipelines.
+//! The forms of kernels that suit an adapter, measured where its properties don't tell: small graphs in each form, in turn.
+//! The choice is kept on disk with the compiled pipelines.
 
 use web_time::Instant;
 
