@@ -479,6 +479,8 @@ fn fused_layers_of_odd_sizes_agree_with_the_reference_and_central_differences() 
         (1, 1, [4, 4, 4], 12, [7, 2, 4], 4, 16),
         (1, 1, [6, 5, 7], 9, [9, 8, 5], 1, 36),
         (1, 3, [3, 6, 5], 2, [1, 1, 1], 2, 6),
+        // Locations of a grid of multiples of four in tiles.
+        (2, 2, [6, 9, 7], 3, [4, 8, 4], 1, 9),
         // The image's gradient with interleaved channels: a sparse grid, a multiple of four channels; more than eight offsets.
         (1, 4, [5, 9, 19], 9, [2, 3, 4], 1, 5),
         (2, 12, [4, 4, 11], 3, [2, 2, 3], 1, 8),

@@ -404,8 +404,13 @@ impl Op for ObeliskLayer {
                 false => count,
             };
             let [x, y, _] = linear_groups(threads, 64);
+            let mut constants = layer.constants(run);
+            let [_, h, w] = layer.g.grid;
+            if !caps.cpu && [part.count, h, w].iter().all(|size| size % 4 == 0) {
+                constants.push(("TILED", 1));
+            }
             dispatches.push(Dispatch {
-                constants: layer.constants(run),
+                constants,
                 subgroups: lanes,
                 params: layer.params(OwnParams {
                     count,
