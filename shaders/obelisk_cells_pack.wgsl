@@ -1,9 +1,19 @@
 // Packs a flat image [N, 1, D, H, W] for samples between its voxels: cell (z, y, x) of [N, D + 2, H + 1, W + 1] holds the
-// voxels (y - 1, x - 1), (y - 1, x), (y, x - 1) and (y, x) of plane z - 1, zeros where there are none. One invocation a cell.
+// voxels (y - 1, x - 1), (y - 1, x), (y, x - 1) and (y, x) of plane z - 1, zeros where there are none. One invocation ROWS cells
+// along y, which share loads.
+const ROWS: u32 = 4u;
 struct Params { count: u32, size_x: u32, size_y: u32, size_z: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> image: array<f32>;
 @group(0) @binding(2) var<storage, read_write> cells: array<vec4f>;
+
+// The two voxels of row y of a slice at and before x, zeros where there are none.
+fn pair(slice: u32, inside_z: bool, y: i32, x: u32) -> vec2f {
+    let row = (slice * params.size_y + u32(clamp(y, 0, i32(params.size_y) - 1))) * params.size_x;
+    let values = vec2f(image[row + max(x, 1u) - 1u], image[row + min(x, params.size_x - 1u)]);
+    let inside = inside_z && y >= 0 && y < i32(params.size_y);
+    return select(vec2f(), values, vec2<bool>(inside && x > 0u, inside && x < params.size_x));
+}
 
 @compute @workgroup_size(64)
 fn main(
@@ -15,23 +25,23 @@ fn main(
     if (index >= params.count) {
         return;
     }
-    let row = divide(index, params.size_x + 1u);
-    let x = index - row * (params.size_x + 1u);
-    let plane = divide(row, params.size_y + 1u);
-    let y = row - plane * (params.size_y + 1u);
+    let rows = params.size_y + 1u;
+    let row_groups = (rows + ROWS - 1u) / ROWS;
+    let row_group = divide(index, params.size_x + 1u);
+    let x = index - row_group * (params.size_x + 1u);
+    let plane = divide(row_group, row_groups);
+    let first = (row_group - plane * row_groups) * ROWS;
     let n = divide(plane, params.size_z + 2u);
     let z = plane - n * (params.size_z + 2u);
     let inside_z = z > 0u && z <= params.size_z;
     let slice = n * params.size_z + select(0u, z - 1u, inside_z);
-    let left = max(x, 1u) - 1u;
-    let right = min(x, params.size_x - 1u);
-    let near = (slice * params.size_y + max(y, 1u) - 1u) * params.size_x;
-    let far = (slice * params.size_y + min(y, params.size_y - 1u)) * params.size_x;
-    let values = vec4f(image[near + left], image[near + right], image[far + left], image[far + right]);
-    let has_left = x > 0u && inside_z;
-    let has_right = x < params.size_x && inside_z;
-    let has_near = y > 0u;
-    let has_far = y < params.size_y;
-    let inside = vec4<bool>(has_near && has_left, has_near && has_right, has_far && has_left, has_far && has_right);
-    cells[index] = select(vec4f(), values, inside);
+    var near = pair(slice, inside_z, i32(first) - 1, x);
+    for (var i = 0u; i < ROWS; i++) {
+        let y = first + i;
+        let far = pair(slice, inside_z, i32(y), x);
+        if (y < rows) {
+            cells[(plane * rows + y) * (params.size_x + 1u) + x] = vec4f(near, far);
+        }
+        near = far;
+    }
 }
