@@ -287,7 +287,7 @@ impl Layer {
     /// that it pays to pack it, and the plan has memory to give for time.
     fn cells(&self, io: &mut Io, caps: &Caps) -> Option<BufferRef> {
         let [d, h, w] = self.g.size;
-        let count = self.g.n * (d + 2) * (h + 1) * (w + 1);
+        let count = self.g.n * (d + 4) * (h + 3) * (w + 3);
         let samples = self.g.locations() * self.g.k * self.g.terms;
         let pays = shuffles(caps) && caps.forms.texels && samples >= SAMPLES_A_CELL * count;
         let fits = count as u64 * 16 <= caps.spare.min(caps.max_binding);
@@ -351,7 +351,7 @@ impl Op for ObeliskLayer {
         if let Some(cells) = cells {
             let [d, h, w] = layer.g.size;
             // Four cells along y an invocation.
-            let threads = layer.g.n * (d + 2) * (h + 1).div_ceil(4) * (w + 1);
+            let threads = layer.g.n * (d + 4) * (h + 3).div_ceil(4) * (w + 3);
             dispatches.push(Dispatch {
                 params: vec![
                     ("count", threads.into()),
@@ -400,7 +400,10 @@ impl Op for ObeliskLayer {
             )
         };
         let features = layer.features();
-        for part in slices(&[&features], caps) {
+        // What is only written needs no part that a texture could hold.
+        let mut whole = *caps;
+        whole.forms.texels = false;
+        for part in slices(&[&features], &whole) {
             let count = layer.locations(&part);
             let threads = match lanes {
                 true => 8 * count.div_ceil(8 * locations),
