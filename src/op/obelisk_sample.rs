@@ -97,8 +97,8 @@ pub struct ObeliskImageGradient {
     pub locations: Locations,
     /// Shape and layout of the image.
     pub image: Spec,
-    /// dL/dX has channel k·C + c in place of c·K + k, so that a voxel's channels lie together: where
-    /// [`ObeliskImageGradient::interleaves`] says so.
+    /// dL/dX has channel k·C + c in place of c·K + k, so that a voxel's channels lie together. C is then a multiple of four, and
+    /// points of the regular grid lie more than two voxels apart on each axis.
     pub interleaved: bool,
 }
 
