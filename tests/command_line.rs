@@ -159,11 +159,14 @@ fn a_training_records_its_forms_and_resuming_obeys_them() {
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(told.contains(&format!("fills: {fills} }}")), "{told}");
     };
-    // Forms that nobody would measure, which give other bytes where the driver runs on the CPU.
-    let forms = ["--forms", "texels=off,fills=4099"];
+    // Forms that nobody would measure; kernels for buffers would have to be compiled for a minute on software Vulkan.
+    let forms = ["--forms", "fills=4099"];
     done(&train(&path("a"), &forms));
-    let recorded = "[forms]\ntexels = false\nfills = 4099\n";
-    assert!(config("a").contains(recorded), "{}", config("a"));
+    assert!(
+        config("a").contains("[forms]") && config("a").contains("fills = 4099\n"),
+        "{}",
+        config("a")
+    );
     train_killed_and_resumed(&path("a").join("config.toml"), &path("b"), &forms);
     assert_eq!(weights("a"), weights("b"));
     assert_eq!(config("a"), config("b"));
