@@ -3,9 +3,7 @@
 // Training:  statistics -> merge -> normalise;   gradient: gradient_sums -> merge_sums -> gradient.
 // A slice is one of the N·D runs of [C/4, H, W, 4]; a plane is its [H, W] vec4s of one channel block.
 
-// Reductions: each invocation leaves one partial result of a block (common/walk.wgsl), or with TOGETHER each workgroup one:
-// on a GPU, where a barrier costs less than merging 64 times as many.
-const TOGETHER: u32 = 0u;
+// Reductions: invocations or workgroups (common/together.wgsl) leave a partial result of a block each (common/walk.wgsl).
 struct Reduction {
     elements: u32,
     plane: u32,
@@ -52,13 +50,11 @@ fn statistics(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_ind
     }
     let n = max(count, 1.0);
     var own = Moments(count, shift + sum / n, max(squares - sum * sum / n, vec4f(0.0)));
-    var position = t;
     if (TOGETHER == 1u) {
         own = merged64(local, own);
-        position = group.x;
     }
-    if (TOGETHER == 0u || local == 0u) {
-        let at = block * 3u * reduction.partials + reduction.first + position;
+    if (leaves(local)) {
+        let at = block * 3u * reduction.partials + reduction.first + position(t);
         moments[at] = vec4f(own.count);
         moments[at + reduction.partials] = own.mean;
         moments[at + 2u * reduction.partials] = own.m2;
@@ -214,14 +210,10 @@ fn gradient_sums(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_
         dgamma += g * distance;
         cursor = next_element(walk(), cursor);
     }
-    var position = t;
-    if (TOGETHER == 1u) {
-        dbeta = sum64(local, dbeta);
-        dgamma = sum64(local, dgamma);
-        position = group.x;
-    }
-    if (TOGETHER == 0u || local == 0u) {
-        let at = block * 2u * reduction.partials + reduction.first + position;
+    dbeta = sum_together(local, dbeta);
+    dgamma = sum_together(local, dgamma);
+    if (leaves(local)) {
+        let at = block * 2u * reduction.partials + reduction.first + position(t);
         sums[at] = dbeta;
         sums[at + reduction.partials] = dgamma * inverse;
     }

@@ -1,8 +1,7 @@
 // Bias gradient: db[o] = Σ_{n, z, y, x} g[n, o, z, y, x] in two stages. g: slices of [N·D, C/4, H·W] vec4.
-// `partial`: each invocation walks a run of one channel block (common/walk.wgsl) and leaves a sum [blocks][partials], or with
-// TOGETHER (on GPUs) each workgroup does.
+// `partial`: each invocation walks a run of one channel block (common/walk.wgsl); it or its workgroup leaves a sum
+// [blocks][partials] (common/together.wgsl).
 // `reduce`: one workgroup a channel block.
-const TOGETHER: u32 = 0u;
 struct Params {
     elements: u32,
     plane: u32,
@@ -28,13 +27,9 @@ fn partial(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index)
         sum += source[cursor.at];
         cursor = next_element(walk, cursor);
     }
-    var position = t;
-    if (TOGETHER == 1u) {
-        sum = sum64(local, sum);
-        position = group.x;
-    }
-    if (TOGETHER == 0u || local == 0u) {
-        sums[group.y * params.partials + params.first + position] = sum;
+    sum = sum_together(local, sum);
+    if (leaves(local)) {
+        sums[group.y * params.partials + params.first + position(t)] = sum;
     }
 }
 

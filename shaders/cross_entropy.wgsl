@@ -1,7 +1,5 @@
 // Cross-entropy of logits [N, D, L/4, H, W, 4] and labels [N, 1, D, H, W] (outside 0 … L-1: ignored):
 //   loss = Σ w[t] ce / Σ w[t],  ce = -log softmax(z)[t];   dz = upstream w[t] (softmax(z) - onehot(t)) / Σ w[t]
-// With TOGETHER (on GPUs) a workgroup leaves one partial sum, not each invocation.
-const TOGETHER: u32 = 0u;
 struct Sums { elements: u32, plane: u32, blocks: u32, run: u32, in_plane: u32, at: u32, first: u32 }
 @group(0) @binding(0) var<uniform> summing: Sums;
 @group(0) @binding(3) var<storage, read> weights: array<f32>;
@@ -24,14 +22,9 @@ fn sums(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
         }
         cursor = next_element(walk, cursor);
     }
-    var both = vec4f(loss, weight, 0.0, 0.0);
-    var position = t;
-    if (TOGETHER == 1u) {
-        both = sum64(local, both);
-        position = group.x;
-    }
-    if (TOGETHER == 0u || local == 0u) {
-        partials[summing.first + position] = both;
+    let both = sum_together(local, vec4f(loss, weight, 0.0, 0.0));
+    if (leaves(local)) {
+        partials[summing.first + position(t)] = both;
     }
 }
 

@@ -25,30 +25,17 @@ fn add(row: u32, source: u32, x: Near, block: u32, k: u32) {
     }
 }
 
-fn put(i: u32, row: u32, y: u32, start: u32, channels: u32, written: u32) {
-    if (y + row < params.size_y) {
-        for (var lane = 0u; lane < written; lane++) {
-            let at = start + row * params.stride_y + lane * params.stride_lane;
-            var sum = select(0.0, sums[i * ROWS + row][lane], lane < channels);
-            if (params.first > 0u) {
-                sum += image_gradient[at];
-            }
-            image_gradient[at] = sum;
-        }
+fn put_row(i: u32, row: u32, n: u32, block: u32, voxel: u32, y: u32) {
+    if (i < BLOCKS && y + row < params.size_y) {
+        put(n, block + i, voxel + row * params.stride_y, sums[i * ROWS + row]);
     }
 }
 
 fn put_block(i: u32, n: u32, block: u32, voxel: u32, y: u32) {
-    if (i < BLOCKS && block * 4u < params.channels) {
-        let channels = min(4u, params.channels - block * 4u);
-        let start = image_start(n, block * 4u) + voxel;
-        // A map's padding lanes are written as zeros; a flat image has none.
-        let written = select(channels, 4u, params.stride_lane == 1u && params.stride_x == 4u);
-        put(i, 0u, y, start, channels, written);
-        put(i, 1u, y, start, channels, written);
-        put(i, 2u, y, start, channels, written);
-        put(i, 3u, y, start, channels, written);
-    }
+    put_row(i, 0u, n, block, voxel, y);
+    put_row(i, 1u, n, block, voxel, y);
+    put_row(i, 2u, n, block, voxel, y);
+    put_row(i, 3u, n, block, voxel, y);
 }
 
 @compute @workgroup_size(64)
@@ -110,5 +97,5 @@ fn main(
     }
     let voxel = x * params.stride_x + y * params.stride_y + z * params.stride_z;
     put_block(0u, n, block, voxel, y);
-    put_block(1u, n, block + 1u, voxel, y);
+    put_block(1u, n, block, voxel, y);
 }

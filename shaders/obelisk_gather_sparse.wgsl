@@ -11,20 +11,9 @@ fn add(i: u32, at: u32, block: u32, k: u32, weight: f32) {
     }
 }
 
-fn put(i: u32, n: u32, block: u32, voxel: u32) {
-    if (i < BLOCKS && block * 4u < params.channels) {
-        let channels = min(4u, params.channels - block * 4u);
-        // A map's padding lanes are written as zeros; a flat image has none.
-        let written = select(channels, 4u, params.stride_lane == 1u && params.stride_x == 4u);
-        let start = image_start(n, block * 4u) + voxel;
-        for (var lane = 0u; lane < written; lane++) {
-            let at = start + lane * params.stride_lane;
-            var sum = select(0.0, sums[i][lane], lane < channels);
-            if (params.first > 0u) {
-                sum += image_gradient[at];
-            }
-            image_gradient[at] = sum;
-        }
+fn put_block(i: u32, n: u32, block: u32, voxel: u32) {
+    if (i < BLOCKS) {
+        put(n, block + i, voxel, sums[i]);
     }
 }
 
@@ -76,8 +65,8 @@ fn main(
         add(3u, at, block, k, weight);
     }
     let voxel = x * params.stride_x + y * params.stride_y + z * params.stride_z;
-    put(0u, n, block, voxel);
-    put(1u, n, block + 1u, voxel);
-    put(2u, n, block + 2u, voxel);
-    put(3u, n, block + 3u, voxel);
+    put_block(0u, n, block, voxel);
+    put_block(1u, n, block, voxel);
+    put_block(2u, n, block, voxel);
+    put_block(3u, n, block, voxel);
 }

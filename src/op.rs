@@ -183,6 +183,15 @@ impl Caps {
         self.cpu && self.subgroups == Some((8, 8))
     }
 
+    /// The same for kernels that had better not work on small parts, because they write much or add to what is there.
+    pub fn whole(&self) -> Caps {
+        let forms = Forms {
+            texels: false,
+            ..self.forms
+        };
+        Caps { forms, ..*self }
+    }
+
     /// Bytes that kernels bind at once where they can work on a part: fewer than they may where each binding takes a
     /// texture as large.
     pub fn part(&self) -> u64 {
@@ -573,8 +582,7 @@ pub fn walk_threads(elements: usize, columns: usize, caps: &Caps) -> usize {
     reduction_threads(elements.div_ceil(fewer), columns)
 }
 
-/// Invocations that leave one partial result of a reduction's first stage, and the constant that tells the kernel: on a GPU a
-/// workgroup of 64, since merging as many results as there are invocations takes longer than a workgroup's barriers.
+/// Invocations that leave one partial result of a reduction's first stage, and the constant of `shaders/common/together.wgsl`.
 pub fn together(caps: &Caps) -> (usize, (&'static str, u32)) {
     match caps.cpu {
         true => (1, ("TOGETHER", 0)),

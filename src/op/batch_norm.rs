@@ -123,6 +123,7 @@ const MODULE: Shader = shader!(
     "common/divide",
     "common/lanes",
     "common/sum64",
+    "common/together",
     "common/walk"
 );
 

@@ -96,7 +96,13 @@ pub(super) fn classes(logits: &Spec) -> Vec<(&'static str, u32)> {
 /// Voxels of an invocation of the gradient.
 const VECTORS: usize = 8;
 
-const MODULE: Shader = shader!("cross_entropy", "common/classes", "common/sum64", "common/walk");
+const MODULE: Shader = shader!(
+    "cross_entropy",
+    "common/classes",
+    "common/sum64",
+    "common/together",
+    "common/walk"
+);
 
 impl Op for CrossEntropy {
     fn name(&self) -> &'static str {

@@ -401,9 +401,7 @@ impl Op for ObeliskLayer {
         };
         let features = layer.features();
         // What is only written needs no part that a texture could hold.
-        let mut whole = *caps;
-        whole.forms.texels = false;
-        for part in slices(&[&features], &whole) {
+        for part in slices(&[&features], &caps.whole()) {
             let count = layer.locations(&part);
             let threads = match lanes {
                 true => 8 * count.div_ceil(8 * locations),

@@ -400,7 +400,7 @@ impl Op for ObeliskSample {
         upstream: &[Option<Value>],
         wanted: &[bool],
     ) -> Result<Vec<Gradient>, GraphError> {
-        let Some(upstream) = upstream[0].filter(|_| upstream.len() < 2 || upstream[1].is_none()) else {
+        let ([Some(upstream)] | [Some(upstream), None]) = *upstream else {
             return no_second_derivative(self.name());
         };
         let locations = self.locations;
@@ -491,7 +491,8 @@ impl Op for ObeliskSlopeGradient {
     }
 
     fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
-        let (slopes, upstream) = (&io.inputs[0], &io.inputs[1]);
+        let inputs = io.inputs;
+        let (slopes, upstream) = (&inputs[0], &inputs[1]);
         let offsets = self.offsets.shape[1] / 4;
         let terms = self.offsets.shape[3] * 3;
         let plane = upstream.shape[3] * upstream.shape[4];
@@ -519,7 +520,7 @@ impl Op for ObeliskSlopeGradient {
                 ("first", first.into()),
             ]
         };
-        let sums = BufferRef::Scratch(0);
+        let sums = io.scratch((partials * offsets * terms * 16) as u64);
         let mut first = 0;
         let mut dispatches = Vec::new();
         for run in &runs {
@@ -548,7 +549,6 @@ impl Op for ObeliskSlopeGradient {
             flops: (partials * offsets * terms * 4) as u64,
             ..Dispatch::new(shader, "total")
         });
-        io.scratch((partials * offsets * terms * 16) as u64);
         Ok(dispatches)
     }
 
@@ -811,9 +811,6 @@ impl Op for ObeliskImageGradient {
                 ("BLOCKS", self.image.blocks().div_ceil(groups) as u32),
                 ("LANES", g.c.min(4) as u32),
             ];
-            // In few runs where loads are slow: each after the first reads what is there number by number.
-            let mut caps = *caps;
-            caps.forms.texels = false;
             let count = g.n * groups * d * h.div_ceil(rows) * w.div_ceil(width);
             let gather = |run: Slices| {
                 let module = gather_module(eights, self.interleaved);
@@ -826,7 +823,11 @@ impl Op for ObeliskImageGradient {
                     ..gather
                 }
             };
-            return Ok(slices(&[&samples], &caps).into_iter().map(gather).collect());
+            // In few runs: each after the first reads what is there number by number.
+            return Ok(slices(&[&samples], &caps.whole())
+                .into_iter()
+                .map(gather)
+                .collect());
         }
         // Grid points within a voxel of a place on an axis, with the shader's margin.
         let near = |axis: usize| match (g.size[axis], g.grid[axis]) {

@@ -163,6 +163,11 @@ fn last_outputs(outputs: usize, blocks: usize, block_groups: usize) -> u32 {
     }
 }
 
+/// Whether no more than an eighth more rows lie past the last by eight than by four.
+fn goes_by_eight(rows: usize) -> bool {
+    8 * rows.next_multiple_of(8) < 9 * rows.next_multiple_of(4)
+}
+
 /// Whether weights and upstream gradients go round by shuffles. It pays on software Vulkan (64 against 22 GFLOP/s),
 /// where a uniform address is read lane by lane; a GPU reads it once.
 fn shuffles(caps: &Caps) -> bool {
@@ -422,8 +427,7 @@ impl Lattice {
 
         // On software Vulkan eight rows gain an eighth, unless more than that lies past the last; but the driver takes up to 2 s
         // to compile them the first time, longer than four, which small maps never win back.
-        let padded = |rows: usize| ay.count.next_multiple_of(rows);
-        let large = caps.forms.texels && points >= 1 << 17 && 8 * padded(8) < 9 * padded(4);
+        let large = caps.forms.texels && points >= 1 << 17 && goes_by_eight(ay.count);
         let rows = match () {
             _ if few && points / 4 * block_groups < fills => 1,
             _ if few => 4,
@@ -851,9 +855,11 @@ impl WeightGradient {
         );
         // A GPU takes longer for four rows, unless many of eight lie past the last: 5.1 and 4.1 ms in the hybrid's step at 144³
         // on an NVIDIA H200.
-        let padded = |rows: usize| height.next_multiple_of(rows);
-        let long = !caps.cpu && 8 * padded(8) < 9 * padded(4);
-        let rows = if blocks == 1 || long { 8 } else { 4 };
+        let rows = if blocks == 1 || !caps.cpu && goes_by_eight(height) {
+            8
+        } else {
+            4
+        };
         let slide = caps.cpu && out_blocks == 1 && [ay, ax].iter().all(Axis::slides);
         let taps_x = if slide { 3 } else { 1 };
         let sums = taps_x * taps * blocks * source.channels;
@@ -1076,7 +1082,12 @@ pub(super) fn bias_gradient(io: &mut Io, caps: &Caps) -> Vec<Dispatch> {
         let more = vec![("first", first.into()), ("partials", partials.into())];
         [walk(slices, plane, blocks, threads), more].concat()
     };
-    let shader = shader!("conv3d_bias_gradient", "common/sum64", "common/walk");
+    let shader = shader!(
+        "conv3d_bias_gradient",
+        "common/sum64",
+        "common/together",
+        "common/walk"
+    );
     let mut first = 0;
     let mut dispatches: Vec<Dispatch> = runs
         .iter()

@@ -1,0 +1,19 @@
+// What the first stage of a reduction leaves: each invocation a partial result, or with TOGETHER (on GPUs, where a workgroup's
+// barriers cost less than merging 64 times as many) each workgroup one. Call from uniform control flow.
+const TOGETHER: u32 = 0u;
+
+fn sum_together(local: u32, term: vec4f) -> vec4f {
+    if (TOGETHER == 1u) {
+        return sum64(local, term);
+    }
+    return term;
+}
+
+// Whether the invocation leaves a result, and where among those of its dispatch: `t` counts invocations along x.
+fn leaves(local: u32) -> bool {
+    return TOGETHER == 0u || local == 0u;
+}
+
+fn position(t: u32) -> u32 {
+    return select(t, t / 64u, TOGETHER == 1u);
+}
