@@ -2,7 +2,7 @@
 //! shapes and bytes, and refused with what differs where they fit no network.
 mod common;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 #[cfg(feature = "cli")]
 use std::process::{Command, Output};
@@ -93,6 +93,30 @@ fn the_authors_checkpoints_are_recognised_and_keep_their_names_shapes_and_bytes(
         }
         assert_eq!(Model::load(&written).unwrap().info, model.info);
     }
+}
+
+/// The lengths' low bytes are those that pickles (0x80) and zip archives (`PK`) begin with, too.
+#[test]
+fn weights_are_read_back_whatever_the_length_of_their_header() {
+    let trained = Model::load(&trained()).unwrap();
+    let tensors = HashMap::from([("one".to_owned(), Tensor::new(&[1], vec![1.0]))]);
+    let mut first_bytes = HashSet::new();
+    for longer in (0..24_000).step_by(8) {
+        let mut info = trained.info.clone();
+        info.source = Some("x".repeat(longer));
+        let model = Model {
+            info,
+            tensors: tensors.clone(),
+            batches: BTreeMap::new(),
+        };
+        let bytes = model.to_bytes(Path::new("w")).unwrap();
+        first_bytes.insert([bytes[0], bytes[1]]);
+        let read = Model::from_bytes(&bytes, Path::new("w"))
+            .unwrap_or_else(|e| panic!("a header of {:x?} bytes: {e}", &bytes[..8]));
+        assert_eq!((read.info, read.tensors), (model.info, model.tensors));
+    }
+    let has = |wanted: fn(&[u8; 2]) -> bool| first_bytes.iter().any(wanted);
+    assert!(has(|b| b[0] == 0x80) && has(|b| b == b"PK"));
 }
 
 #[test]

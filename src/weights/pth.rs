@@ -42,8 +42,13 @@ pub struct Checkpoint {
 }
 
 /// Whether the bytes are those of a zip archive or of a pickle, and so maybe of a checkpoint.
+///
+/// A safetensors file begins with eight bytes, the length of its header, and the header's brace. The length's low bytes may
+/// be those that a pickle (0x80) or a zip archive (`PK`) begins with; its four high bytes are zero. In a checkpoint they are
+/// not: there a zip archive has its flags and method, a pickle its first values.
 pub(super) fn looks_like_one(bytes: &[u8]) -> bool {
-    is_zip(bytes) || bytes.starts_with(&[0x80])
+    let is_safetensors = bytes.len() > 8 && bytes[8] == b'{' && bytes[4..8] == [0; 4];
+    !is_safetensors && (is_zip(bytes) || bytes.starts_with(&[0x80]))
 }
 
 fn is_zip(bytes: &[u8]) -> bool {
