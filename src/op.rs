@@ -19,6 +19,7 @@ pub mod join;
 pub mod layout;
 pub mod leaky_relu;
 pub mod linear;
+mod logits;
 pub mod obelisk_layer;
 pub mod obelisk_sample;
 mod separable;
@@ -36,6 +37,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::graph::{Graph, GraphError, Value};
 pub use crate::shader;
 pub use crate::shader::{Shader, Texel};
+use crate::tensor::ALIGNMENT;
 pub use crate::tensor::{Layout, Spec, Tensor};
 
 /// The planes of each input that an operation reads; `None` for an input that it reads as a whole.
@@ -58,14 +60,21 @@ pub trait Op: Any + fmt::Debug + Send + Sync {
 
     /// Adds the nodes that carry the outputs' gradients to the inputs. `upstream` has one entry per output, `None`
     /// where nothing depends on it; `wanted[i]` is false where input `i` needs no gradient (return
-    /// [`Gradient::Stops`] there). Returns one entry per input.
+    /// [`Gradient::Stops`] there). Returns one entry per input. Without this method an operation has no gradient, as those
+    /// of a backward pass have none, and the error names it.
     fn gradient(
         &self,
-        graph: &mut Graph,
-        node: &NodeView,
-        upstream: &[Option<Value>],
-        wanted: &[bool],
-    ) -> Result<Vec<Gradient>, GraphError>;
+        _graph: &mut Graph,
+        _node: &NodeView,
+        _upstream: &[Option<Value>],
+        _wanted: &[bool],
+    ) -> Result<Vec<Gradient>, GraphError> {
+        let reason = format!(
+            "{} has no gradient, and gradients of gradients are not offered",
+            self.name()
+        );
+        Err(GraphError::Name(reason))
+    }
 
     /// The slow and obvious computation on the host: the outputs, then the new contents of each input that
     /// [`Op::writes`] names. Sums run in f64.
@@ -475,7 +484,7 @@ impl Dispatch {
 /// Byte ranges that cut a value of `bytes` into pieces that an adapter can bind, for kernels that treat every vec4
 /// alike.
 pub fn ranges(bytes: u64, caps: &Caps) -> impl Iterator<Item = (u64, u64)> + use<> {
-    let most = caps.part() / crate::plan::ALIGNMENT * crate::plan::ALIGNMENT;
+    let most = caps.part() / ALIGNMENT * ALIGNMENT;
     (0..bytes.div_ceil(most)).map(move |i| (i * most, bytes.min((i + 1) * most)))
 }
 
@@ -507,7 +516,7 @@ pub(crate) fn planes_bytes(spec: &Spec, planes: &Range<usize>) -> (u64, u64) {
     } else {
         planes.end as u64 * bytes
     };
-    let alignment = crate::plan::ALIGNMENT;
+    let alignment = ALIGNMENT;
     (planes.start as u64 * bytes / alignment * alignment, to)
 }
 
@@ -519,7 +528,7 @@ fn slice_bytes(spec: &Spec) -> u64 {
 pub(crate) fn aligned_slices<'a>(specs: impl IntoIterator<Item = &'a Spec>) -> usize {
     let step = specs.into_iter().fold(1, |step: u64, spec| {
         let mut whole = 1;
-        while !(slice_bytes(spec) * whole).is_multiple_of(crate::plan::ALIGNMENT) {
+        while !(slice_bytes(spec) * whole).is_multiple_of(ALIGNMENT) {
             whole *= 2;
         }
         step.max(whole) // powers of two: the largest is a multiple of the others
@@ -623,11 +632,4 @@ pub fn same_planes(inputs: &[Spec], outputs: &[Spec], planes: Range<usize>) -> O
     let alike = |spec: &Spec| spec.ncdhw().is_some_and(|s| s[2..] == [d, h, w]) && contiguous(spec);
     let read = |spec: &Spec| alike(spec).then(|| planes.clone());
     contiguous(&outputs[0]).then(|| inputs.iter().map(read).collect())
-}
-
-/// The answer of an operation that stands in a gradient itself.
-pub fn no_second_derivative(op: &'static str) -> Result<Vec<Gradient>, GraphError> {
-    Err(GraphError::Name(format!(
-        "{op} has no gradient: second derivatives are not offered"
-    )))
 }

@@ -10,12 +10,9 @@ use std::fmt;
 
 use crate::graph::{Graph, GraphError, Source, Value};
 use crate::op::{Access, BufferRef, Caps, Dispatch, Texel};
-use crate::tensor::Spec;
+use crate::tensor::{ALIGNMENT, Spec};
 use program::{Lives, Program, Step};
 pub use texels::{Held, Texels};
-
-/// Offsets in the arenas are multiples of this: WebGPU's `minStorageBufferOffsetAlignment`.
-pub const ALIGNMENT: u64 = 256;
 
 /// Where a value lives on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

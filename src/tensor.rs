@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// Bytes at whose multiples a binding may start in a buffer: WebGPU's `minStorageBufferOffsetAlignment`.
+pub const ALIGNMENT: u64 = 256;
+
 /// How a tensor's elements lie in device memory. Every element is an f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Layout {

@@ -84,7 +84,7 @@ fn a_resident_input_is_the_buffer_bound_last_and_must_be_bound() {
                 plan.slot_bytes(),
                 Spec::flat(&shape)
                     .bytes()
-                    .next_multiple_of(obelisk::plan::ALIGNMENT),
+                    .next_multiple_of(obelisk::tensor::ALIGNMENT),
                 "only the sum has a slot"
             );
             let weights = Weights::new(device, &plan, false).await.unwrap();

@@ -5,10 +5,10 @@ use super::{BenchError, Kernel, clock};
 use crate::gpu::{Device, Executable, Weights};
 use crate::graph::Value;
 use crate::op::{BufferRef, Dispatch, StepScalars, linear_groups, read, write};
-use crate::plan::{ALIGNMENT, Bound, Launch, Place, Plan, PlanBuffer};
+use crate::plan::{Bound, Launch, Place, Plan, PlanBuffer};
 use crate::shader;
 use crate::shader::Shader;
-use crate::tensor::Spec;
+use crate::tensor::{ALIGNMENT, Spec};
 
 /// The most that kernels of this program's kind reach on the adapter, measured.
 #[derive(Clone, Copy, Debug, serde::Serialize)]

@@ -8,8 +8,8 @@ use super::memory::{Buffer, Texture};
 use super::reading::Reading;
 use crate::op::StepScalars;
 use crate::op::Texel;
-use crate::plan::{self, ALIGNMENT, Arena, Held, Place, Plan, PlanBuffer, ResidentInput};
-use crate::tensor::{Spec, Tensor};
+use crate::plan::{self, Arena, Held, Place, Plan, PlanBuffer, ResidentInput};
+use crate::tensor::{ALIGNMENT, Spec, Tensor};
 
 /// Parameters and states on the device: what training changes, what several executables share.
 #[derive(Debug)]

@@ -61,7 +61,7 @@ impl Op for Adam {
         let n = io.inputs.len() / 4;
         let bytes: u64 = io.inputs[..n]
             .iter()
-            .map(|s| s.bytes().next_multiple_of(crate::plan::ALIGNMENT))
+            .map(|s| s.bytes().next_multiple_of(crate::tensor::ALIGNMENT))
             .sum();
         let count = bytes as usize / 16;
         Ok(vec![Dispatch {
@@ -77,16 +77,6 @@ impl Op for Adam {
             flops: count as u64 * 4 * 14,
             ..Dispatch::new(shader!("adam"), "main")
         }])
-    }
-
-    fn gradient(
-        &self,
-        _: &mut Graph,
-        node: &NodeView,
-        _: &[Option<Value>],
-        _: &[bool],
-    ) -> Result<Vec<Gradient>, GraphError> {
-        Ok(vec![Gradient::Stops; node.inputs.len()])
     }
 
     fn reference(&self, inputs: &[&Tensor], step: &StepScalars) -> Vec<Tensor> {

@@ -149,16 +149,6 @@ impl Op for AffineGridGradient {
         ])
     }
 
-    fn gradient(
-        &self,
-        _: &mut Graph,
-        _: &NodeView,
-        _: &[Option<Value>],
-        _: &[bool],
-    ) -> Result<Vec<Gradient>, GraphError> {
-        no_second_derivative(self.name())
-    }
-
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
         let n = inputs[0].shape[0];
         let mut sums = vec![0.0f64; n * 12];

@@ -258,16 +258,6 @@ impl Op for BatchNormStatistics {
         Ok(statistics(io, [Output(0), Output(1), Input(1), Input(2)], caps))
     }
 
-    fn gradient(
-        &self,
-        _: &mut Graph,
-        _: &NodeView,
-        _: &[Option<Value>],
-        _: &[bool],
-    ) -> Result<Vec<Gradient>, GraphError> {
-        no_second_derivative(self.name())
-    }
-
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
         statistics_reference(inputs[0], inputs[1], inputs[2]).into()
     }
@@ -537,16 +527,6 @@ impl Op for BatchNormGradient {
         Some(5)
     }
 
-    fn gradient(
-        &self,
-        _: &mut Graph,
-        _: &NodeView,
-        _: &[Option<Value>],
-        _: &[bool],
-    ) -> Result<Vec<Gradient>, GraphError> {
-        no_second_derivative(self.name())
-    }
-
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
         let [x, gamma, beta, mean, variance, dy] = inputs else {
             unreachable!("six inputs")
@@ -655,18 +635,6 @@ impl Op for FoldBatchNorm {
             flops: 4 * count as u64,
             ..Dispatch::new(shader!("fold_batch_norm"), "main")
         }])
-    }
-
-    fn gradient(
-        &self,
-        _: &mut Graph,
-        _: &NodeView,
-        _: &[Option<Value>],
-        _: &[bool],
-    ) -> Result<Vec<Gradient>, GraphError> {
-        Err(GraphError::Name(
-            "fold_batch_norm is for inference and has no gradient: train with batch_norm".into(),
-        ))
     }
 
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {

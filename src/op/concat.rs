@@ -189,16 +189,6 @@ impl Op for Channels {
         Ok(copy(io, caps, 0, self.first, 0, self.count))
     }
 
-    fn gradient(
-        &self,
-        _: &mut Graph,
-        _: &NodeView,
-        _: &[Option<Value>],
-        _: &[bool],
-    ) -> Result<Vec<Gradient>, GraphError> {
-        no_second_derivative("channels")
-    }
-
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
         let x = inputs[0];
         let [n, _, d, h, w] = x.ncdhw();

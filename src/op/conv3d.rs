@@ -392,16 +392,6 @@ impl Op for Conv3dInputGradient {
         Ok(dispatches)
     }
 
-    fn gradient(
-        &self,
-        graph: &mut Graph,
-        node: &NodeView,
-        _: &[Option<Value>],
-        _: &[bool],
-    ) -> Result<Vec<Gradient>, GraphError> {
-        Err(second_order(self.name(), graph, node))
-    }
-
     fn reads(&self, inputs: &[Spec], _: &[Spec], planes: Range<usize>) -> Option<Reads> {
         let axes = self.axes(inputs);
         let [axis] = axes[0][..] else { return None };
@@ -469,16 +459,6 @@ impl Op for Conv3dWeightGradient {
         Ok(dispatches)
     }
 
-    fn gradient(
-        &self,
-        graph: &mut Graph,
-        node: &NodeView,
-        _: &[Option<Value>],
-        _: &[bool],
-    ) -> Result<Vec<Gradient>, GraphError> {
-        Err(second_order(self.name(), graph, node))
-    }
-
     fn reads(&self, inputs: &[Spec], _: &[Spec], planes: Range<usize>) -> Option<Reads> {
         let (g, sources) = inputs.split_last()?;
         let axis = Axis::forward(&self.config, 0, g.shape[2], self.weight[2]);
@@ -518,16 +498,6 @@ impl Op for Conv3dBiasGradient {
         Ok(kernels::bias_gradient(io, caps))
     }
 
-    fn gradient(
-        &self,
-        graph: &mut Graph,
-        node: &NodeView,
-        _: &[Option<Value>],
-        _: &[bool],
-    ) -> Result<Vec<Gradient>, GraphError> {
-        Err(second_order(self.name(), graph, node))
-    }
-
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
         let [n, c, d, h, w] = inputs[0].ncdhw();
         let volume = d * h * w;
@@ -543,9 +513,4 @@ impl Op for Conv3dBiasGradient {
 
 fn n_stride(volume: usize, tensor: &Tensor) -> usize {
     volume * tensor.shape[1]
-}
-
-fn second_order(op: &'static str, graph: &Graph, node: &NodeView) -> GraphError {
-    let inputs: Vec<Spec> = node.inputs.iter().map(|v| graph.spec(*v).clone()).collect();
-    GraphError::shape(op, &inputs, "second derivatives are not implemented")
 }

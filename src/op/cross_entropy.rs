@@ -1,7 +1,8 @@
 //! Softmax cross-entropy with class weights, over all voxels or the hardest ones, and the weights themselves.
 
 use super::fill::Fill;
-use super::soft_dice::{check_logits, for_each_voxel};
+use super::hard_mining::HardestVoxels;
+use super::logits::{check_logits, classes, for_each_voxel, loops, voxel_cross_entropy};
 use super::*;
 
 /// Adds Σ w·ce / Σ w over the voxels that count to the graph, flat `[1]`: ce is the cross-entropy of the softmax of
@@ -34,7 +35,7 @@ pub fn hard_mining(
     class_weights: Option<Value>,
     keep: f32,
 ) -> Result<Value, GraphError> {
-    let labels = graph.push1(super::hard_mining::HardestVoxels::new(keep)?, &[logits, labels])?;
+    let labels = graph.push1(HardestVoxels::new(keep)?, &[logits, labels])?;
     cross_entropy(graph, logits, labels, class_weights)
 }
 
@@ -78,19 +79,6 @@ fn check(name: &'static str, inputs: &[Spec], count: usize) -> Result<(), GraphE
     }
     let reason = "takes logits [N, L, D, H, W], labels [N, 1, D, H, W] and class weights, flat [L]";
     Err(GraphError::shape(name, inputs, reason))
-}
-
-/// Loops over blocks of four classes for one voxel's cross-entropy.
-pub(super) fn loops(logits: &Spec) -> usize {
-    4 * logits.blocks()
-}
-
-/// Constants of `common/classes`.
-pub(super) fn classes(logits: &Spec) -> Vec<(&'static str, u32)> {
-    vec![
-        ("CLASSES", logits.shape[1] as u32),
-        ("BLOCKS", logits.blocks() as u32),
-    ]
 }
 
 /// Voxels of an invocation of the gradient.
@@ -202,13 +190,6 @@ impl Op for CrossEntropy {
     }
 }
 
-/// −log softmax at the label, of the voxel whose class l is at index `at(l)`.
-pub(super) fn voxel_cross_entropy(logits: &Tensor, at: &dyn Fn(usize) -> usize, label: usize) -> f64 {
-    let z: Vec<f64> = (0..logits.shape[1]).map(|l| logits.data[at(l)] as f64).collect();
-    let highest = z.iter().copied().fold(f64::MIN, f64::max);
-    highest - z[label] + z.iter().map(|z| (z - highest).exp()).sum::<f64>().ln()
-}
-
 impl Op for CrossEntropyGradient {
     fn name(&self) -> &'static str {
         "cross_entropy_gradient"
@@ -248,16 +229,6 @@ impl Op for CrossEntropyGradient {
                 }
             })
             .collect())
-    }
-
-    fn gradient(
-        &self,
-        _: &mut Graph,
-        _: &NodeView,
-        _: &[Option<Value>],
-        _: &[bool],
-    ) -> Result<Vec<Gradient>, GraphError> {
-        no_second_derivative(self.name())
     }
 
     fn reads(&self, inputs: &[Spec], outputs: &[Spec], planes: Range<usize>) -> Option<Reads> {

@@ -38,16 +38,6 @@ impl Op for Fill {
         }])
     }
 
-    fn gradient(
-        &self,
-        _: &mut Graph,
-        _: &NodeView,
-        _: &[Option<Value>],
-        _: &[bool],
-    ) -> Result<Vec<Gradient>, GraphError> {
-        Ok(vec![])
-    }
-
     fn reference(&self, _: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
         vec![Tensor::full(&self.shape, self.value)]
     }

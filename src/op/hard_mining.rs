@@ -1,7 +1,6 @@
 //! Online hard example mining: which voxels a loss counts.
 
-use super::cross_entropy::{classes, loops, voxel_cross_entropy};
-use super::soft_dice::{check_logits, for_each_voxel};
+use super::logits::{check_logits, classes, for_each_voxel, loops, voxel_cross_entropy};
 use super::*;
 
 /// `keep` is a share of so many parts: integers, so that device and reference take the floor of the same product.

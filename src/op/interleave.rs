@@ -43,16 +43,6 @@ impl Op for Interleave {
         }])
     }
 
-    fn gradient(
-        &self,
-        _: &mut Graph,
-        _: &NodeView,
-        _: &[Option<Value>],
-        _: &[bool],
-    ) -> Result<Vec<Gradient>, GraphError> {
-        no_second_derivative(self.name())
-    }
-
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
         let weight = inputs[0];
         let columns = weight.shape[1];

@@ -160,16 +160,6 @@ impl Op for LeakyReluGradient {
         Some(1)
     }
 
-    fn gradient(
-        &self,
-        _: &mut Graph,
-        _: &NodeView,
-        _: &[Option<Value>],
-        _: &[bool],
-    ) -> Result<Vec<Gradient>, GraphError> {
-        no_second_derivative(self.name())
-    }
-
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
         let gradient = |i: usize| {
             let slope = if inputs[0].data[i] > 0.0 { 1.0 } else { self.slope };

@@ -150,16 +150,6 @@ impl Op for LinearGradient {
         ])
     }
 
-    fn gradient(
-        &self,
-        _: &mut Graph,
-        _: &NodeView,
-        _: &[Option<Value>],
-        _: &[bool],
-    ) -> Result<Vec<Gradient>, GraphError> {
-        no_second_derivative(self.name())
-    }
-
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
         let [x, weight, dy] = inputs else {
             unreachable!("three inputs")

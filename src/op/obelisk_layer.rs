@@ -629,16 +629,6 @@ impl Op for ObeliskLayerOffsetGradient {
         Ok(dispatches)
     }
 
-    fn gradient(
-        &self,
-        _: &mut Graph,
-        _: &NodeView,
-        _: &[Option<Value>],
-        _: &[bool],
-    ) -> Result<Vec<Gradient>, GraphError> {
-        no_second_derivative(self.name())
-    }
-
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
         let (upstream, rest) = inputs.split_last().expect("checked on insertion");
         let layer = self.0.host_layer(rest);
@@ -767,16 +757,6 @@ impl Op for ObeliskLayerWeightGradient {
         Ok(dispatches)
     }
 
-    fn gradient(
-        &self,
-        _: &mut Graph,
-        _: &NodeView,
-        _: &[Option<Value>],
-        _: &[bool],
-    ) -> Result<Vec<Gradient>, GraphError> {
-        no_second_derivative(self.name())
-    }
-
     fn reference(&self, inputs: &[&Tensor], step: &StepScalars) -> Vec<Tensor> {
         let (upstream, rest) = inputs.split_last().expect("checked on insertion");
         let layer = self.0.host_layer(rest);
@@ -824,16 +804,6 @@ impl Op for ObeliskLayerGradients {
         }
         dispatches.extend(weights);
         Ok(dispatches)
-    }
-
-    fn gradient(
-        &self,
-        _: &mut Graph,
-        _: &NodeView,
-        _: &[Option<Value>],
-        _: &[bool],
-    ) -> Result<Vec<Gradient>, GraphError> {
-        no_second_derivative(self.name())
     }
 
     fn reference(&self, inputs: &[&Tensor], step: &StepScalars) -> Vec<Tensor> {

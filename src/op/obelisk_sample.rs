@@ -401,7 +401,8 @@ impl Op for ObeliskSample {
         wanted: &[bool],
     ) -> Result<Vec<Gradient>, GraphError> {
         let ([Some(upstream)] | [Some(upstream), None]) = *upstream else {
-            return no_second_derivative(self.name());
+            let reason = "obelisk_sample offers no gradient through its slopes as an output";
+            return Err(GraphError::Name(reason.into()));
         };
         let locations = self.locations;
         let mut flows = vec![Gradient::Stops; node.inputs.len()];
@@ -552,16 +553,6 @@ impl Op for ObeliskSlopeGradient {
         Ok(dispatches)
     }
 
-    fn gradient(
-        &self,
-        _: &mut Graph,
-        _: &NodeView,
-        _: &[Option<Value>],
-        _: &[bool],
-    ) -> Result<Vec<Gradient>, GraphError> {
-        no_second_derivative(self.name())
-    }
-
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
         let (slopes, upstream) = (inputs[0], inputs[1]);
         let [n, columns, d, h, w] = upstream.ncdhw();
@@ -662,16 +653,6 @@ impl Op for ObeliskOffsetGradient {
             ..Dispatch::new(SHADER, "offset_gradient_total")
         });
         Ok(dispatches)
-    }
-
-    fn gradient(
-        &self,
-        _: &mut Graph,
-        _: &NodeView,
-        _: &[Option<Value>],
-        _: &[bool],
-    ) -> Result<Vec<Gradient>, GraphError> {
-        no_second_derivative(self.name())
     }
 
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
@@ -843,16 +824,6 @@ impl Op for ObeliskImageGradient {
             ..self.gather(&g, upstream, planes * h * w, run, SHADER, "gather_image_gradient")
         };
         Ok(slices(&[&samples], caps).into_iter().map(gather).collect())
-    }
-
-    fn gradient(
-        &self,
-        _: &mut Graph,
-        _: &NodeView,
-        _: &[Option<Value>],
-        _: &[bool],
-    ) -> Result<Vec<Gradient>, GraphError> {
-        no_second_derivative(self.name())
     }
 
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {

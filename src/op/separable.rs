@@ -2,7 +2,7 @@
 //! upsampling: three passes of k taps instead of k³.
 
 use super::*;
-use crate::plan::ALIGNMENT;
+use crate::tensor::ALIGNMENT;
 
 /// A filter along one axis; `shaders/common/separable.wgsl` has an entry point for each.
 #[derive(Clone, Copy, Debug)]

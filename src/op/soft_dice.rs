@@ -1,5 +1,6 @@
 //! Dice losses on logits: soft Dice, with plain or squared denominators, and Gibson's hinge Dice.
 
+use super::logits::{check_logits, for_each_voxel};
 use super::*;
 
 /// ε in the denominator; keeps the score of a label without any voxel defined.
@@ -63,20 +64,6 @@ struct DiceLoss(Score);
 /// Inputs: logits, labels, the derivatives that [`DiceLoss`] left, the loss's upstream gradient. Output: d logits.
 #[derive(Debug)]
 struct DiceLossGradient(Score);
-
-/// Checks logits and labels, for every loss that takes both; returns the number of classes.
-pub(super) fn check_logits(op: &'static str, inputs: &[Spec]) -> Result<usize, GraphError> {
-    if let [logits, labels, ..] = inputs
-        && let (Some([n, classes, d, h, w]), Layout::Map) = (logits.ncdhw(), logits.layout)
-        && *labels == Spec::flat(&[n, 1, d, h, w])
-        && classes >= 2
-    {
-        return Ok(classes);
-    }
-    let reason =
-        "takes logits, a map [N, L, D, H, W] of two or more classes, and flat labels [N, 1, D, H, W]";
-    Err(GraphError::shape(op, inputs, reason))
-}
 
 impl Op for DiceLoss {
     fn name(&self) -> &'static str {
@@ -263,16 +250,6 @@ impl Op for DiceLossGradient {
         Ok(dispatches)
     }
 
-    fn gradient(
-        &self,
-        _: &mut Graph,
-        _: &NodeView,
-        _: &[Option<Value>],
-        _: &[bool],
-    ) -> Result<Vec<Gradient>, GraphError> {
-        no_second_derivative(self.name())
-    }
-
     fn reads(&self, inputs: &[Spec], outputs: &[Spec], planes: Range<usize>) -> Option<Reads> {
         // The labels are bound whole: the kernel counts voxels from the first.
         let mut reads = same_planes(inputs, outputs, planes)?;
@@ -301,31 +278,5 @@ impl Op for DiceLossGradient {
             }
         });
         vec![out]
-    }
-}
-
-/// Calls `visit(index of class l, softmax, label)` for every voxel whose label is not negative.
-pub(super) fn for_each_voxel(
-    logits: &Tensor,
-    labels: &Tensor,
-    mut visit: impl FnMut(&dyn Fn(usize) -> usize, &[f64], usize),
-) {
-    let [n, classes, d, h, w] = logits.ncdhw();
-    let volume = d * h * w;
-    for voxel in 0..n * volume {
-        let label = labels.data[voxel];
-        if label < 0.0 {
-            continue;
-        }
-        let at = |l: usize| (voxel / volume * classes + l) * volume + voxel % volume;
-        let highest = (0..classes)
-            .map(|l| logits.data[at(l)] as f64)
-            .fold(f64::MIN, f64::max);
-        let exp: Vec<f64> = (0..classes)
-            .map(|l| (logits.data[at(l)] as f64 - highest).exp())
-            .collect();
-        let sum: f64 = exp.iter().sum();
-        let p: Vec<f64> = exp.iter().map(|e| e / sum).collect();
-        visit(&at, &p, label as usize);
     }
 }

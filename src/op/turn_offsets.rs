@@ -58,13 +58,12 @@ impl Op for TurnOffsets {
         upstream: &[Option<Value>],
         wanted: &[bool],
     ) -> Result<Vec<Gradient>, GraphError> {
-        if self.transposed {
-            return no_second_derivative(self.name());
-        }
         let mut flows = vec![Gradient::Stops; 2];
         if wanted[0] {
             let upstream = upstream[0].expect("the one output has a gradient");
-            let back = TurnOffsets { transposed: true };
+            let back = TurnOffsets {
+                transposed: !self.transposed,
+            };
             flows[0] = Gradient::Flows(graph.push1(back, &[upstream, node.inputs[1]])?);
         }
         Ok(flows)

@@ -1,7 +1,6 @@
 //! Values into buffers: where each lies while it lives, so that few bytes are needed in all.
 
-use crate::plan::ALIGNMENT;
-use crate::tensor::scrambled;
+use crate::tensor::{ALIGNMENT, scrambled};
 
 /// Orders that are tried beside the sorted ones.
 const SHUFFLED: usize = 24;

@@ -3,12 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::Place;
 use super::pack::{Item, Packing, pack};
 use super::texels::read_texels;
-use super::{ALIGNMENT, Place};
 use crate::graph::{Graph, GraphError, Source, Value};
 use crate::op::{Access, BufferRef, Caps, Dispatch, Io, Op};
-use crate::tensor::Spec;
+use crate::tensor::{ALIGNMENT, Spec};
 
 /// Inputs up to so many bytes keep their memory, so that class weights need one upload for all submissions.
 const SMALL_INPUT: u64 = 16 << 10;

@@ -9,9 +9,8 @@ use crate::op::{
     BufferRef, Caps, Dispatch, Io, Shader, Slices, Word, linear_groups, read, slices, together, walk,
     walk_threads, write,
 };
-use crate::plan::ALIGNMENT;
 use crate::shader;
-use crate::tensor::{Layout, Spec};
+use crate::tensor::{ALIGNMENT, Layout, Spec};
 
 /// Invocations of every workgroup here.
 const GROUP: usize = 64;

@@ -114,16 +114,6 @@ impl Op for Conv3dLabels {
         self.lattice(io.inputs)?.dispatches(io, caps)
     }
 
-    fn gradient(
-        &self,
-        _: &mut Graph,
-        node: &NodeView,
-        _: &[Option<Value>],
-        _: &[bool],
-    ) -> Result<Vec<Gradient>, GraphError> {
-        Ok(vec![Gradient::Stops; node.inputs.len()])
-    }
-
     fn reference(&self, inputs: &[&Tensor], step: &StepScalars) -> Vec<Tensor> {
         let (convolved, behind) = self.split(inputs);
         let mut logits = self.conv.reference(convolved, step).remove(0);
