@@ -69,7 +69,7 @@ browser_tests() {
     [ -x "$chromium" ] || install chromium
     # Writes the shaders that the browser compiles, and builds the program whose labels are compared.
     export OBELISK_SHADERS_JSON=$PWD/target/web/shaders.json
-    cargo test --release --locked --quiet --test shaders
+    cargo test --release --locked --quiet --test suite -- shaders::
     say "Browser tests"
     (cd web && CHROMIUM=$chromium node --test --test-concurrency=1 test/*.test.js)
 }

@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["torch==2.15.0", "numpy==2.4.6", "safetensors==0.8.0"]
 # ///
-"""PyTorch checkpoints for tests/pth.rs: valid ones of every kind, and hostile ones.
+"""PyTorch checkpoints for tests/suite/pth.rs: valid ones of every kind, and hostile ones.
 
     uv run make_pth.py
 

@@ -1,4 +1,4 @@
-// Chromium compiles every kernel that the graphs of tests/shaders.rs launch: browsers refuse more than naga does.
+// Chromium compiles every kernel that the graphs of tests/suite/shaders.rs launch: browsers refuse more than naga does.
 
 import assert from 'node:assert/strict'
 import { readFileSync, readdirSync } from 'node:fs'

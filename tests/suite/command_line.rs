@@ -1,0 +1,588 @@
+//! The program as its users meet it: train, predict, evaluate, their files and their exit codes. On small settings of
+//! the sample scans, since training here is to show that everything holds together.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use obelisk::volume::{self, Geometry, SpatialHeader};
+
+fn obelisk(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_obelisk"))
+        .args(arguments)
+        .output()
+        .expect("the program starts")
+}
+
+/// Whether there is an adapter; without one these tests fail in CI and are skipped elsewhere.
+fn adapter() -> bool {
+    let found = obelisk(&["info"]).status.success();
+    assert!(found || std::env::var_os("CI").is_none(), "no adapter in CI");
+    if !found {
+        eprintln!("SKIPPED: there is no adapter");
+    }
+    found
+}
+
+fn done(output: &Output) -> String {
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn refused(output: &Output, code: i32, part: &str) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    assert!(text.contains(part), "`{part}` is not in: {text}");
+}
+
+fn data() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data")
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are UTF-8")
+}
+
+/// A training of two epochs on a small grid.
+fn train(run: &Path, more: &[&str]) -> Output {
+    let data = data();
+    let mut arguments = vec![
+        "train",
+        text(&data),
+        "--out",
+        text(run),
+        "--epochs",
+        "2",
+        "--size",
+        "24,32,24",
+        "--seed",
+        "5",
+    ];
+    arguments.extend(more);
+    obelisk(&arguments)
+}
+
+/// Kills a training after its first checkpoint and resumes it.
+fn train_killed_and_resumed(config: &Path, run: &Path, more: &[&str]) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_obelisk"))
+        .args(["train", "--config", text(config), "--out", text(run)])
+        .args(more)
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    while !run.join("checkpoint.safetensors").exists() {
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "training ended without a checkpoint"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    done(&obelisk(&["train", "--resume", "--out", text(run)]));
+}
+
+#[test]
+fn training_twice_gives_the_same_bytes_and_so_does_resuming() {
+    if !adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    done(&train(&path("a"), &["--fold", "0"]));
+    done(&train(&path("b"), &["--fold", "0"]));
+    let weights = |run: &str| std::fs::read(path(run).join("last.safetensors")).unwrap();
+    assert_eq!(weights("a"), weights("b"));
+    let config = std::fs::read_to_string(path("a").join("config.toml")).unwrap();
+    assert!(
+        config.contains("obelisk-hybrid") && config.contains("seed = 5"),
+        "{config}"
+    );
+    let log = std::fs::read_to_string(path("a").join("log.csv")).unwrap();
+    assert_eq!(log.lines().count(), 3, "{log}");
+    assert!(
+        log.starts_with("epoch,learning_rate,loss") && log.contains("dice_Anterior"),
+        "{log}"
+    );
+    assert!(
+        log.lines()
+            .next()
+            .unwrap()
+            .ends_with(",offset1_sigma,offset2_sigma")
+    );
+    for line in log.lines().skip(1) {
+        let sigma = line.rsplit(',').next().unwrap().parse::<f64>().unwrap();
+        assert!((sigma - 0.05).abs() < 0.02, "two epochs from N(0, 0.05²): {line}");
+    }
+    for file in [
+        "best.safetensors",
+        "checkpoint.safetensors",
+        "curve.png",
+        "offsets.png",
+    ] {
+        assert!(path("a").join(file).exists(), "{file}");
+    }
+
+    // Killed after the first epoch's checkpoint, and resumed.
+    train_killed_and_resumed(&path("a").join("config.toml"), &path("c"), &[]);
+    assert_eq!(weights("a"), weights("c"));
+
+    refused(&train(&path("a"), &[]), 1, "holds a run");
+    // Held-out cases are named in the file.
+    let (info, _) =
+        obelisk::weights::load::<obelisk::weights::ModelInfo>(&path("a").join("best.safetensors")).unwrap();
+    let training = info.training.unwrap();
+    assert_eq!(training.held_out.len(), 4);
+    assert_eq!(training.trained_on.len(), 14);
+}
+
+#[test]
+fn a_training_records_its_forms_and_resuming_obeys_them() {
+    if !adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let weights = |run: &str| std::fs::read(path(run).join("last.safetensors")).unwrap();
+    let config = |run: &str| std::fs::read_to_string(path(run).join("config.toml")).unwrap();
+    let resume = |run: &str, more: &[&str]| {
+        let run = path(run);
+        obelisk(&[&["-vv", "train", "--resume", "--out", text(&run)], more].concat())
+    };
+    let opened_with = |output: &Output, fills: &str| {
+        done(output);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(told.contains(&format!("fills: {fills} }}")), "{told}");
+    };
+    // Forms that nobody would measure; kernels for buffers would have to be compiled for a minute on software Vulkan.
+    let forms = ["--forms", "fills=4099"];
+    done(&train(&path("a"), &forms));
+    assert!(
+        config("a").contains("[forms]") && config("a").contains("fills = 4099\n"),
+        "{}",
+        config("a")
+    );
+    train_killed_and_resumed(&path("a").join("config.toml"), &path("b"), &forms);
+    assert_eq!(weights("a"), weights("b"));
+    assert_eq!(config("a"), config("b"));
+    opened_with(&resume("b", &[]), "4099");
+    opened_with(&resume("b", &["--forms", "fills=5000"]), "5000");
+    assert_eq!(
+        config("a"),
+        config("b"),
+        "what the run was begun with stays on record"
+    );
+
+    // Another run does not take them over.
+    let (run, settings) = (path("c"), path("a").join("config.toml"));
+    let train = [
+        "train",
+        "--config",
+        text(&settings),
+        "--out",
+        text(&run),
+        "--epochs",
+        "1",
+    ];
+    done(&obelisk(&train));
+    assert!(
+        config("c").contains("[forms]") && !config("c").contains("4099"),
+        "{}",
+        config("c")
+    );
+
+    // Nor do runs that older versions wrote miss them: these had what is built in.
+    let (before, _) = config("a")
+        .split_once("[forms]")
+        .map(|(a, b)| (a.to_owned(), b.to_owned()))
+        .unwrap();
+    std::fs::write(path("b").join("config.toml"), &before).unwrap();
+    opened_with(&resume("b", &[]), "32768");
+    // Forms that can't be are refused.
+    std::fs::write(
+        path("b").join("config.toml"),
+        format!("{before}[forms]\ntexels = false\nfills = 0\n"),
+    )
+    .unwrap();
+    refused(&resume("b", &[]), 1, "--forms");
+}
+
+#[test]
+fn options_override_the_papers_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let data = data();
+    let refusal = obelisk(&["train", text(&data), "--out", text(&run), "--paper", "--resume"]);
+    refused(&refusal, 2, "--paper");
+    if !adapter() {
+        return;
+    }
+    done(&train(&run, &["--paper", "--batch", "9", "--affine", "0.1"]));
+    let config = std::fs::read_to_string(run.join("config.toml")).unwrap();
+    for line in [
+        "epochs = 2",
+        "batch = 9",
+        "affine = 0.1",
+        "schedule = \"exponential\"",
+        "loss = \"hard-mining\"",
+    ] {
+        assert!(config.contains(line), "{line} is not in {config}");
+    }
+    let log = std::fs::read_to_string(run.join("log.csv")).unwrap();
+    assert!(log.contains("\n2,0.0019800,"), "{log}");
+}
+
+#[test]
+fn sparse_training_twice_gives_the_same_bytes_and_so_does_resuming() {
+    if !adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let weights = |run: &str| std::fs::read(path(run).join("last.safetensors")).unwrap();
+    let sparse = [
+        "--arch",
+        "obelisk",
+        "--samples",
+        "40",
+        "--steps",
+        "12",
+        "--fold",
+        "0",
+    ];
+    let first = train(&path("a"), &sparse);
+    done(&first);
+    let told = String::from_utf8_lossy(&first.stderr).into_owned();
+    assert!(told.contains("scans uploaded and smoothed"), "{told}");
+    let config = std::fs::read_to_string(path("a").join("config.toml")).unwrap();
+    assert!(
+        config.contains("samples = 40") && config.contains("steps = 12"),
+        "{config}"
+    );
+    done(&train(&path("b"), &sparse));
+    assert_eq!(weights("a"), weights("b"));
+
+    train_killed_and_resumed(&path("a").join("config.toml"), &path("c"), &[]);
+    assert_eq!(weights("a"), weights("c"));
+
+    // Its weights answer at single points, the same by world coordinates and by voxels, and on any grid.
+    let model = path("a").join("last.safetensors");
+    let scans = obelisk::dataset::scans(&data().join("imagesTs"), 1).unwrap();
+    let scan = &scans.values().next().unwrap()[0];
+    let geometry = volume::read(scan).unwrap().geometry;
+    let voxels: Vec<glam::DVec3> = (0..20)
+        .map(|i| glam::DVec3::new(i as f64, (2 * i) as f64, 20.5 - i as f64))
+        .collect();
+    let table = |name: &str, points: Vec<glam::DVec3>| {
+        let lines: String = points
+            .iter()
+            .map(|p| format!("{},{},{}\n", p.x, p.y, p.z))
+            .collect();
+        std::fs::write(path(name), lines).unwrap();
+    };
+    table("voxels.csv", voxels.clone());
+    let world = |v: &glam::DVec3| geometry.affine.transform_point3(*v);
+    table("world.csv", voxels.iter().map(world).collect());
+    table("far.csv", vec![glam::DVec3::splat(9000.0)]);
+    let predict = |output: &str, more: &[&str]| {
+        let output = path(output);
+        let mut arguments = vec!["predict", "--model", text(&model), "--input", text(scan)];
+        arguments.extend(["--output", text(&output)]);
+        arguments.extend(more);
+        obelisk(&arguments)
+    };
+    done(&predict(
+        "v.csv",
+        &["--points", text(&path("voxels.csv")), "--voxels"],
+    ));
+    done(&predict("w.csv", &["--points", text(&path("world.csv"))]));
+    let labels = |name: &str| -> Vec<String> {
+        let text = std::fs::read_to_string(path(name)).unwrap();
+        let lines = text.lines().skip(1);
+        lines.map(|l| l.split(',').nth(3).unwrap().to_owned()).collect()
+    };
+    assert_eq!(labels("v.csv").len(), 20);
+    assert_eq!(labels("v.csv"), labels("w.csv"));
+    refused(
+        &predict("f.csv", &["--points", text(&path("far.csv"))]),
+        1,
+        "line 1",
+    );
+    refused(
+        &predict("v.csv", &["--points", text(&path("far.csv"))]),
+        1,
+        "--force",
+    );
+    done(&predict("fine.nii.gz", &["--grid-spacing", "2.5"]));
+    let shape = volume::read(&path("fine.nii.gz")).unwrap().geometry.shape;
+    assert_eq!(shape, geometry.shape);
+
+    // Other networks can't, and this one can be told not to.
+    refused(&train(&path("d"), &["--samples", "40"]), 2, "obelisk-unary");
+    refused(
+        &train(&path("d"), &["--arch", "obelisk", "--dense", "--steps", "3"]),
+        2,
+        "--dense",
+    );
+    done(&train(&path("e"), &["--arch", "obelisk", "--dense"]));
+    let config = std::fs::read_to_string(path("e").join("config.toml")).unwrap();
+    assert!(!config.contains("samples"), "{config}");
+}
+
+#[test]
+fn predictions_have_the_scans_geometry_and_turned_scans_the_same_anatomy() {
+    if !adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    done(&train(&path("run"), &[]));
+    let model = path("run").join("last.safetensors");
+
+    // Turned twins of three scans: the same voxels, stored along other axes.
+    std::fs::create_dir(path("scans")).unwrap();
+    let scans = obelisk::dataset::scans(&data().join("imagesTs"), 1).unwrap();
+    for (id, files) in scans.iter().take(3) {
+        let scan = volume::read(&files[0]).unwrap();
+        // Whole numbers: the label writer is what tests have to store a scan with.
+        for (code, name) in [
+            ("RAS", String::new()),
+            ("LPI", "_LPI".into()),
+            ("ASR", "_ASR".into()),
+        ] {
+            let turn = scan.geometry.orientation.to(code.parse().unwrap());
+            let voxels: Vec<i32> = turn
+                .apply(&scan.data, 1, scan.geometry.shape)
+                .iter()
+                .map(|v| *v as i32)
+                .collect();
+            let geometry = turned(&scan.geometry, code);
+            volume::write_labels(
+                &path("scans").join(format!("{id}{name}.nii.gz")),
+                &voxels,
+                &geometry,
+                false,
+            )
+            .unwrap();
+        }
+    }
+    let predict = |more: &[&str]| {
+        let (scans, labels) = (path("scans"), path("labels"));
+        let mut arguments = vec![
+            "predict",
+            "--model",
+            text(&model),
+            "--input",
+            text(&scans),
+            "--output",
+            text(&labels),
+        ];
+        arguments.extend(more);
+        obelisk(&arguments)
+    };
+    let overlays = path("overlays");
+    assert_eq!(done(&predict(&["--overlay", text(&overlays)])).lines().count(), 9);
+    assert_eq!(std::fs::read_dir(&overlays).unwrap().count(), 9);
+    let modified = |id: &str| {
+        std::fs::metadata(path("labels").join(id))
+            .unwrap()
+            .modified()
+            .unwrap()
+    };
+    for id in scans.keys().take(3) {
+        let name = format!("{id}.nii.gz");
+        let plain = volume::read(&path("labels").join(&name)).unwrap();
+        assert!(plain.data.iter().any(|v| *v != 0.0), "{id} has labels");
+        for file in [
+            name.clone(),
+            format!("{id}_LPI.nii.gz"),
+            format!("{id}_ASR.nii.gz"),
+        ] {
+            let scan = volume::read(&path("scans").join(&file)).unwrap();
+            let labels = volume::read(&path("labels").join(&file)).unwrap();
+            assert_eq!(labels.geometry.difference(&scan.geometry, 1e-6), None, "{file}");
+            assert_eq!(labels.geometry.orientation, scan.geometry.orientation, "{file}");
+            let back = labels.geometry.orientation.to(plain.geometry.orientation);
+            assert!(
+                back.apply(&labels.data, 1, labels.geometry.shape) == plain.data,
+                "{file}: another anatomy"
+            );
+        }
+    }
+
+    // Run again: nothing is done twice, and nothing is replaced.
+    let before = modified(&format!("{}.nii.gz", scans.keys().next().unwrap()));
+    assert_eq!(done(&predict(&[])), "");
+    assert_eq!(
+        before,
+        modified(&format!("{}.nii.gz", scans.keys().next().unwrap()))
+    );
+
+    // One scan with its logits; an output that exists is refused.
+    let scan = path("scans").join(format!("{}.nii.gz", scans.keys().next().unwrap()));
+    let (out, logits) = (path("one.nii.gz"), path("logits.safetensors"));
+    let one = [
+        "predict",
+        "--model",
+        text(&model),
+        "--input",
+        text(&scan),
+        "--output",
+        text(&out),
+        "--logits",
+        text(&logits),
+    ];
+    done(&obelisk(&one));
+    let bytes = std::fs::read(&logits).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let shape = volume::read(&scan).unwrap().geometry.shape;
+    assert_eq!(
+        file.tensor("logits").unwrap().shape(),
+        [3, shape[0], shape[1], shape[2]]
+    );
+    refused(&obelisk(&one), 1, "--force");
+
+    // The six unseen scans against their labels.
+    let (predictions, report) = (path("unseen"), path("report.json"));
+    let (images, labels) = (data().join("imagesTs"), data().join("labelsTs"));
+    done(&obelisk(&[
+        "predict",
+        "--model",
+        text(&model),
+        "--input",
+        text(&images),
+        "--output",
+        text(&predictions),
+    ]));
+    let evaluate = [
+        "evaluate",
+        "--predictions",
+        text(&predictions),
+        "--labels",
+        text(&labels),
+        "--json",
+        text(&report),
+    ];
+    assert!(done(&obelisk(&evaluate)).contains("mean"));
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
+    assert_eq!(report["cases"].as_array().unwrap().len(), 6);
+    // Labels against themselves score 1.
+    let itself = done(&obelisk(&[
+        "evaluate",
+        "--predictions",
+        text(&labels),
+        "--labels",
+        text(&labels),
+    ]));
+    assert!(itself.contains("1.000"), "{itself}");
+}
+
+/// The geometry of a scan's voxels stored along other axes.
+fn turned(geometry: &Geometry, code: &str) -> Geometry {
+    let turn = geometry.orientation.to(code.parse().unwrap());
+    let shape = turn.permute(geometry.shape);
+    // The corners of the voxel grid tell the new affine: origin and steps, through the turn of an index volume.
+    let index: Vec<i32> = (0..geometry.voxels() as i32).collect();
+    let moved = turn.apply(&index, 1, geometry.shape);
+    let world = |at: [usize; 3]| {
+        let old = moved[(at[0] * shape[1] + at[1]) * shape[2] + at[2]] as usize;
+        let [_, h, w] = geometry.shape;
+        let voxel = glam::DVec3::new((old / w / h) as f64, (old / w % h) as f64, (old % w) as f64);
+        geometry.affine.transform_point3(voxel)
+    };
+    let origin = world([0, 0, 0]);
+    let step = |at| (world(at) - origin).extend(0.0);
+    let affine = glam::DMat4::from_cols(
+        step([1, 0, 0]),
+        step([0, 1, 0]),
+        step([0, 0, 1]),
+        origin.extend(1.0),
+    );
+    SpatialHeader::from_affine(affine).geometry(shape).unwrap()
+}
+
+#[test]
+fn the_reach_of_offsets_is_drawn_and_measured() {
+    if !adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let picture = folder.path().join("offsets.png");
+    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/weights/hippocampus.safetensors");
+    let offsets = |more: &[&str]| {
+        let arguments = ["offsets", "--model", text(&weights), "--output", text(&picture)];
+        obelisk(&[&arguments[..], more].concat())
+    };
+    let report: serde_json::Value = serde_json::from_str(&done(&offsets(&["--json"]))).unwrap();
+    assert!(picture.exists());
+    let layers = report["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), 2);
+    // the standard deviations of the stored tensors as numpy gives them
+    for (layer, sigma) in layers
+        .iter()
+        .zip([[0.074577, 0.073564, 0.079547], [0.055987, 0.046842, 0.054460]])
+    {
+        for (axis, expected) in sigma.iter().enumerate() {
+            let found = layer["sigma"][axis].as_f64().unwrap();
+            assert!((found - expected).abs() < 1e-5, "{layer}");
+            let before = layer["initial_sigma"][axis].as_f64().unwrap();
+            assert!((before - 0.05).abs() < 0.01, "{layer}");
+        }
+    }
+    refused(&offsets(&[]), 1, "--force");
+    let text = done(&offsets(&["--force", "--spacing", "1,2,3"]));
+    assert!(text.contains("40×56×48 voxels of 1×2×3 mm"), "{text}");
+    assert!(text.contains("offset2: 512 offsets"), "{text}");
+}
+
+#[test]
+fn mistakes_are_told_from_failures_by_exit_codes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    refused(&obelisk(&["predict"]), 2, "--model");
+    for (forms, part) in [
+        ("fast", "built-in"),
+        ("fills=0", "from 1 to"),
+        ("texels=maybe", "on or off"),
+    ] {
+        refused(&obelisk(&["info", "--forms", forms]), 2, part);
+    }
+    refused(&obelisk(&["train", "--out", text(&path("run"))]), 2, "DATASET");
+    let data = data();
+    refused(
+        &obelisk(&[
+            "train",
+            text(&data),
+            "--out",
+            text(&path("run")),
+            "--arch",
+            "nonesuch",
+        ]),
+        2,
+        "obelisk-hybrid",
+    );
+    refused(
+        &obelisk(&["train", text(&path("missing")), "--out", text(&path("run"))]),
+        1,
+        "dataset.json",
+    );
+    assert!(!path("run").exists(), "a refused training leaves no folder");
+    std::fs::write(path("weights.safetensors"), b"not weights").unwrap();
+    let (weights, scan) = (path("weights.safetensors"), path("scan.nii.gz"));
+    let predict = |output: &str| {
+        obelisk(&[
+            "predict",
+            "--model",
+            text(&weights),
+            "--input",
+            text(&scan),
+            "--output",
+            text(&path(output)),
+        ])
+    };
+    refused(&predict("labels.nii.gz"), 1, "no safetensors file");
+}

@@ -1,0 +1,265 @@
+//! `obelisk crossval` as its users meet it, on the 24 sample cases in two folds, with one epoch of two networks.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::SystemTime;
+
+use obelisk::crossval::{Table, finished};
+use obelisk::dataset::{Dataset, Folds};
+use obelisk::evaluate::evaluate;
+use serde_json::json;
+
+fn obelisk(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_obelisk"))
+        .args(arguments)
+        .output()
+        .expect("the program starts")
+}
+
+fn done(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn refused(output: &Output, code: i32, part: &str) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    assert!(text.contains(part), "`{part}` is not in: {text}");
+}
+
+/// Whether there is an adapter; without one this test fails in CI and is skipped elsewhere.
+fn adapter() -> bool {
+    let found = obelisk(&["info"]).status.success();
+    assert!(found || std::env::var_os("CI").is_none(), "no adapter in CI");
+    if !found {
+        eprintln!("SKIPPED: there is no adapter");
+    }
+    found
+}
+
+/// A dataset of all 24 sample cases, the unseen ones too.
+fn dataset(folder: &Path) -> PathBuf {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data");
+    let mut description: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(data.join("dataset.json")).unwrap()).unwrap();
+    let mut cases = Vec::new();
+    for (images, labels) in [("imagesTr", "labelsTr"), ("imagesTs", "labelsTs")] {
+        for entry in std::fs::read_dir(data.join(images)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let file = |folder: &str| data.join(folder).join(&name);
+            cases.push(json!({"image": file(images), "label": file(labels)}));
+        }
+    }
+    assert_eq!(cases.len(), 24);
+    description["training"] = cases.into();
+    let samples = folder.join("Samples");
+    std::fs::create_dir(&samples).unwrap();
+    std::fs::write(samples.join("dataset.json"), description.to_string()).unwrap();
+    // all reference labels in one folder, for evaluate
+    let references = folder.join("references");
+    std::fs::create_dir(&references).unwrap();
+    for case in Dataset::open(&samples).unwrap().cases {
+        std::fs::copy(&case.label, references.join(case.label.file_name().unwrap())).unwrap();
+    }
+    samples
+}
+
+const NETWORKS: [&str; 2] = ["obelisk-hybrid", "unet"];
+
+#[test]
+fn folds_are_trained_once_and_the_table_has_evaluates_numbers() {
+    if !adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let samples = dataset(folder.path());
+    std::fs::write(
+        path("recipe.toml"),
+        "folds = 2\nepochs = 1\nspacing = [3.0, 3.0, 3.0]\nsize = [16, 24, 16]\nseed = 5\n\n[networks.obelisk-hybrid]\ntitle = \"Hybrid\"\n\n\
+         [networks.unet]\nloss = \"cross-entropy\"\nbatch = 3\n",
+    )
+    .unwrap();
+    let command = |out: &str, more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_obelisk"));
+        command
+            .arg("crossval")
+            .arg(&samples)
+            .arg("--config")
+            .arg(path("recipe.toml"));
+        command.arg("--out").arg(path(out)).args(more);
+        command
+    };
+    let run = |out: &str, more: &[&str]| command(out, more).output().unwrap();
+    let written = |out: &str| times(&path(out));
+
+    // One fold alone: a table that says what it covers.
+    let note =
+        "Only part of the folds is finished: Hybrid has 1 of 2 (fold 1); unet has 1 of 2 (fold 1). All rows";
+    let table = done(&run("one", &["--fold", "1", "--forms", "fills=4099"]));
+    assert!(table.starts_with(&format!("**{note}")), "{table}");
+    assert!(
+        table.contains("| Hybrid | 226,529 |") && table.contains("weights: those of the last epoch"),
+        "{table}"
+    );
+    assert_eq!(std::fs::read_to_string(path("one/table.md")).unwrap(), table);
+    refused(&run("one", &["--fold", "2"]), 2, "folds 0 to 1");
+    // What is trained later in the folder has the forms of what is there.
+    std::fs::remove_dir_all(path("one/unet")).unwrap();
+    done(&run("one", &["--fold", "1"]));
+    for network in NETWORKS {
+        let config = std::fs::read_to_string(path("one").join(network).join("fold_1/config.toml")).unwrap();
+        assert!(config.contains("fills = 4099"), "{config}");
+    }
+
+    // The other fold is killed after its first training, and goes on from there: what is finished stays untouched.
+    let mut child = command("two", &["--fold", "0"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    while !path("two/obelisk-hybrid/fold_0/result.json").exists() {
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "it ended before it could be killed"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!path("two/unet/fold_0/result.json").exists());
+    let first = written("two/obelisk-hybrid");
+    // As if it had been killed between the last checkpoint and the predictions: they are made without training again.
+    let trained = modified(&path("two/obelisk-hybrid/fold_0/checkpoint.safetensors"));
+    let (result, kept) = (path("two/obelisk-hybrid/fold_0/result.json"), path("result.json"));
+    std::fs::rename(&result, &kept).unwrap();
+    done(&run("two", &["--fold", "0"]));
+    assert_eq!(
+        trained,
+        modified(&path("two/obelisk-hybrid/fold_0/checkpoint.safetensors"))
+    );
+    assert_ne!(first, written("two/obelisk-hybrid"));
+    let scores = |file: &Path| -> serde_json::Value {
+        let result: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        let cases = result["cases"].as_array().unwrap().iter();
+        cases.map(|case| json!([case["case"], case["dice"]])).collect()
+    };
+    assert_eq!(
+        scores(&result),
+        scores(&kept),
+        "the resumed fold gives the same labels"
+    );
+
+    // Merged by copying, everything is finished: a call trains nothing and makes the whole table.
+    copy(&path("one"), &path("two"));
+    let before = NETWORKS.map(|network| written(&format!("two/{network}")));
+    let table = done(&run("two", &[]));
+    assert_eq!(before, NETWORKS.map(|network| written(&format!("two/{network}"))));
+    assert!(!table.contains("Only part"), "{table}");
+
+    // The table is evaluate's report of the predictions.
+    let table: Table = serde_json::from_slice(&std::fs::read(path("two/table.json")).unwrap()).unwrap();
+    assert_eq!((table.folds, table.complete, table.labels.len()), (2, true, 2));
+    let markdown = std::fs::read_to_string(path("two/table.md")).unwrap();
+    let cases = std::fs::read_to_string(path("two/cases.csv")).unwrap();
+    assert_eq!(cases.lines().count(), 1 + 48, "{cases}");
+    let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} against {b}");
+    for (row, network) in table.rows.iter().zip(NETWORKS) {
+        let predictions = path("two").join(network).join("predictions");
+        let report = evaluate(&predictions, &path("references"), Some(&table.labels), None).unwrap();
+        assert_eq!(
+            (row.cases, report.cases.len(), report.unpredicted.len()),
+            (24, 24, 0)
+        );
+        near(row.dice.unwrap().mean, report.mean.unwrap());
+        assert!(
+            markdown.contains(&format!("{:.2} ± ", 100.0 * report.mean.unwrap())),
+            "{markdown}"
+        );
+        for (label, want) in row.label_dice.iter().zip(&report.label_means) {
+            near(label.unwrap().mean, want.unwrap());
+        }
+        let printed = done(&obelisk(&[
+            "evaluate",
+            "--dataset",
+            samples.to_str().unwrap(),
+            "--predictions",
+            predictions.to_str().unwrap(),
+            "--labels",
+            path("references").to_str().unwrap(),
+        ]));
+        assert_eq!(printed, format!("{report}\n"));
+        assert!(printed.contains("1 Anterior"), "{printed}");
+        for case in &report.cases {
+            let line = format!("{},{:.6},", case.case, case.mean.unwrap());
+            assert!(cases.contains(&line), "{line} is not in {cases}");
+        }
+        assert!(row.training_seconds > 0.0 && row.prediction_seconds > 0.0);
+        assert!(row.inference_bytes < row.training_bytes && row.training_bytes < row.training_peak);
+        assert!(row.inference_bytes <= row.inference_peak);
+    }
+    // Each case is held out by the fold that KFold says, and the network has not seen it.
+    let dataset = Dataset::open(&samples).unwrap();
+    for row in finished(&path("two")).unwrap() {
+        for (k, fold) in row.iter().enumerate() {
+            let want = dataset.fold(Some(Folds::Count(2)), k).unwrap().validation;
+            let want: Vec<&str> = want.iter().map(|i| dataset.cases[*i].id.as_str()).collect();
+            assert_eq!(
+                fold.cases.iter().map(|c| c.case.as_str()).collect::<Vec<_>>(),
+                want
+            );
+            let weights = path("two")
+                .join(&fold.name)
+                .join(format!("fold_{k}/last.safetensors"));
+            let info = obelisk::weights::Model::load(&weights)
+                .unwrap()
+                .info
+                .training
+                .unwrap();
+            assert_eq!(info.held_out, want);
+            assert!(info.trained_on.iter().all(|id| !want.contains(&id.as_str())));
+        }
+    }
+
+    // Other settings don't mix with what is there; --table needs no training.
+    refused(&run("two", &["--epochs", "2"]), 1, "other settings");
+    refused(&run("two", &["--folds", "3"]), 1, "other folds");
+    done(&run("two", &["--table", "--arch", "unet"]));
+    refused(&run("none", &["--table"]), 1, "no fold is finished");
+    refused(
+        &run("two", &["--arch", "nonesuch"]),
+        2,
+        "there is no network `nonesuch`",
+    );
+}
+
+/// Every file with the time it was written.
+fn times(folder: &Path) -> Vec<(PathBuf, SystemTime)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(times(&path)),
+            false => found.push((path.clone(), modified(&path))),
+        }
+    }
+    found.sort();
+    found
+}
+
+fn modified(path: &Path) -> SystemTime {
+    std::fs::metadata(path).unwrap().modified().unwrap()
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        match path.is_dir() {
+            true => copy(&path, &target),
+            false => drop(std::fs::copy(&path, &target).unwrap()),
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! The integration tests, one module a subject, in one program that opens the devices once. One module, one test:
+//! `cargo test --release --test suite -- conv3d::`, `… -- ten_steps::the_hybrid`.
+
+mod common;
+
+mod batch_norm;
+mod concat;
+mod conv3d;
+mod cross_entropy;
+mod data;
+mod dice;
+mod dropout;
+mod elementary;
+mod evaluate;
+mod example_operation;
+mod forms;
+mod import;
+mod in_memory;
+mod layout;
+mod linear;
+mod memory;
+mod networks;
+mod nifti;
+mod obelisk_layer;
+mod obelisk_networks;
+mod plans;
+mod pth;
+mod published;
+mod receptive_field;
+mod recipes;
+mod resampling;
+mod sampling;
+mod shaders;
+mod sparse_operations;
+mod ten_steps;
+mod watched;
+
+// These need the command-line program or what is built with it.
+#[cfg(feature = "cli")]
+mod bench;
+#[cfg(feature = "cli")]
+mod command_line;
+#[cfg(feature = "cli")]
+mod crossval;
+#[cfg(feature = "cli")]
+mod losses;
+#[cfg(feature = "cli")]
+mod picture;
+#[cfg(feature = "cli")]
+mod prepare;
+#[cfg(feature = "cli")]
+mod tune;

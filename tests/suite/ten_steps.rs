@@ -1,0 +1,110 @@
+//! Ten training steps from PyTorch's initial weights and batches give PyTorch's losses.
+
+use std::collections::HashMap;
+
+use crate::common::*;
+use obelisk::gpu::{Executable, Weights};
+use obelisk::model;
+use obelisk::op::StepScalars;
+use obelisk::plan::Plan;
+use obelisk::tensor::Tensor;
+use obelisk::train::{Loss, training_graph};
+
+fn load(name: &str) -> HashMap<String, Tensor> {
+    read_tensors(&reference(&format!("{name}.safetensors")))
+}
+
+/// The losses of ten steps on every device, compared with PyTorch's float64 ones: within 1e-3 relative, or three times
+/// what PyTorch's own float32 run deviates.
+fn check(arch: &str, file: &str, loss: Loss, stored: &str) {
+    let reference = load(file);
+    let batches = load("training_batches");
+    let images = &batches["images"];
+    let labels = &batches["labels"];
+    let [n, c, d, h, w] = images.shape[1..].try_into().unwrap();
+    let classes = batches["class_weights"].shape[0];
+    let graph = training_graph(model::find(arch).unwrap(), [n, c, d, h, w], classes, loss, false).unwrap();
+    let mut initial: HashMap<String, Tensor> = reference
+        .iter()
+        .filter_map(|(k, t)| Some((k.strip_prefix("weights/")?.to_owned(), t.clone())))
+        .collect();
+    for (_, info) in graph.states() {
+        assert!(initial.contains_key(&info.name), "{} is stored", info.name);
+    }
+    initial.retain(|name, _| graph.find(name).is_some());
+    let expected = &reference[&format!("{stored}/losses_float64")].data;
+    let float32 = &reference[&format!("{stored}/losses_float32")].data;
+    // The kernels for GPUs once: on a processor they take minutes.
+    let most = if arch == "unet" { 3 } else { 2 };
+    for device in devices().iter().take(most) {
+        pollster::block_on(async {
+            let plan = Plan::new(&graph, device.caps()).unwrap();
+            reflect(&plan);
+            let weights = Weights::new(device, &plan, true).await.unwrap();
+            weights.upload(device, &initial).unwrap();
+            let executable = Executable::new(device, plan, &weights).await.unwrap();
+            executable.poison(device);
+            if graph.find("class_weights").is_some() {
+                executable
+                    .upload(device, "class_weights", &batches["class_weights"])
+                    .unwrap();
+            }
+            for step in 0..10 {
+                let item = |t: &Tensor, shape: &[usize]| {
+                    let count: usize = shape.iter().product();
+                    Tensor::new(shape, t.data[step * count..(step + 1) * count].to_vec())
+                };
+                executable
+                    .upload(device, "image", &item(images, &[n, c, d, h, w]))
+                    .unwrap();
+                executable
+                    .upload(device, "labels", &item(labels, &[n, 1, d, h, w]))
+                    .unwrap();
+                let scalars = StepScalars {
+                    step: step as u32,
+                    seed: 0,
+                    learning_rate: 0.002,
+                    weight_decay: 1e-5,
+                };
+                executable.submit(device, &scalars).unwrap();
+                let loss = executable.read(device, "loss").await.unwrap().data[0];
+                let own = (float32[step] - expected[step]).abs() / expected[step];
+                let relative = (loss - expected[step]).abs() / expected[step];
+                println!(
+                    "{arch} {stored} step {step}: {loss} against {} ({relative:.1e})",
+                    expected[step]
+                );
+                assert!(
+                    relative <= 1e-3f32.max(3.0 * own),
+                    "step {step}: {loss} against {}",
+                    expected[step]
+                );
+            }
+        });
+    }
+}
+
+#[test]
+fn the_hybrid_with_cross_entropy_and_dice_learns_as_in_pytorch() {
+    check(
+        "obelisk-hybrid",
+        "training_hybrid",
+        Loss::CrossEntropyDice,
+        "cross_entropy_dice",
+    );
+}
+
+#[test]
+fn the_hybrid_with_hard_mining_learns_as_in_pytorch() {
+    check(
+        "obelisk-hybrid",
+        "training_hybrid",
+        Loss::HardMining,
+        "hard_mining",
+    );
+}
+
+#[test]
+fn the_unet_learns_as_in_pytorch() {
+    check("unet", "training_unet", Loss::CrossEntropy, "cross_entropy");
+}
