@@ -7,9 +7,18 @@ use obelisk::gpu::{Device, DeviceOptions, Executable, Weights};
 use obelisk::op::*;
 use obelisk::plan::Plan;
 
+params! {
+    /// The uniform of `square.wgsl`.
+    struct SquareParams {
+        /// Vec4s of the range.
+        count: u32,
+    }
+}
+
 const SHADER: Shader = Shader {
     name: "square",
     parts: &[include_str!("square.wgsl")],
+    structs: &[SquareParams::STRUCT],
 };
 
 /// y = x², any layout. With `gradient`, inputs x and dy, output 2·x·dy.
@@ -47,7 +56,7 @@ impl Op for Square {
             let count = (to - from) as usize / 16;
             Dispatch {
                 constants: vec![("GRADIENT", self.gradient as u32)],
-                params: vec![("count", count.into())],
+                params: SquareParams { count: int(count) }.into(),
                 bindings: vec![
                     read(Input(0)).range(from, to),
                     read(second).range(from, to),

@@ -1,6 +1,5 @@
 // y = x² and, as the gradient, dx = 2·x·dy, over vec4s, whatever the layout. One invocation a vec4.
-struct Params { count: u32 }
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: SquareParams;
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;
 @group(0) @binding(2) var<storage, read> upstream: array<vec4f>;
 @group(0) @binding(3) var<storage, read_write> output: array<vec4f>;

@@ -1,5 +1,4 @@
 // y = a + b over vec4s, whatever the layout. One invocation a vec4.
-struct Params { count: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4f>;
 @group(0) @binding(2) var<storage, read> b: array<vec4f>;

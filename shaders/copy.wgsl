@@ -1,6 +1,5 @@
 // output[to + i] = input[from + i] over vec4s, whatever the layout. One invocation a vec4.
-struct Params { count: u32, from_vector: u32, to_vector: u32 }
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: Copy;
 @group(0) @binding(1) var<storage, read> input: array<vec4f>;
 @group(0) @binding(2) var<storage, read_write> output: array<vec4f>;
 

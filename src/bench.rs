@@ -362,7 +362,7 @@ fn upload_inputs(
 pub fn clock(device: &Device) -> impl Fn() -> f64 + use<> {
     let start = Instant::now();
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get()) as f64;
-    let cpu = device.caps().cpu;
+    let cpu = device.caps().target.is_cpu();
     move || match processor_seconds().filter(|_| cpu) {
         Some(seconds) => seconds / cores,
         None => start.elapsed().as_secs_f64(),
@@ -376,7 +376,7 @@ fn time_kernels(
     step: &StepScalars,
 ) -> Result<(Vec<Kernel>, bool), BenchError> {
     // On a driver that computes on the processor others take time away, which its clock doesn't tell.
-    let mut timestamps = !device.caps().cpu;
+    let mut timestamps = !device.caps().target.is_cpu();
     let mut fastest: Vec<f64> = vec![f64::INFINITY; executable.plan().launches.len()];
     for _ in 0..3 {
         let stamped = match timestamps {

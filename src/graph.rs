@@ -4,7 +4,7 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::op::{Caps, Op, StepScalars};
+use crate::op::{Op, StepScalars};
 use crate::tensor::{Spec, Tensor};
 
 /// A value of a [`Graph`]; cheap to copy, meaningful only with its graph.
@@ -104,6 +104,9 @@ pub enum GraphError {
     #[error("{0}")]
     Name(String),
 }
+
+/// Whether one node alone reads a value.
+pub(crate) type Sole<'a> = &'a dyn Fn(Value) -> bool;
 
 impl GraphError {
     /// A shape error of `op`.
@@ -249,9 +252,12 @@ impl Graph {
         Some((op.downcast_ref()?, &node.inputs))
     }
 
-    /// The graph as plans run it: each node replaced by what [`Op::fuse`] makes of it. Nodes that nothing reads any more
-    /// stay.
-    pub(crate) fn fused(&self, caps: &Caps) -> Result<Graph, GraphError> {
+    /// The graph with nodes replaced: `rewrite` may add nodes that do the work of this operation on these inputs, and of nodes
+    /// before it, and returns what stands for the outputs. Nodes that nothing reads any more stay.
+    pub(crate) fn rewritten(
+        &self,
+        rewrite: impl Fn(&mut Graph, &dyn Op, &[Value], Sole) -> Result<Option<Vec<Value>>, GraphError>,
+    ) -> Result<Graph, GraphError> {
         let mut readers = vec![0; self.values.len()];
         let read = self.nodes.iter().flat_map(|node| &node.inputs);
         read.for_each(|v| readers[v.0] += 1);
@@ -267,8 +273,7 @@ impl Graph {
         for node in &self.nodes {
             let inputs: Vec<Value> = node.inputs.iter().map(|v| now[v.0]).collect();
             let sole = |v: Value| readers.get(v.0) == Some(&1);
-            let made = node.op.fuse(&mut graph, &inputs, &sole, caps)?;
-            match made {
+            match rewrite(&mut graph, &*node.op, &inputs, &sole)? {
                 None => {
                     for (i, output) in node.outputs.iter().enumerate() {
                         graph.values[output.0].source = Source::Node(graph.nodes.len(), i);

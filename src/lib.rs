@@ -10,6 +10,7 @@ pub mod crossval;
 pub mod dataset;
 pub mod evaluate;
 pub mod file;
+mod fuse;
 pub mod gpu;
 pub mod graph;
 pub mod model;

@@ -35,16 +35,17 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use crate::graph::{Graph, GraphError, Value};
+pub use crate::params;
 pub use crate::shader;
-pub use crate::shader::{Shader, Texel};
+pub use crate::shader::{Params, Shader, Texel, Uniform};
 use crate::tensor::ALIGNMENT;
 pub use crate::tensor::{Layout, Spec, Tensor};
 
+/// Planes that a kernel may compute together: a plan's slabs hold whole pairs, but for the last.
+pub const PLANES_AT_ONCE: usize = 2;
+
 /// The planes of each input that an operation reads; `None` for an input that it reads as a whole.
 pub type Reads = Vec<Option<Range<usize>>>;
-
-/// Whether one node alone reads a value, for [`Op::fuse`].
-pub type Sole<'a> = &'a dyn Fn(Value) -> bool;
 
 /// What a node of the graph computes. Everything about one kind of node stands in one file, and nothing central
 /// lists the operations.
@@ -55,8 +56,21 @@ pub trait Op: Any + fmt::Debug + Send + Sync {
     /// Shapes and layouts of the outputs, or why the inputs don't fit. Called once, on insertion.
     fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError>;
 
-    /// The kernels that compute the outputs, in order, as plain data.
-    fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError>;
+    /// The kernels that compute the outputs, in order, as plain data. Only an operation that [`Op::expand`]s has none.
+    fn dispatches(&self, _io: &mut Io, _caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        Err(GraphError::Name(format!("{} has no kernels", self.name())))
+    }
+
+    /// Of an operation that is a composition of others: adds these to the graph and returns what stands for its outputs. Plans run
+    /// them in its place; gradients are nodes of their own by then.
+    fn expand(&self, _graph: &mut Graph, _inputs: &[Value]) -> Result<Option<Vec<Value>>, GraphError> {
+        Ok(None)
+    }
+
+    /// Which of its kernels the operation runs for these shapes on this adapter, for listings; empty where there is one way.
+    fn variant(&self, _io: &Io, _caps: &Caps) -> &'static str {
+        ""
+    }
 
     /// Adds the nodes that carry the outputs' gradients to the inputs. `upstream` has one entry per output, `None`
     /// where nothing depends on it; `wanted[i]` is false where input `i` needs no gradient (return
@@ -83,19 +97,6 @@ pub trait Op: Any + fmt::Debug + Send + Sync {
     /// Inputs (parameters, states, moments) that the operation changes in place, of a node with so many inputs.
     fn writes(&self, _inputs: usize) -> Vec<usize> {
         Vec::new()
-    }
-
-    /// Adds nodes to the graph that do the work of this node, whose inputs these are, and of nodes before it with less
-    /// memory or time, and returns what stands for its outputs. [`Graph::producer`] tells what made an input, `sole`
-    /// whether this node alone reads it. The plan does this; gradients are nodes of their own by then.
-    fn fuse(
-        &self,
-        _: &mut Graph,
-        _inputs: &[Value],
-        _sole: Sole,
-        _: &Caps,
-    ) -> Result<Option<Vec<Value>>, GraphError> {
-        Ok(None)
     }
 
     /// An operation that computes output 0 again from values that are there: its inputs, or other outputs. For what costs
@@ -157,17 +158,42 @@ pub struct StepScalars {
     pub weight_decay: f32,
 }
 
-/// What of the adapter decides a kernel's form and split.
+/// What runs the shaders, as far as kernels differ by it. Decided once, where the device opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A GPU: many invocations at once, workgroups that share memory behind barriers.
+    Gpu,
+    /// A driver that runs shaders on the processor (SwiftShader): few invocations, costly barriers.
+    Cpu,
+    /// The same with subgroups of at least eight (llvmpipe): so many lanes, which hand values round by shuffles.
+    CpuLanes(u32),
+}
+
+impl Target {
+    /// Of a driver, by whether it runs on the processor and by the least and most invocations of its subgroups.
+    pub fn new(cpu: bool, subgroups: Option<(u32, u32)>) -> Target {
+        match subgroups {
+            _ if !cpu => Target::Gpu,
+            Some((least, most)) if least >= 8 => Target::CpuLanes(most),
+            _ => Target::Cpu,
+        }
+    }
+
+    /// Whether shaders run on the processor.
+    pub fn is_cpu(self) -> bool {
+        self != Target::Gpu
+    }
+}
+
+/// What of the adapter decides a kernel's variant and split.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Caps {
     /// Largest storage binding in bytes; WebGPU promises 128 MiB.
     pub max_binding: u64,
     /// Largest buffer in bytes; WebGPU promises 256 MiB.
     pub max_buffer: u64,
-    /// Subgroup sizes (least, most) where the device has subgroup operations.
-    pub subgroups: Option<(u32, u32)>,
-    /// A driver that runs shaders on the CPU: no barriers, register-blocked lanes.
-    pub cpu: bool,
+    /// What runs the shaders.
+    pub target: Target,
     /// What these properties don't tell.
     pub forms: Forms,
     /// Bytes that a plan's slots may take before the plan gives time for less. Slabs leave a GPU half idle: on an NVIDIA H200
@@ -180,17 +206,10 @@ impl Caps {
     pub const PORTABLE: Caps = Caps {
         max_binding: 128 << 20,
         max_buffer: 256 << 20,
-        subgroups: None,
-        cpu: false,
+        target: Target::Gpu,
         forms: Forms::PORTABLE,
         spare: 0,
     };
-
-    /// Whether the driver runs shaders on the CPU in subgroups of eight and no others, so that lanes beside each other are
-    /// neighbours along a row of eights.
-    pub fn eight_lanes(&self) -> bool {
-        self.cpu && self.subgroups == Some((8, 8))
-    }
 
     /// The same for kernels that had better not work on small parts, because they write much or add to what is there.
     pub fn whole(&self) -> Caps {
@@ -398,6 +417,15 @@ impl Word {
     }
 }
 
+impl From<Vec<(&'static str, Word)>> for Uniform {
+    fn from(members: Vec<(&'static str, Word)>) -> Self {
+        Uniform {
+            words: members.iter().map(|(_, word)| word.bits()).collect(),
+            ..Uniform::NONE
+        }
+    }
+}
+
 impl From<u32> for Word {
     fn from(v: u32) -> Self {
         Word::U32(v)
@@ -421,8 +449,8 @@ impl From<f32> for Word {
 
 /// One kernel launch, as data: it can be printed, compared and tested without a device.
 ///
-/// In WGSL, `@group(0) @binding(0)` is `var<uniform> params: Params` with the members of [`Dispatch::params`] by name,
-/// order and type (a test reflects this), and the buffers follow from binding 1 on.
+/// In WGSL, `@group(0) @binding(0)` is the uniform whose struct [`params!`](crate::params) declared, and the buffers follow from
+/// binding 1 on (a test reflects this).
 #[derive(Clone, Debug)]
 pub struct Dispatch {
     /// The module.
@@ -431,10 +459,10 @@ pub struct Dispatch {
     pub constants: Vec<(&'static str, u32)>,
     /// Entry point.
     pub entry: &'static str,
-    /// Whether the module uses subgroup operations (only where [`Caps::subgroups`] has them).
+    /// Whether the module uses subgroup operations (only for [`Target::CpuLanes`]).
     pub subgroups: bool,
-    /// Members of the uniform struct; never empty in WGSL, so kernels without any take one they ignore.
-    pub params: Vec<(&'static str, Word)>,
+    /// The uniform at binding 0.
+    pub params: Uniform,
     /// Buffers from binding 1 on.
     pub bindings: Vec<Binding>,
     /// Workgroups on each axis.
@@ -454,7 +482,7 @@ impl Dispatch {
             constants: Vec::new(),
             entry,
             subgroups: false,
-            params: Vec::new(),
+            params: Uniform::NONE,
             bindings: Vec::new(),
             workgroups: [1, 1, 1],
             iterations: 1,
@@ -479,6 +507,14 @@ impl Dispatch {
             texels => shader::through_texels(&text, texels),
         }
     }
+}
+
+/// A size as a member of a kernel's uniform: `u32` or `i32`.
+///
+/// # Panics
+/// On a size beyond the type; the graph refuses values that have so many elements.
+pub fn int<T: TryFrom<usize>>(size: usize) -> T {
+    T::try_from(size).unwrap_or_else(|_| panic!("{size} does not fit a kernel's parameter"))
 }
 
 /// Byte ranges that cut a value of `bytes` into pieces that an adapter can bind, for kernels that treat every vec4
@@ -587,13 +623,13 @@ pub fn reduction_threads(elements: usize, columns: usize) -> usize {
 
 /// [`reduction_threads`] for `shaders/common/walk.wgsl`: on a CPU longer walks, at least 256 elements an invocation.
 pub fn walk_threads(elements: usize, columns: usize, caps: &Caps) -> usize {
-    let fewer = if caps.cpu { 32 } else { 1 };
+    let fewer = if caps.target.is_cpu() { 32 } else { 1 };
     reduction_threads(elements.div_ceil(fewer), columns)
 }
 
 /// Invocations that leave one partial result of a reduction's first stage, and the constant of `shaders/common/together.wgsl`.
 pub fn together(caps: &Caps) -> (usize, (&'static str, u32)) {
-    match caps.cpu {
+    match caps.target.is_cpu() {
         true => (1, ("TOGETHER", 0)),
         false => (64, ("TOGETHER", 1)),
     }

@@ -8,6 +8,7 @@ mod texels;
 use std::collections::HashMap;
 use std::fmt;
 
+use crate::fuse::fused;
 use crate::graph::{Graph, GraphError, Source, Value};
 use crate::op::{Access, BufferRef, Caps, Dispatch, Texel};
 use crate::tensor::{ALIGNMENT, Spec};
@@ -87,6 +88,8 @@ pub enum PlanBuffer {
 pub struct Launch {
     /// The operation's name.
     pub op: &'static str,
+    /// Which of the operation's kernels ([`Op::variant`](crate::op::Op::variant)); empty where there is one way.
+    pub variant: &'static str,
     /// Position of its node.
     pub node: usize,
     /// The kernel.
@@ -189,7 +192,7 @@ impl Plan {
     }
 
     fn make(graph: &Graph, caps: &Caps, save: bool) -> Result<Plan, GraphError> {
-        let graph = &graph.fused(caps)?;
+        let graph = &fused(graph, caps)?;
         let parameters = Arena::new(graph.parameters().map(|(_, v)| (v.name.as_str(), &v.spec)));
         let states = Arena::new(graph.states().map(|(_, v)| (v.name.as_str(), &v.spec)));
         let mut plan = Plan {
@@ -327,6 +330,7 @@ impl Plan {
             }
             self.launches.push(Launch {
                 op,
+                variant: step.variant,
                 node: step.node,
                 dispatch: dispatch.clone(),
                 bound,
@@ -371,9 +375,10 @@ impl fmt::Display for Plan {
             let bytes: u64 = launch.bound.iter().map(|b| b.size).sum();
             writeln!(
                 f,
-                "{:4} {:24} {:28} {:>5}x{}x{} groups {:9.1} MFLOP {:8.2} MiB{}{}",
+                "{:4} {:24} {:14} {:28} {:>5}x{}x{} groups {:9.1} MFLOP {:8.2} MiB{}{}",
                 launch.node,
                 launch.op,
+                launch.variant,
                 format!("{}:{}", d.shader.name, d.entry),
                 d.workgroups[0],
                 d.workgroups[1],

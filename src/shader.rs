@@ -1,8 +1,11 @@
 //! WGSL sources and their specialisation.
 //!
-//! A shader is valid WGSL on disk. What differs between its uses stands in lines `const NAME: TYPE = VALUE;`,
-//! and [`Shader::specialise`] replaces the values: constants rather than `override`s, because array sizes and
-//! loop bounds known to the shader compiler let it unroll and keep accumulators in registers.
+//! A shader is WGSL on disk, but for the structs of its uniforms, which Rust declares ([`params!`](crate::params)). What differs
+//! between its uses stands in lines `const NAME: TYPE = VALUE;`, and [`Shader::specialise`] replaces the values: constants
+//! rather than `override`s, because array sizes and loop bounds known to the shader compiler let it keep accumulators in
+//! registers. Loops that drivers would not unroll are unrolled in the text (`shader/unroll.rs`).
+
+mod unroll;
 
 use std::fmt::Write;
 
@@ -49,19 +52,153 @@ pub struct Shader {
     pub name: &'static str,
     /// Shared pieces from `shaders/common/`, then the file itself.
     pub parts: &'static [&'static str],
+    /// The structs of its uniforms, which [`params!`](crate::params) declares.
+    pub structs: &'static [&'static Struct],
 }
 
-/// `shader!("conv3d")` or `shader!("obelisk", "common/trilinear")`: the module of `shaders/NAME.wgsl`, after the
-/// shared pieces that it uses.
+/// `shader!("conv3d")` or `shader!("obelisk", "common/trilinear"; Params)`: the module of `shaders/NAME.wgsl`, after the
+/// shared pieces that it uses, with the uniform structs that [`params!`](crate::params) declared.
 #[macro_export]
 macro_rules! shader {
-    ($name:literal $(, $common:literal)*) => {
+    ($name:literal $(, $common:literal)* $(; $($params:ty),+)?) => {
         $crate::shader::Shader {
             name: $name,
             parts: &[
                 $(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $common, ".wgsl")),)*
                 include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $name, ".wgsl")),
             ],
+            structs: &[$($(<$params as $crate::shader::Params>::STRUCT),+)?],
+        }
+    };
+}
+
+/// A struct that shaders know by the name and members that it has in Rust.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct Struct {
+    /// Its name in WGSL.
+    pub name: &'static str,
+    /// Name and WGSL type of each member.
+    pub members: &'static [(&'static str, &'static str)],
+    /// The structs among the members.
+    pub inner: &'static [Option<&'static Struct>],
+}
+
+impl Struct {
+    /// Appends the declaration, after those of the members, unless it is there.
+    fn declare(&'static self, declared: &mut Vec<&'static Struct>, text: &mut String) {
+        if declared.contains(&self) {
+            return;
+        }
+        self.inner
+            .iter()
+            .flatten()
+            .for_each(|inner| inner.declare(declared, text));
+        declared.push(self);
+        let members: Vec<String> = self
+            .members
+            .iter()
+            .map(|(name, kind)| format!("{name}: {kind}"))
+            .collect();
+        writeln!(text, "struct {} {{ {} }}", self.name, members.join(", ")).expect("writing to a string");
+    }
+}
+
+/// What a member of a [`params!`](crate::params) struct can be: `u32`, `i32`, `f32`, or, as the first member, another such
+/// struct whose size is a multiple of 16 bytes.
+pub trait Member {
+    /// The struct, where it is one.
+    const INNER: Option<&'static Struct>;
+
+    /// Appends its 32-bit words as the shader reads them.
+    fn append(&self, words: &mut Vec<u32>);
+}
+
+macro_rules! scalar {
+    ($($scalar:ty: $bits:expr),*) => {
+        $(impl Member for $scalar {
+            const INNER: Option<&'static Struct> = None;
+            fn append(&self, words: &mut Vec<u32>) {
+                words.push($bits(*self));
+            }
+        })*
+    };
+}
+scalar!(u32: |v| v, i32: |v| v as u32, f32: f32::to_bits);
+
+/// A kernel's uniform: a Rust struct that [`params!`](crate::params) made.
+pub trait Params: Member {
+    /// The WGSL struct.
+    const STRUCT: &'static Struct;
+}
+
+/// The words of a kernel's uniform, and which struct they fill.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uniform {
+    /// The struct.
+    pub of: &'static Struct,
+    /// Its 32-bit words.
+    pub words: Vec<u32>,
+}
+
+impl Uniform {
+    /// The uniform of a kernel without parameters.
+    pub const NONE: Uniform = Uniform {
+        of: &Struct {
+            name: "None",
+            members: &[],
+            inner: &[],
+        },
+        words: Vec::new(),
+    };
+}
+
+/// Declares the parameters of a kernel once: the Rust struct whose members, `u32`, `i32` and `f32`, are those of the WGSL
+/// struct of the same name. `shader!("NAME"; Struct)` puts the declaration before the module, which binds it with
+/// `@group(0) @binding(0) var<uniform> params: Struct;`.
+///
+/// ```
+/// obelisk::params! {
+///     /// Of the kernel in square.wgsl.
+///     pub struct Square {
+///         /// Vec4s to square.
+///         count: u32,
+///         scale: f32,
+///     }
+/// }
+/// let uniform: obelisk::shader::Uniform = Square { count: 3, scale: 0.5 }.into();
+/// assert_eq!(uniform.words, [3, 0.5f32.to_bits()]);
+/// ```
+#[macro_export]
+macro_rules! params {
+    ($(#[$outer:meta])* $vis:vis struct $name:ident { $($(#[$inner:meta])* $member:ident: $kind:ident),* $(,)? }) => {
+        $(#[$outer])*
+        #[derive(Clone, Copy, Debug)]
+        $vis struct $name {
+            $($(#[$inner])* #[allow(missing_docs)] pub $member: $kind,)*
+        }
+
+        impl $crate::shader::Member for $name {
+            const INNER: Option<&'static $crate::shader::Struct> =
+                Some(<$name as $crate::shader::Params>::STRUCT);
+            fn append(&self, words: &mut Vec<u32>) {
+                $($crate::shader::Member::append(&self.$member, words);)*
+            }
+        }
+
+        impl $crate::shader::Params for $name {
+            const STRUCT: &'static $crate::shader::Struct = &$crate::shader::Struct {
+                name: stringify!($name),
+                members: &[$((stringify!($member), stringify!($kind))),*],
+                inner: &[$(<$kind as $crate::shader::Member>::INNER),*],
+            };
+        }
+
+        impl From<$name> for $crate::shader::Uniform {
+            fn from(params: $name) -> Self {
+                let mut words = Vec::new();
+                $crate::shader::Member::append(&params, &mut words);
+                $crate::shader::Uniform { of: <$name as $crate::shader::Params>::STRUCT, words }
+            }
         }
     };
 }
@@ -73,7 +210,11 @@ impl Shader {
     pub fn specialise(&self, constants: &[(&'static str, u32)]) -> String {
         let mut left: Vec<_> = constants.to_vec();
         let mut text = String::new();
-        for line in self.parts.iter().flat_map(|part| part.lines()) {
+        let mut declared = Vec::new();
+        self.structs
+            .iter()
+            .for_each(|s| s.declare(&mut declared, &mut text));
+        for line in unroll::unrolled(self.parts).lines() {
             match declared_constant(line).and_then(|name| left.iter().position(|(n, _)| *n == name)) {
                 Some(at) => {
                     let (_, value) = left.swap_remove(at);
@@ -205,6 +346,7 @@ mod tests {
         let shader = Shader {
             name: "test",
             parts: &["const A: u32 = 1u; // one", "const AB: i32 = 2;\nfn f() {}"],
+            structs: &[],
         };
         assert_eq!(
             shader.specialise(&[("A", 7)]),
@@ -229,6 +371,7 @@ mod tests {
                  @group(0) @binding(5) var<storage, read> at: array<f32>;\n\
                  fn f() { y[0] = x[i + i32(at[2])].x + s.x[1] + max[0]; }",
             ],
+            structs: &[],
         };
         let texels = [0, 1, 2, 3, 4, 5].map(|binding| shader.texel(binding));
         assert_eq!(
@@ -244,12 +387,41 @@ mod tests {
         );
     }
 
+    params! {
+        struct Inner { a: u32, b: u32, c: u32, d: f32 }
+    }
+    params! {
+        struct Outer { inner: Inner, low: i32 }
+    }
+
+    #[test]
+    fn parameters_are_declared_and_laid_out_once() {
+        let shader = Shader {
+            name: "test",
+            parts: &["fn f() {}"],
+            structs: &[Outer::STRUCT, Inner::STRUCT],
+        };
+        assert_eq!(
+            shader.specialise(&[]),
+            "struct Inner { a: u32, b: u32, c: u32, d: f32 }\nstruct Outer { inner: Inner, low: i32 }\nfn f() {}\n"
+        );
+        let inner = Inner {
+            a: 1,
+            b: 2,
+            c: 3,
+            d: 1.0,
+        };
+        let uniform: Uniform = Outer { inner, low: -1 }.into();
+        assert_eq!(uniform.words, [1, 2, 3, 1.0f32.to_bits(), u32::MAX]);
+    }
+
     #[test]
     #[should_panic(expected = "declares no constants")]
     fn an_unknown_constant_is_a_programming_error() {
         Shader {
             name: "test",
             parts: &["fn f() {}"],
+            structs: &[],
         }
         .specialise(&[("A", 7)]);
     }

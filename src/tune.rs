@@ -82,7 +82,7 @@ pub fn open(options: &DeviceOptions) -> Result<(Device, Option<Tuning>), GpuErro
 /// The device's failures.
 pub fn measure(device: &Device) -> Result<Tuning, BenchError> {
     let start = Instant::now();
-    let graphs = graphs(device.caps().cpu)?;
+    let graphs = graphs(device.caps().target.is_cpu())?;
     let executables = |forms: Forms, repeats: usize| -> Result<Vec<Executable>, BenchError> {
         let executable = |graph| executable(device, graph, forms, repeats);
         graphs.iter().map(executable).collect()
@@ -137,7 +137,7 @@ pub fn measure(device: &Device) -> Result<Tuning, BenchError> {
 /// The device's own forms, then those that may be faster.
 fn candidates_for(device: &Device) -> Vec<Forms> {
     let own = device.caps().forms;
-    let others = match device.caps().cpu {
+    let others = match device.caps().target.is_cpu() {
         true => vec![Forms {
             texels: !own.texels,
             ..own

@@ -108,7 +108,7 @@ impl Gpu {
     /// Whether the adapter runs on the CPU.
     #[wasm_bindgen(getter)]
     pub fn software(&self) -> bool {
-        self.device.caps().cpu
+        self.device.caps().target.is_cpu()
     }
 
     /// Largest buffer in MiB.

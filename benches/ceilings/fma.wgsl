@@ -2,8 +2,7 @@
 // invocation has several: 4 * CHAINS of them. Written out for up to four vec4s, because arrays would go to memory.
 const CHAINS: u32 = 4u;
 const ROUNDS: u32 = 1024u;
-struct Params { a: f32, b: f32 }
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: Fma;
 @group(0) @binding(1) var<storage, read_write> sums: array<vec4f>;
 
 // Unrolled: with a loop around four of them a GPU spends half of its time on the loop.

@@ -4,10 +4,10 @@
 use super::{BenchError, Kernel, clock};
 use crate::gpu::{Device, Executable, Weights};
 use crate::graph::Value;
-use crate::op::{BufferRef, Dispatch, StepScalars, linear_groups, read, write};
+use crate::op::join::{COPY, Copy};
+use crate::op::{BufferRef, Dispatch, Params, Shader, StepScalars, int, linear_groups, read, write};
+use crate::params;
 use crate::plan::{Bound, Launch, Place, Plan, PlanBuffer};
-use crate::shader;
-use crate::shader::Shader;
 use crate::tensor::{ALIGNMENT, Spec};
 
 /// The most that kernels of this program's kind reach on the adapter, measured.
@@ -30,7 +30,15 @@ impl Ceilings {
 const FMA: Shader = Shader {
     name: "fma",
     parts: &[include_str!("../../benches/ceilings/fma.wgsl")],
+    structs: &[Fma::STRUCT],
 };
+params! {
+    /// Of `benches/ceilings/fma.wgsl`: x ← x · a + b.
+    struct Fma {
+        a: f32,
+        b: f32,
+    }
+}
 /// Loops of the FMA kernel, of four each.
 const ROUNDS: usize = 1024;
 /// A measurement shorter than this is repeated with more work.
@@ -97,14 +105,15 @@ fn measure(
 pub fn copy_plan(bytes: u64, repeats: usize) -> Plan {
     let count = bytes as usize / 16;
     let dispatch = Dispatch {
-        params: vec![
-            ("count", count.into()),
-            ("from_vector", 0usize.into()),
-            ("to_vector", 0usize.into()),
-        ],
+        params: Copy {
+            count: int(count),
+            from_vector: 0,
+            to_vector: 0,
+        }
+        .into(),
         bindings: vec![read(BufferRef::Input(0)), write(BufferRef::Output(0))],
         workgroups: linear_groups(count, 64),
-        ..Dispatch::new(shader!("copy"), "main")
+        ..Dispatch::new(COPY, "main")
     };
     let values = [("source", 0), ("target", 1)]
         .map(|(name, slot)| (name.to_owned(), Value(slot), Spec::flat(&[bytes as usize / 4])));
@@ -123,7 +132,7 @@ pub fn fma_plan(chains: u32, repeats: usize) -> Plan {
     let repeats = (repeats << 15) / invocations;
     let dispatch = Dispatch {
         constants: vec![("CHAINS", chains), ("ROUNDS", ROUNDS as u32)],
-        params: vec![("a", 0.5f32.into()), ("b", 1.0f32.into())],
+        params: Fma { a: 0.5, b: 1.0 }.into(),
         bindings: vec![write(BufferRef::Output(0))],
         workgroups: linear_groups(invocations, 64),
         iterations: ROUNDS as u64,
@@ -145,6 +154,7 @@ fn plan(dispatch: Dispatch, slots: &[u64], repeats: usize) -> Plan {
         size: *size,
     });
     let launch = Launch {
+        variant: "",
         op: dispatch.shader.name,
         node: 0,
         dispatch,

@@ -6,7 +6,7 @@ use super::GpuError;
 use super::cache::PipelineCache;
 use super::forms::{self, DeviceForms, FormsChoice, FormsLimits, FormsSource};
 use super::memory::{Buffer, Charge, Counted, Ledger, Memory, Texture};
-use crate::op::{Access, Caps, Dispatch, Forms, Texel};
+use crate::op::{Access, Caps, Dispatch, Forms, Target, Texel};
 use crate::plan;
 
 /// Which adapter to use and how much of it.
@@ -244,8 +244,7 @@ impl Device {
         let (features, limits) = if options.portable {
             (wgpu::Features::empty(), wgpu::Limits::default())
         } else {
-            let mut wish =
-                wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY;
+            let mut wish = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
             wish.set(wgpu::Features::PIPELINE_CACHE, options.cache.is_some());
             (adapter.features() & wish, adapter.limits())
         };
@@ -305,8 +304,7 @@ impl Device {
                 false => limits.max_storage_buffer_binding_size,
             },
             max_buffer: limits.max_buffer_size,
-            subgroups: subgroups(&info, features),
-            cpu,
+            target: Target::new(cpu, subgroups(&info, features)),
             forms: forms.forms,
             spare: if cpu { 64 << 20 } else { SPARE },
         };

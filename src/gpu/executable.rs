@@ -389,7 +389,7 @@ impl Executable {
         let mut spans = Vec::new();
         for launch in &plan.launches {
             let from = words.len();
-            words.extend(launch.dispatch.params.iter().map(|(_, word)| word.bits()));
+            words.extend(&launch.dispatch.params.words);
             words.resize(words.len().max(from + 1).next_multiple_of(4), 0);
             spans.push((from as u64 * 4, (words.len() - from) as u64 * 4));
             words.resize(words.len().next_multiple_of(ALIGNMENT as usize / 4), 0);

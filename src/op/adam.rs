@@ -65,7 +65,7 @@ impl Op for Adam {
             .sum();
         let count = bytes as usize / 16;
         Ok(vec![Dispatch {
-            params: vec![("count", count.into())],
+            params: vec![("count", count.into())].into(),
             bindings: vec![
                 step(),
                 write(Parameters),

@@ -2,6 +2,13 @@
 
 use super::*;
 
+params! {
+    struct Params {
+        /// Vec4s of the range.
+        count: u32,
+    }
+}
+
 /// `a + b`.
 #[derive(Debug)]
 pub struct Add;
@@ -33,11 +40,11 @@ impl Op for Add {
             .map(|(from, to)| {
                 let count = (to - from) as usize / 16;
                 Dispatch {
-                    params: vec![("count", count.into())],
+                    params: Params { count: int(count) }.into(),
                     bindings: buffers.iter().map(|b| b.clone().range(from, to)).collect(),
                     workgroups: linear_groups(count, 64),
                     flops: count as u64 * 4,
-                    ..Dispatch::new(shader!("add"), entry)
+                    ..Dispatch::new(shader!("add"; Params), entry)
                 }
             })
             .collect())

@@ -50,7 +50,8 @@ impl AffineGrid {
                 ("height", h.into()),
                 ("width", w.into()),
                 ("threads", threads.into()),
-            ],
+            ]
+            .into(),
             ..Dispatch::new(shader!("affine_grid"), entry)
         }
     }

@@ -37,7 +37,7 @@ impl Op for ArgMax {
                 let voxels = run.count * plane;
                 Dispatch {
                     constants: vec![("CLASSES", logits.shape[1] as u32)],
-                    params: vec![("plane", plane.into()), ("voxels", voxels.into())],
+                    params: vec![("plane", plane.into()), ("voxels", voxels.into())].into(),
                     bindings: vec![run.of(logits, read(Input(0))), run.of(labels, write(Output(0)))],
                     workgroups: linear_groups(voxels, 64),
                     iterations: 5 * logits.blocks() as u64,
@@ -56,17 +56,6 @@ impl Op for ArgMax {
         _: &[bool],
     ) -> Result<Vec<Gradient>, GraphError> {
         Ok(vec![Gradient::Stops])
-    }
-
-    /// A convolution before it tells the labels itself where its kernel can.
-    fn fuse(
-        &self,
-        graph: &mut Graph,
-        inputs: &[Value],
-        sole: Sole,
-        caps: &Caps,
-    ) -> Result<Option<Vec<Value>>, GraphError> {
-        conv3d::without_logits(graph, inputs[0], sole, caps)
     }
 
     fn reads(&self, inputs: &[Spec], outputs: &[Spec], planes: Range<usize>) -> Option<Reads> {

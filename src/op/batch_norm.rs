@@ -1,7 +1,6 @@
 //! Batch normalisation (Ioffe & Szegedy 2015) of maps with an optional leaky ReLU behind it, in training and inference,
 //! and its folding into a convolution.
 
-use super::conv3d::Conv3d;
 use super::*;
 
 /// ε of the published networks.
@@ -104,7 +103,8 @@ fn reduction(
                         ("epsilon", EPSILON.into()),
                     ],
                 ]
-                .concat(),
+                .concat()
+                .into(),
                 bindings: bindings(run, buffer),
                 workgroups: [threads as u32 / 64, x.blocks() as u32, 1],
                 iterations: elements.div_ceil(threads) as u64,
@@ -136,7 +136,7 @@ fn merge(
     caps: &Caps,
 ) -> Dispatch {
     let blocks = x.blocks();
-    let (entry, workgroups, iterations) = if caps.cpu && partials <= 4096 {
+    let (entry, workgroups, iterations) = if caps.target.is_cpu() && partials <= 4096 {
         (alone, linear_groups(blocks, 64), partials + partials.div_ceil(16))
     } else {
         (together, [blocks as u32, 1, 1], partials.div_ceil(64) + 6 * 2)
@@ -146,7 +146,8 @@ fn merge(
             ("partials", partials.into()),
             ("momentum", MOMENTUM.into()),
             ("blocks", blocks.into()),
-        ],
+        ]
+        .into(),
         bindings,
         workgroups,
         iterations: iterations as u64,
@@ -166,7 +167,7 @@ fn elementwise(
 ) -> Dispatch {
     let (plane, planes) = planes(x, run.count);
     // The channel's numbers that an invocation reads first cost a CPU as much as five steps of its run.
-    let most = 8 * if caps.cpu { 32 } else { 8 };
+    let most = 8 * if caps.target.is_cpu() { 32 } else { 8 };
     let runs = plane.div_ceil(most);
     let length = plane.div_ceil(runs).next_multiple_of(8);
     Dispatch {
@@ -180,7 +181,8 @@ fn elementwise(
             ("slope", slope.into()),
             ("epsilon", EPSILON.into()),
             ("inverse_count", count.map_or(0.0, |n| 1.0 / n as f32).into()),
-        ],
+        ]
+        .into(),
         bindings,
         workgroups: linear_groups(planes * runs, 8),
         iterations: length as u64 / 8,
@@ -301,12 +303,16 @@ impl Op for BatchNorm {
         vec![3, 4]
     }
 
-    fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
-        use BufferRef::*;
-        let mut dispatches = statistics(io, [Output(1), Output(2), Input(3), Input(4)], caps);
-        let slope = self.slope.unwrap_or(1.0);
-        dispatches.extend(normalise(io, slope, Output(1), Output(2), caps));
-        Ok(dispatches)
+    /// Statistics and what they are used for apart: the second can be repeated, and goes in slabs.
+    fn expand(&self, graph: &mut Graph, inputs: &[Value]) -> Result<Option<Vec<Value>>, GraphError> {
+        let [x, gamma, beta, running_mean, running_variance] = inputs[..] else {
+            unreachable!("five inputs")
+        };
+        let statistics = graph.push(BatchNormStatistics, &[x, running_mean, running_variance])?;
+        let (mean, variance) = (statistics[0], statistics[1]);
+        let normalise = BatchNormInference { slope: self.slope };
+        let y = graph.push1(normalise, &[x, gamma, beta, mean, variance])?;
+        Ok(Some(vec![y, mean, variance]))
     }
 
     fn gradient(
@@ -329,24 +335,6 @@ impl Op for BatchNorm {
             statistics_reference(inputs[0], inputs[3], inputs[4]);
         let y = normalise_reference(inputs, &mean, &variance, self.slope);
         vec![y, mean, variance, running_mean, running_variance]
-    }
-
-    /// Statistics and what they are used for apart: the second can be repeated, and goes in slabs.
-    fn fuse(
-        &self,
-        graph: &mut Graph,
-        inputs: &[Value],
-        _: Sole,
-        _: &Caps,
-    ) -> Result<Option<Vec<Value>>, GraphError> {
-        let [x, gamma, beta, running_mean, running_variance] = inputs[..] else {
-            unreachable!("five inputs")
-        };
-        let statistics = graph.push(BatchNormStatistics, &[x, running_mean, running_variance])?;
-        let (mean, variance) = (statistics[0], statistics[1]);
-        let normalise = BatchNormInference { slope: self.slope };
-        let y = graph.push1(normalise, &[x, gamma, beta, mean, variance])?;
-        Ok(Some(vec![y, mean, variance]))
     }
 }
 
@@ -430,33 +418,6 @@ impl Op for BatchNormInference {
 
     fn reads(&self, inputs: &[Spec], outputs: &[Spec], planes: Range<usize>) -> Option<Reads> {
         same_planes(inputs, outputs, planes)
-    }
-
-    /// Behind a convolution it goes into the weight and the bias, and its leaky ReLU into the convolution's last step.
-    fn fuse(
-        &self,
-        graph: &mut Graph,
-        inputs: &[Value],
-        sole: Sole,
-        _: &Caps,
-    ) -> Result<Option<Vec<Value>>, GraphError> {
-        let [x, gamma, beta, mean, variance] = inputs[..] else {
-            unreachable!("five inputs")
-        };
-        let Some((conv @ Conv3d { slope: None, .. }, before)) = graph.producer(x).filter(|_| sole(x)) else {
-            return Ok(None);
-        };
-        let (conv, mut inputs) = (*conv, before.to_vec());
-        let bias = if conv.bias { inputs.pop() } else { None };
-        let weight = inputs.pop().expect("a weight");
-        let (weight, bias) = fold_batch_norm(graph, weight, bias, gamma, beta, mean, variance)?;
-        let conv = Conv3d {
-            bias: true,
-            slope: self.slope,
-            ..conv
-        };
-        inputs.extend([weight, bias]);
-        graph.push(conv, &inputs).map(Some)
     }
 }
 
@@ -629,7 +590,8 @@ impl Op for FoldBatchNorm {
                 ("count", count.into()),
                 ("fan_in", (count / outputs.max(1)).into()),
                 ("epsilon", EPSILON.into()),
-            ],
+            ]
+            .into(),
             bindings,
             workgroups: linear_groups(count, 64),
             flops: 4 * count as u64,
@@ -706,7 +668,8 @@ impl Op for FoldBatchNormBefore {
                 ("each", each.into()),
                 ("group_outputs", (outputs / self.groups).into()),
                 ("epsilon", EPSILON.into()),
-            ],
+            ]
+            .into(),
             bindings,
             workgroups: linear_groups(outputs, 64),
             iterations: each as u64,

@@ -38,7 +38,8 @@ fn copy(io: &Io, caps: &Caps, source: usize, from: usize, to: usize, count: usiz
                     ("shift", (from as i32 - to as i32).into()),
                     ("covered", covered.into()),
                     ("vectors", vectors.into()),
-                ],
+                ]
+                .into(),
                 bindings: vec![
                     run.of(input, read(BufferRef::Input(source))),
                     run.of(output, write(BufferRef::Output(0))),
@@ -122,22 +123,6 @@ impl Op for Concat {
 
     fn again(&self, node: &NodeView, _: &[Spec]) -> Option<(Arc<dyn Op>, Vec<Value>)> {
         Some((Arc::new(Concat), node.inputs.clone()))
-    }
-
-    /// Concatenations of concatenations become one.
-    fn fuse(
-        &self,
-        graph: &mut Graph,
-        inputs: &[Value],
-        _: Sole,
-        _: &Caps,
-    ) -> Result<Option<Vec<Value>>, GraphError> {
-        let parts = |x: &Value| graph.producer::<Concat>(*x).map(|(_, inputs)| inputs.to_vec());
-        if inputs.iter().all(|x| parts(x).is_none()) {
-            return Ok(None);
-        }
-        let flat: Vec<Value> = inputs.iter().flat_map(|x| parts(x).unwrap_or(vec![*x])).collect();
-        graph.push(Concat, &flat).map(Some)
     }
 }
 

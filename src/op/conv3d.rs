@@ -7,12 +7,9 @@ mod kernels;
 mod labels;
 mod reference;
 
-use super::batch_norm::{BatchNormInference, fold_batch_norm_before};
-use super::concat::Concat;
 use super::*;
 use kernels::{Axis, Lattice, WeightGradient};
 pub use labels::Conv3dLabels;
-pub(super) use labels::without_logits;
 
 /// Weights of an output channel up to which a convolution is computed again rather than kept.
 const CHEAP: usize = 32;
@@ -89,43 +86,8 @@ pub struct Conv3d {
 
 impl Conv3d {
     /// Number of sources among `inputs` inputs.
-    fn sources(&self, inputs: usize) -> usize {
+    pub(crate) fn sources(&self, inputs: usize) -> usize {
         inputs.saturating_sub(1 + self.bias as usize)
-    }
-
-    fn fused(
-        &self,
-        graph: &mut Graph,
-        inputs: &[Value],
-        sole: Sole,
-    ) -> Result<Option<Vec<Value>>, GraphError> {
-        let count = self.sources(inputs.len());
-        let (sources, rest) = inputs.split_at(count);
-        let weight = rest[0];
-        let bias = rest.get(1).copied();
-        let pointwise = graph.shape(weight)[2..] == [1, 1, 1] && self.config.padding == [0; 3];
-        if pointwise
-            && let [x] = *sources
-            && sole(x)
-            && let Some((BatchNormInference { slope: None }, before)) = graph.producer(x)
-        {
-            let before = before.to_vec();
-            let (weight, bias) =
-                fold_batch_norm_before(graph, weight, bias, &before[1..], self.config.groups)?;
-            let op = Conv3d { bias: true, ..*self };
-            let inputs = [before[0], weight, bias];
-            return match op.fused(graph, &inputs, sole)? {
-                Some(outputs) => Ok(Some(outputs)),
-                None => graph.push(op, &inputs).map(Some),
-            };
-        }
-        let concatenated = |x: &Value| graph.producer::<Concat>(*x).map(|(_, inputs)| inputs.to_vec());
-        if self.config.groups == 1 && sources.iter().any(|x| concatenated(x).is_some()) {
-            let flat = sources.iter().flat_map(|x| concatenated(x).unwrap_or(vec![*x]));
-            let inputs: Vec<Value> = flat.chain(rest.iter().copied()).collect();
-            return graph.push(Conv3d { ..*self }, &inputs).map(Some);
-        }
-        Ok(None)
     }
 
     /// Of some of the sources among these inputs, for outputs of that shape.
@@ -310,18 +272,6 @@ impl Op for Conv3d {
         let axes = [0, 1, 2].map(|a| Axis::forward(&self.config, a, outputs[0].shape[2 + a], weight[2 + a]));
         let one = self.sources(inputs.len()) == 1;
         (one && kernels::in_place(&axes, &inputs[0], &outputs[0], self.config.groups)).then_some(0)
-    }
-
-    /// A concatenation before it becomes several sources; a batch norm with fixed statistics before a 1×1×1 convolution
-    /// goes into the weight and the bias.
-    fn fuse(
-        &self,
-        graph: &mut Graph,
-        inputs: &[Value],
-        sole: Sole,
-        _: &Caps,
-    ) -> Result<Option<Vec<Value>>, GraphError> {
-        self.fused(graph, inputs, sole)
     }
 }
 

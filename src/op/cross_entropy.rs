@@ -129,7 +129,7 @@ impl Op for CrossEntropy {
             let walk = walk(run.count, plane, logits.blocks(), threads);
             dispatches.push(Dispatch {
                 constants: [classes(logits), vec![together]].concat(),
-                params: [walk, vec![("first", first.into())]].concat(),
+                params: [walk, vec![("first", first.into())]].concat().into(),
                 bindings,
                 workgroups: [threads as u32 / 64, 1, 1],
                 iterations: (voxels.div_ceil(threads) * (1 + loops(logits))) as u64,
@@ -140,7 +140,7 @@ impl Op for CrossEntropy {
         }
         dispatches.push(Dispatch {
             constants: classes(logits),
-            params: vec![("partials", partials.into())],
+            params: vec![("partials", partials.into())].into(),
             bindings: vec![read(buffer), write(Output(0)), write(Output(1))],
             iterations: partials.div_ceil(64) as u64 + 6,
             ..Dispatch::new(MODULE, "merge")
@@ -220,7 +220,7 @@ impl Op for CrossEntropyGradient {
                 constants.push(("VECTORS", VECTORS as u32));
                 Dispatch {
                     constants,
-                    params: vec![("plane", plane.into()), ("planes", run.count.into())],
+                    params: vec![("plane", plane.into()), ("planes", run.count.into())].into(),
                     bindings,
                     workgroups: plane_groups(plane, VECTORS, run.count),
                     iterations: (VECTORS * (1 + loops(logits))) as u64,

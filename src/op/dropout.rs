@@ -90,7 +90,8 @@ impl Op for Dropout {
                 ("id", self.id.into()),
                 ("threshold", self.threshold().into()),
                 ("scale", self.scale().into()),
-            ],
+            ]
+            .into(),
             flops: (count * planes * 4) as u64,
             ..Dispatch::new(shader!("dropout"), "flat_elements")
         };

@@ -31,7 +31,7 @@ impl Op for Fill {
     fn dispatches(&self, io: &mut Io, _: &Caps) -> Result<Vec<Dispatch>, GraphError> {
         let count = io.outputs[0].count();
         Ok(vec![Dispatch {
-            params: vec![("count", count.into()), ("value", self.value.into())],
+            params: vec![("count", count.into()), ("value", self.value.into())].into(),
             bindings: vec![write(BufferRef::Output(0))],
             workgroups: linear_groups(count, 64),
             ..Dispatch::new(shader!("fill"), "main")

@@ -35,7 +35,8 @@ impl Scatter {
                 ("count", count.into()),
                 ("threads", threads.into()),
                 ("headroom", self.headroom.into()),
-            ],
+            ]
+            .into(),
             bindings,
             workgroups: linear_groups(threads, 64),
             iterations: count.div_ceil(threads) as u64,

@@ -74,7 +74,8 @@ impl GridSample {
                 ("width", image[4].into()),
                 ("locations", locations.into()),
                 ("headroom", headroom.into()),
-            ],
+            ]
+            .into(),
             workgroups: linear_groups(image[0] * locations, 64),
             iterations: (image[1] * 9) as u64,
             flops: (image[0] * image[1] * locations * 32) as u64,

@@ -73,7 +73,8 @@ impl Op for HardestVoxels {
                 ("chunks", all_chunks.into()),
                 ("numerator", self.parts.into()),
                 ("denominator", PARTS.into()),
-            ],
+            ]
+            .into(),
             ..Dispatch::new(shader!("hard_mining", "common/classes"), entry)
         };
         let mut dispatches = vec![Dispatch {

@@ -36,7 +36,8 @@ impl Op for Interleave {
                 ("count", weight.count().into()),
                 ("channels", self.channels.into()),
                 ("offsets", (weight.shape[1] / self.channels).into()),
-            ],
+            ]
+            .into(),
             bindings: vec![read(BufferRef::Input(0)), write(BufferRef::Output(0))],
             workgroups: linear_groups(weight.count(), 64),
             ..Dispatch::new(shader!("interleave"), "main")

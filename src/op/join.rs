@@ -28,16 +28,30 @@ fn vectors(map: &Spec, cases: usize) -> usize {
     map.device_len() / 4 / map.shape[0] * cases
 }
 
+params! {
+    /// The uniform of `copy.wgsl`.
+    pub(crate) struct Copy {
+        /// Vec4s to copy.
+        count: u32,
+        /// The first of them in the source.
+        from_vector: u32,
+        /// And in the target.
+        to_vector: u32,
+    }
+}
+pub(crate) const COPY: Shader = shader!("copy"; Copy);
+
 fn copy(source: usize, from: usize, to: usize, count: usize) -> Dispatch {
     Dispatch {
-        params: vec![
-            ("count", count.into()),
-            ("from_vector", from.into()),
-            ("to_vector", to.into()),
-        ],
+        params: Copy {
+            count: int(count),
+            from_vector: int(from),
+            to_vector: int(to),
+        }
+        .into(),
         bindings: vec![read(BufferRef::Input(source)), write(BufferRef::Output(0))],
         workgroups: linear_groups(count, 64),
-        ..Dispatch::new(shader!("copy"), "main")
+        ..Dispatch::new(COPY, "main")
     }
 }
 

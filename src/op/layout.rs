@@ -48,7 +48,8 @@ fn dispatches(entry: &'static str, map: &Spec, caps: &Caps) -> Vec<Dispatch> {
                     ("channels", channels.into()),
                     ("depth", depth.into()),
                     ("first_slice", run.first.into()),
-                ],
+                ]
+                .into(),
                 bindings,
                 workgroups: linear_groups(count, 64),
                 ..Dispatch::new(shader!("layout"), entry)

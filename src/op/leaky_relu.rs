@@ -1,6 +1,5 @@
 //! Leaky ReLU on its own; behind a batch norm it is part of that operation.
 
-use super::conv3d::Conv3d;
 use super::*;
 
 /// y = x where x > 0, else `slope`·x; slope 0 is ReLU. Any shape and layout.
@@ -32,7 +31,7 @@ fn dispatches(entry: &'static str, slope: f32, io: &Io, caps: &Caps) -> Vec<Disp
                 .collect();
             bindings.push(write(BufferRef::Output(0)).range(from, to));
             Dispatch {
-                params: vec![("count", count.into()), ("slope", slope.into())],
+                params: vec![("count", count.into()), ("slope", slope.into())].into(),
                 bindings,
                 workgroups: linear_groups(count, 64),
                 flops: count as u64 * 4,
@@ -99,30 +98,6 @@ impl Op for LeakyRelu {
             if x > 0.0 { x } else { self.slope * x }
         };
         vec![Tensor::from_fn(&inputs[0].shape, leaky)]
-    }
-
-    /// Behind a convolution it becomes the convolution's last step.
-    fn fuse(
-        &self,
-        graph: &mut Graph,
-        inputs: &[Value],
-        sole: Sole,
-        _: &Caps,
-    ) -> Result<Option<Vec<Value>>, GraphError> {
-        let Some((conv @ Conv3d { slope: None, .. }, before)) = graph.producer(inputs[0]) else {
-            return Ok(None);
-        };
-        if !sole(inputs[0]) {
-            return Ok(None);
-        }
-        let (conv, before) = (
-            Conv3d {
-                slope: Some(self.slope),
-                ..*conv
-            },
-            before.to_vec(),
-        );
-        graph.push(conv, &before).map(Some)
     }
 }
 

@@ -49,7 +49,8 @@ fn launch(entry: &'static str, [samples, inputs, outputs]: [usize; 3]) -> Dispat
             ("outputs", outputs.into()),
             ("chunk", CHUNK.into()),
             ("chunks", outputs.div_ceil(CHUNK).into()),
-        ],
+        ]
+        .into(),
         flops: (2 * samples * inputs * outputs) as u64,
         ..Dispatch::new(shader!("linear", "common/sum64"), entry)
     }

@@ -168,7 +168,8 @@ impl Layer {
                 ("columns", self.columns.into()),
                 ("pieces", pieces.into()),
                 ("column_blocks", self.columns.div_ceil(4).into()),
-            ],
+            ]
+            .into(),
             bindings: vec![read(BufferRef::Input(weight)), write(to)],
             workgroups: linear_groups(vectors, 64),
             ..Dispatch::new(shader!("obelisk_layer_pack"), entry)
@@ -215,15 +216,17 @@ impl Layer {
             dispatches.push(Dispatch {
                 constants: constants.clone(),
                 subgroups: true,
-                params: self.params(OwnParams {
-                    count,
-                    first: part.first,
-                    partials,
-                    partial_base,
-                    threads,
-                    pieces,
-                    ..Default::default()
-                }),
+                params: self
+                    .params(OwnParams {
+                        count,
+                        first: part.first,
+                        partials,
+                        partial_base,
+                        threads,
+                        pieces,
+                        ..Default::default()
+                    })
+                    .into(),
                 bindings: vec![
                     read(BufferRef::Input(0)),
                     read(BufferRef::Input(upstream - 1)),
@@ -250,12 +253,14 @@ impl Layer {
         }
         let total = |entry, sums, output, count: usize, partials: usize, each: usize| Dispatch {
             constants: self.total_constants(run, 8 * columns),
-            params: self.params(OwnParams {
-                count,
-                partials,
-                pieces,
-                ..Default::default()
-            }),
+            params: self
+                .params(OwnParams {
+                    count,
+                    partials,
+                    pieces,
+                    ..Default::default()
+                })
+                .into(),
             bindings: vec![read(sums), write(output)],
             workgroups: linear_groups(count, 64),
             iterations: (each * (partials + 1)) as u64,
@@ -321,7 +326,7 @@ impl Layer {
 
 /// Whether shuffles hand the weights round (`shaders/common/conv3d_lanes.wgsl`).
 fn shuffles(caps: &Caps) -> bool {
-    caps.cpu && caps.subgroups.is_some_and(|(least, _)| least >= 8)
+    matches!(caps.target, Target::CpuLanes(_))
 }
 
 impl Op for ObeliskLayer {
@@ -358,7 +363,8 @@ impl Op for ObeliskLayer {
                     ("size_x", w.into()),
                     ("size_y", h.into()),
                     ("size_z", d.into()),
-                ],
+                ]
+                .into(),
                 bindings: vec![read(BufferRef::Input(0)), write(cells)],
                 workgroups: linear_groups(threads, 64),
                 iterations: 4,
@@ -410,19 +416,21 @@ impl Op for ObeliskLayer {
             let [x, y, _] = linear_groups(threads, 64);
             let mut constants = layer.constants(run);
             let [_, h, w] = layer.g.grid;
-            if !caps.cpu && [part.count, h, w].iter().all(|size| size % 4 == 0) {
+            if !caps.target.is_cpu() && [part.count, h, w].iter().all(|size| size % 4 == 0) {
                 constants.push(("TILED", 1));
             }
             dispatches.push(Dispatch {
                 constants,
                 subgroups: lanes,
-                params: layer.params(OwnParams {
-                    count,
-                    first: part.first,
-                    threads,
-                    pieces,
-                    ..Default::default()
-                }),
+                params: layer
+                    .params(OwnParams {
+                        count,
+                        first: part.first,
+                        threads,
+                        pieces,
+                        ..Default::default()
+                    })
+                    .into(),
                 bindings: [
                     // The offsets stand in for an image that is packed, and for points where there are none.
                     read(BufferRef::Input(cells.is_some() as usize)),
@@ -581,7 +589,7 @@ impl Op for ObeliskLayerOffsetGradient {
             let [x, y, _] = linear_groups(threads, 64);
             dispatches.push(Dispatch {
                 constants: layer.constants(run),
-                params: layer.params(own),
+                params: layer.params(own).into(),
                 bindings: vec![
                     read(BufferRef::Input(0)),
                     read(packed),
@@ -613,13 +621,13 @@ impl Op for ObeliskLayerOffsetGradient {
             partials,
             ..Default::default()
         };
-        let (entry, shares) = match caps.cpu {
+        let (entry, shares) = match caps.target.is_cpu() {
             true => ("offsets_total", 1),
             false => ("offsets_shared_total", 64),
         };
         dispatches.push(Dispatch {
             constants: layer.total_constants(run, 4),
-            params: layer.params(own),
+            params: layer.params(own).into(),
             bindings: vec![read(sums), write(BufferRef::Output(0))],
             workgroups: linear_groups(count, 64 / shares),
             iterations: (layer.g.c * (partials.div_ceil(shares) + 1) + 6) as u64,
@@ -712,7 +720,7 @@ impl Op for ObeliskLayerWeightGradient {
             };
             dispatches.push(Dispatch {
                 constants: layer.constants(run),
-                params: layer.params(own),
+                params: layer.params(own).into(),
                 bindings: vec![
                     read(BufferRef::Input(0)),
                     part.of(&features, read(BufferRef::Input(upstream))),
@@ -747,7 +755,7 @@ impl Op for ObeliskLayerWeightGradient {
         };
         dispatches.push(Dispatch {
             constants: layer.total_constants(run, 2),
-            params: layer.params(own),
+            params: layer.params(own).into(),
             bindings: vec![read(sums), write(BufferRef::Output(0))],
             workgroups: linear_groups(count, 64),
             iterations: partials as u64,

@@ -374,7 +374,7 @@ impl Op for ObeliskSample {
                 let fours = ("FOURS", (g.k % 4 == 0) as u32);
                 Dispatch {
                     constants: [g.constants(), vec![fours]].concat(),
-                    params: g.params(&io.inputs[0], own),
+                    params: g.params(&io.inputs[0], own).into(),
                     bindings: [
                         read(BufferRef::Input(0)),
                         run.of(&samples, write(BufferRef::Output(0))),
@@ -503,7 +503,7 @@ impl Op for ObeliskSlopeGradient {
         let threads = |run: &Slices| {
             let count = run.count * plane;
             // A processor needs few, and fewer are faster to add up.
-            let enough = match caps.cpu {
+            let enough = match caps.target.is_cpu() {
                 true => (4096 / offsets).clamp(8, 64),
                 false => reduction_threads(count, offsets),
             };
@@ -528,7 +528,7 @@ impl Op for ObeliskSlopeGradient {
             let (count, threads) = (run.count * plane, threads(run));
             dispatches.push(Dispatch {
                 constants: vec![("TERMS", terms as u32)],
-                params: params(count, threads, first),
+                params: params(count, threads, first).into(),
                 bindings: vec![
                     run.of(upstream, read(BufferRef::Input(1))),
                     run.of(slopes, read(BufferRef::Input(0))),
@@ -543,7 +543,7 @@ impl Op for ObeliskSlopeGradient {
         }
         dispatches.push(Dispatch {
             constants: vec![("TERMS", terms as u32)],
-            params: params(offsets * terms, partials, 0),
+            params: params(offsets * terms, partials, 0).into(),
             bindings: vec![read(sums), write(BufferRef::Output(0))],
             workgroups: linear_groups(offsets * terms, 64),
             iterations: partials as u64,
@@ -623,7 +623,7 @@ impl Op for ObeliskOffsetGradient {
             };
             dispatches.push(Dispatch {
                 constants: g.constants(),
-                params: g.params(&image, own),
+                params: g.params(&image, own).into(),
                 bindings: vec![
                     read(BufferRef::Input(0)),
                     run.of(&samples, read(BufferRef::Input(upstream))),
@@ -645,7 +645,7 @@ impl Op for ObeliskOffsetGradient {
         };
         dispatches.push(Dispatch {
             constants: g.constants(),
-            params: g.params(&image, own),
+            params: g.params(&image, own).into(),
             bindings: vec![read(scratch), write(BufferRef::Output(0))],
             workgroups: linear_groups(numbers, 64),
             iterations: partials as u64,
@@ -710,7 +710,7 @@ impl ObeliskImageGradient {
         };
         Dispatch {
             constants: g.constants(),
-            params: g.params(&self.image, own),
+            params: g.params(&self.image, own).into(),
             bindings: vec![
                 read(BufferRef::Input(0)), // stands in for the image, which this kernel does not read
                 run.of(&g.samples(), read(BufferRef::Input(upstream))),
@@ -738,7 +738,7 @@ impl ObeliskImageGradient {
         };
         let adds = Dispatch {
             constants: g.constants(),
-            params: g.params(&self.image, own),
+            params: g.params(&self.image, own).into(),
             bindings: vec![
                 read(scatter.largest),
                 read(BufferRef::Input(upstream)),
@@ -785,7 +785,7 @@ impl Op for ObeliskImageGradient {
         let samples = g.samples();
         if g.is_sparse() {
             // Blocks of four channels that an invocation has at most, and the voxels of its rows.
-            let eights = caps.eight_lanes();
+            let eights = caps.target == Target::CpuLanes(8);
             let (most, rows, width) = if eights { (2, 4, 8) } else { (4, 1, 1) };
             let groups = self.image.blocks().div_ceil(most);
             let own = [

@@ -175,7 +175,7 @@ pub(crate) fn filter_axes(
         let window = filter.window();
         for piece in pieces {
             let run = match filter {
-                Filter::Average(_) if caps.cpu => 4,
+                Filter::Average(_) if caps.target.is_cpu() => 4,
                 _ => 1,
             };
             let count = (piece.end - piece.start).div_ceil(run) * inner;
@@ -193,7 +193,8 @@ pub(crate) fn filter_axes(
                     ("padding", window.padding.into()),
                     ("first_row", piece.start.into()),
                     ("end_row", piece.end.into()),
-                ],
+                ]
+                .into(),
                 bindings: vec![
                     read(source).range(piece.read.0 - source_from, piece.read.1 - source_from),
                     write(output).range(piece.written.0 - output_from, piece.written.1 - output_from),

@@ -11,7 +11,7 @@ const EPSILON: f64 = 1e-5;
 fn partials(voxels: usize, blocks: usize, caps: &Caps) -> usize {
     let loops = 1 + 4 * blocks;
     let least = (voxels * loops).div_ceil(60_000);
-    let enough = if caps.cpu { 2048 } else { 1 << 16 };
+    let enough = if caps.target.is_cpu() { 2048 } else { 1 << 16 };
     voxels.min(least.max(enough)).next_multiple_of(64)
 }
 
@@ -106,7 +106,8 @@ impl Op for DiceLoss {
                             ("first_partial", (first - threads).into()),
                         ],
                     ]
-                    .concat(),
+                    .concat()
+                    .into(),
                     bindings: vec![
                         run.of(&logits, read(Input(0))),
                         read(Input(1)),
@@ -123,22 +124,26 @@ impl Op for DiceLoss {
             .collect();
         let score = |entry| Dispatch {
             constants: vec![("BLOCKS", blocks as u32), ("HINGE", self.0.hinge as u32)],
-            params: vec![("classes", classes.into()), ("partials", count.into())],
+            params: vec![("classes", classes.into()), ("partials", count.into())].into(),
             ..Dispatch::new(shader!("dice_score"), entry)
         };
         dispatches.push(Dispatch {
             bindings: vec![read(partial), read(Input(1)), write(total), write(Output(0))],
-            workgroups: if caps.cpu {
+            workgroups: if caps.target.is_cpu() {
                 linear_groups(12 * blocks, 64)
             } else {
                 [12 * blocks as u32, 1, 1]
             },
-            iterations: if caps.cpu {
+            iterations: if caps.target.is_cpu() {
                 count as u64
             } else {
                 count.div_ceil(256) as u64 + 8
             },
-            ..score(if caps.cpu { "total" } else { "shared_total" })
+            ..score(if caps.target.is_cpu() {
+                "total"
+            } else {
+                "shared_total"
+            })
         });
         dispatches.push(Dispatch {
             bindings: vec![read(total), read(Input(1)), write(Output(1)), write(Output(0))],
@@ -216,7 +221,7 @@ impl Op for DiceLossGradient {
         let unused = io.scratch(16);
         let mut dispatches = vec![Dispatch {
             constants: vec![("BLOCKS", blocks as u32)],
-            params: vec![("classes", classes.into()), ("partials", 0usize.into())],
+            params: vec![("classes", classes.into()), ("partials", 0usize.into())].into(),
             bindings: vec![read(Input(2)), read(Input(3)), write(weights), write(unused)],
             workgroups: linear_groups(8 * blocks, 64),
             ..Dispatch::new(shader!("dice_score"), "scale")
@@ -234,7 +239,8 @@ impl Op for DiceLossGradient {
                     ("planes", run.count.into()),
                     ("classes", classes.into()),
                     ("first_voxel", (run.first * h * w).into()),
-                ],
+                ]
+                .into(),
                 bindings: vec![
                     run.of(&logits, read(Input(0))),
                     read(Input(1)),

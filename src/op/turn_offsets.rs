@@ -42,7 +42,7 @@ impl Op for TurnOffsets {
         let count = io.inputs[0].count() / 3;
         Ok(vec![Dispatch {
             constants: vec![("TRANSPOSED", self.transposed as u32)],
-            params: vec![("count", count.into())],
+            params: vec![("count", count.into())].into(),
             bindings: vec![read(Input(0)), read(Input(1)), write(Output(0))],
             workgroups: linear_groups(count, 64),
             iterations: 3,

@@ -87,7 +87,7 @@ impl Op for Upsample {
         let [n, _, d, h, w] = io.inputs[0].ncdhw().expect("checked on insertion");
         let [out_d, out_h, out_w] = self.size;
         // On a GPU caches make loads cheap, and outputs beside each other are written at once.
-        let side = if caps.cpu && [out_h, out_w] == [2 * h, 2 * w] {
+        let side = if caps.target.is_cpu() && [out_h, out_w] == [2 * h, 2 * w] {
             2
         } else {
             1
@@ -126,7 +126,8 @@ impl Op for Upsample {
                         ("in_depth", d.into()),
                         ("in_height", h.into()),
                         ("in_width", w.into()),
-                    ],
+                    ]
+                    .into(),
                     bindings: vec![
                         read(BufferRef::Input(0)).range(piece.read.0, piece.read.1),
                         write(BufferRef::Output(0)).range(piece.written.0, piece.written.1),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::program::{Info, Program, Step};
 use crate::graph::{GraphError, Value};
-use crate::op::{NodeView, Op, aligned_slices, planes_bytes};
+use crate::op::{NodeView, Op, PLANES_AT_ONCE, aligned_slices, planes_bytes};
 use crate::tensor::Layout;
 
 /// Share of the program's arithmetic that all runs together may add.
@@ -340,8 +340,7 @@ impl Program {
         let results = self.steps[last.step].outputs.clone();
         let total = last.op.planes(&self.specs(&last.inputs), &self.specs(&results));
         let step = self.alignment(parts);
-        // Even: conv3d_winograd.wgsl computes planes by pairs.
-        let each = total.div_ceil(slabs).next_multiple_of(step.max(2));
+        let each = total.div_ceil(slabs).next_multiple_of(step.max(PLANES_AT_ONCE));
         let slabs = total.div_ceil(each);
         if slabs < 2 {
             return Ok(None);

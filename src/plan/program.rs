@@ -49,6 +49,8 @@ pub(super) struct Step {
     pub over: Option<Value>,
     /// What a pass did, for listings.
     pub note: String,
+    /// [`Op::variant`].
+    pub variant: &'static str,
     pub dispatches: Arc<[Dispatch]>,
     pub scratch: Vec<u64>,
 }
@@ -140,6 +142,7 @@ impl Program {
             planes,
             over,
             note: String::new(),
+            variant: "",
             dispatches: Arc::new([]),
             scratch: Vec::new(),
         };
@@ -159,6 +162,7 @@ impl Program {
         let mut io = Io::new(&inputs, &outputs);
         io.planes = step.planes.clone();
         io.in_place = in_place;
+        step.variant = step.op.variant(&io, &self.caps);
         let mut dispatches = step.op.dispatches(&mut io, &self.caps)?;
         step.scratch = io.scratch;
         if self.caps.forms.texels {

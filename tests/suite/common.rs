@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use obelisk::gpu::{Device, DeviceOptions, Executable, Resident, Weights};
 use obelisk::graph::{Graph, Init, Source, Value};
-use obelisk::op::{Access, Caps, Dispatch, StepScalars, Texel, Word};
+use obelisk::op::{Access, Caps, Dispatch, StepScalars, Target, Texel};
 use obelisk::plan::Plan;
 use obelisk::tensor::Tensor;
 
@@ -24,7 +24,7 @@ pub fn devices() -> &'static [Device] {
             }))
         };
         match (open(true, false), open(false, false), open(false, true)) {
-            (Ok(portable), Ok(own), Ok(_)) if !own.caps().cpu => vec![portable, own],
+            (Ok(portable), Ok(own), Ok(_)) if !own.caps().target.is_cpu() => vec![portable, own],
             (Ok(portable), Ok(own), Ok(for_gpus)) => vec![portable, own, for_gpus],
             (Err(error), ..) | (_, Err(error), _) | (.., Err(error)) => {
                 assert!(std::env::var_os("CI").is_none(), "no device in CI: {error}");
@@ -214,10 +214,10 @@ pub fn check_with_binding(graph: &Graph, data: &Data, step: &StepScalars, tolera
             ..*device.caps()
         };
         let actual = run_plan_on(device, Plan::new(graph, &caps).unwrap(), data, step);
-        let form = if device.caps().subgroups.is_some() {
-            "own limits"
-        } else {
-            "portable"
+        let form = match device.caps().target {
+            Target::CpuLanes(_) => "lanes",
+            Target::Cpu => "processor",
+            Target::Gpu => "GPU",
         };
         for (name, value) in graph.kept() {
             let want = expected[value.index()].as_ref().unwrap();
@@ -415,11 +415,10 @@ pub fn reflect(plan: &Plan) {
     static SEEN: std::sync::Mutex<Option<HashSet<String>>> = std::sync::Mutex::new(None);
     for launch in &plan.launches {
         let d = &launch.dispatch;
-        let names: Vec<_> = d.params.iter().map(|(n, _)| *n).collect();
         let pieces: Vec<_> = d.shader.parts.iter().map(|part| part.as_ptr()).collect();
         let key = format!(
-            "{}{}{pieces:?}{:?}{names:?}{:?}",
-            d.shader.name, d.entry, d.constants, d.bindings
+            "{}{}{pieces:?}{:?}{}{:?}",
+            d.shader.name, d.entry, d.constants, d.params.of.name, d.bindings
         );
         if SEEN.lock().unwrap().get_or_insert_default().insert(key) {
             reflect_dispatch(d);
@@ -497,23 +496,15 @@ fn reflect_dispatch(d: &Dispatch) {
         }
     }
     if let Some(params) = bindings.get(&0) {
-        let naga::TypeInner::Struct { members, .. } = &module.types[params.ty].inner else {
+        let naga::TypeInner::Struct { span, .. } = module.types[params.ty].inner else {
             panic!("{what}: binding 0 is no struct")
         };
-        assert_eq!(members.len(), d.params.len(), "{what}: members of Params");
-        for (i, (member, (name, word))) in members.iter().zip(&d.params).enumerate() {
-            assert_eq!(member.name.as_deref(), Some(*name), "{what}: Params");
-            assert_eq!(member.offset, 4 * i as u32, "{what}: Params.{name}");
-            let kind = match word {
-                Word::U32(_) => naga::Scalar::U32,
-                Word::I32(_) => naga::Scalar::I32,
-                Word::F32(_) => naga::Scalar::F32,
-            };
-            assert_eq!(
-                module.types[member.ty].inner,
-                naga::TypeInner::Scalar(kind),
-                "{what}: Params.{name}"
-            );
+        let words = d.params.words.len();
+        assert_eq!(span as usize, 4 * words, "{what}: bytes of the uniform");
+        // Declared once, it has the members and the order that Rust has.
+        if !d.shader.structs.is_empty() {
+            let name = module.types[params.ty].name.as_deref();
+            assert_eq!(name, Some(d.params.of.name), "{what}: struct of the uniform");
         }
     }
 

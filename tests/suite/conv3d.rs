@@ -2,6 +2,7 @@
 
 use crate::common::*;
 use obelisk::graph::{Graph, Value};
+use obelisk::op::Target;
 use obelisk::op::arg_max::ArgMax;
 use obelisk::op::conv3d::{Conv3dConfig, conv3d};
 use obelisk::op::leaky_relu::leaky_relu;
@@ -384,7 +385,10 @@ fn labels_need_no_logits_where_a_kernel_has_all_of_a_voxel() {
         for device in devices() {
             let plan = Plan::new(&graph, device.caps()).unwrap();
             let told = plan.launches.iter().any(|l| l.op == "conv3d labels");
-            assert_eq!(told, device.caps().eight_lanes() && case.outputs <= 16);
+            assert_eq!(
+                told,
+                device.caps().target == Target::CpuLanes(8) && case.outputs <= 16
+            );
             reflect(&plan);
             let made = &run_plan_on(device, plan, &data, &StepScalars::default())["labels"];
             assert_eq!(made.shape, expected.shape);
@@ -402,8 +406,7 @@ fn labels_need_no_logits_where_a_kernel_has_all_of_a_voxel() {
         // Logits that are wanted stay.
         graph.keep("logits", logits_of(&graph, labels));
         let caps = Caps {
-            subgroups: Some((8, 8)),
-            cpu: true,
+            target: Target::CpuLanes(8),
             ..Caps::PORTABLE
         };
         let plan = Plan::new(&graph, &caps).unwrap();
@@ -450,11 +453,11 @@ fn oversize_tensors_are_cut_along_depth() {
         }
         let expected = evaluate(&graph, &data, &StepScalars::default());
         for device in devices() {
-            for cpu in [true, false] {
+            for target in [device.caps().target, Target::Gpu] {
                 // Five planes of x0, of its 18, of which two are halo; and the forms that a GPU gets.
                 let caps = Caps {
                     max_binding: 5 * 2 * 1280 * 16 + 256,
-                    cpu,
+                    target,
                     ..*device.caps()
                 };
                 let plan = Plan::new(&graph, &caps).unwrap();

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use crate::common::*;
 use obelisk::graph::Graph;
 use obelisk::model::{self, At, Builder, Network, Site};
+use obelisk::op::Target;
 use obelisk::op::{Caps, StepScalars};
 use obelisk::plan::Plan;
 use obelisk::predict::points::PointPredictor;
@@ -252,8 +253,7 @@ fn a_sparse_steps_plan_is_the_same_for_every_volume() {
     for caps in [
         Caps::PORTABLE,
         Caps {
-            cpu: true,
-            subgroups: Some((8, 8)),
+            target: Target::CpuLanes(8),
             ..Caps::PORTABLE
         },
     ] {

@@ -153,8 +153,7 @@ fn the_hybrid_trains_at_144_cubed_within_webgpus_default_limits() {
     // The limits of any device, but this one's subgroups: without them a step takes minutes on a processor.
     let Some(device) = devices().get(1) else { return };
     let caps = Caps {
-        subgroups: device.caps().subgroups,
-        cpu: device.caps().cpu,
+        target: device.caps().target,
         ..Caps::PORTABLE
     };
     let network = model::find("obelisk-hybrid").unwrap();

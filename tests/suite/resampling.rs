@@ -2,6 +2,7 @@
 
 use crate::common::*;
 use obelisk::graph::{Graph, Value};
+use obelisk::op::Target;
 use obelisk::op::avg_pool3d::AvgPool3d;
 use obelisk::op::upsample::Upsample;
 use obelisk::op::{Caps, StepScalars};
@@ -182,14 +183,14 @@ proptest! {
 
 #[test]
 fn values_beyond_a_binding_are_cut_into_ranges() {
-    for (shape, size, cpu) in [
-        ([2, 9, 4, 5, 3], [7, 9, 5], false),
-        ([1, 5, 6, 7, 5], [6, 3, 11], false),
-        ([2, 9, 4, 5, 2], [7, 10, 4], true),
+    for (shape, size, target) in [
+        ([2, 9, 4, 5, 3], [7, 9, 5], Target::Gpu),
+        ([1, 5, 6, 7, 5], [6, 3, 11], Target::Gpu),
+        ([2, 9, 4, 5, 2], [7, 10, 4], Target::Cpu),
     ] {
         let caps = Caps {
             max_binding: 7168,
-            cpu,
+            target,
             ..Caps::PORTABLE
         };
         let mut graph = Graph::new();
@@ -215,7 +216,7 @@ fn values_beyond_a_binding_are_cut_into_ranges() {
         let in_one = Plan::new(
             &graph,
             &Caps {
-                cpu,
+                target,
                 ..Caps::PORTABLE
             },
         )

@@ -7,7 +7,7 @@ use crate::common::*;
 use obelisk::graph::Graph;
 use obelisk::model::{Builder, NETWORKS};
 use obelisk::op::arg_max::ArgMax;
-use obelisk::op::{Caps, Dispatch, Forms};
+use obelisk::op::{Caps, Dispatch, Forms, Target};
 use obelisk::plan::Plan;
 use obelisk::tensor::Spec;
 use obelisk::train::{Loss, training_graph};
@@ -17,33 +17,22 @@ const TEXELS: Forms = Forms {
     ..Forms::PORTABLE
 };
 
-/// What adapters look like: WebGPU's promises, a GPU with subgroups, a CPU driver.
-fn adapters() -> [Caps; 5] {
-    let subgroups = Some((8, 8));
+/// What adapters look like: WebGPU's promises, which a GPU's kernels need no more of, and drivers on the processor.
+fn adapters() -> [Caps; 4] {
+    let on = |target, forms| Caps {
+        target,
+        forms,
+        ..Caps::PORTABLE
+    };
     [
         Caps::PORTABLE,
+        on(Target::Cpu, TEXELS),
         Caps {
-            cpu: true,
-            forms: TEXELS,
-            ..Caps::PORTABLE
-        },
-        Caps {
-            subgroups: Some((32, 32)),
-            ..Caps::PORTABLE
-        },
-        Caps {
-            subgroups,
-            cpu: true,
-            forms: TEXELS,
             spare: 64 << 20,
-            ..Caps::PORTABLE
+            ..on(Target::CpuLanes(8), TEXELS)
         },
         // SwiftShader, on which browsers run without a GPU
-        Caps {
-            subgroups: Some((4, 4)),
-            cpu: true,
-            ..Caps::PORTABLE
-        },
+        on(Target::Cpu, Forms::PORTABLE),
     ]
 }
 

@@ -6,8 +6,8 @@ use std::ops::Range;
 use super::Conv3dConfig;
 use crate::graph::GraphError;
 use crate::op::{
-    BufferRef, Caps, Dispatch, Io, Shader, Slices, Word, linear_groups, read, slices, together, walk,
-    walk_threads, write,
+    BufferRef, Caps, Dispatch, Io, PLANES_AT_ONCE, Shader, Slices, Target, Word, linear_groups, read, slices,
+    together, walk, walk_threads, write,
 };
 use crate::shader;
 use crate::tensor::{ALIGNMENT, Layout, Spec};
@@ -170,7 +170,7 @@ fn goes_by_eight(rows: usize) -> bool {
 /// Whether weights and upstream gradients go round by shuffles. It pays on software Vulkan (64 against 22 GFLOP/s),
 /// where a uniform address is read lane by lane; a GPU reads it once.
 fn shuffles(caps: &Caps) -> bool {
-    caps.cpu && caps.subgroups.is_some_and(|(least, _)| least >= 8)
+    matches!(caps.target, Target::CpuLanes(_))
 }
 
 /// How a source of the kernels lies in memory.
@@ -245,10 +245,9 @@ fn pieces<const TENSORS: usize>(
 ) -> Result<Vec<Piece<TENSORS>>, GraphError> {
     let planes = all.len();
     let cut = |count: usize| -> Vec<Piece<TENSORS>> {
-        // Even, for kernels that take planes by pairs, unless each is alone.
         let each = match planes.div_ceil(count) {
             1 => 1,
-            each => each.next_multiple_of(2),
+            each => each.next_multiple_of(PLANES_AT_ONCE),
         };
         (0..planes.div_ceil(each))
             .map(|i| {
@@ -390,7 +389,7 @@ impl Lattice {
         let points = batch * az.count * ay.count * ax.count;
         // In place, an invocation has all outputs.
         let fills = caps.forms.fills as usize;
-        let few = !caps.cpu && !io.in_place && points / 4 * block_groups < fills;
+        let few = !caps.target.is_cpu() && !io.in_place && points / 4 * block_groups < fills;
         if few {
             (blocks, block_groups) = (1, out_blocks);
         }
@@ -525,7 +524,8 @@ impl Lattice {
                     ("mode", self.mode().into()),
                     ("block_channels", source.block_channels.into()),
                     ("slope", self.slope.into()),
-                ],
+                ]
+                .into(),
                 bindings,
                 workgroups: [x, y, block_groups as u32],
                 iterations: (steps + 2 * rows * blocks) as u64,
@@ -559,7 +559,7 @@ impl Lattice {
         let packed = (self.winograd_weights() + 16 * self.y.1.blocks() + 8 * self.classes()) * 16;
         let mut sources = self.more.iter().chain([&self.x]);
         let joined = self.more.len() <= 2 && sources.all(|(_, s)| s.layout == Layout::Map);
-        caps.eight_lanes()
+        caps.target == Target::CpuLanes(8)
             && (self.more.is_empty() || joined)
             && packed as u64 <= caps.max_binding
             && self.groups == 1
@@ -712,7 +712,8 @@ impl Lattice {
                         ("slope", self.slope.into()),
                         ("classes", classes.into()),
                         ("pointwise_base", pointwise_base.into()),
-                    ],
+                    ]
+                    .into(),
                     bindings: bindings.clone(),
                     workgroups: [groups_x, groups_y, block_groups as u32],
                     iterations: (channels * blocks + classes) as u64,
@@ -767,7 +768,8 @@ impl Lattice {
                 ("bias_base", packing.bias_base.into()),
                 ("block_channels", packing.block_channels.into()),
                 ("in_blocks", packing.in_blocks.into()),
-            ],
+            ]
+            .into(),
             bindings: vec![read(from), write(to)],
             workgroups: linear_groups(total, GROUP),
             ..Dispatch::new(shader!("conv3d_pack"), entry)
@@ -812,7 +814,8 @@ impl WeightGradient {
         let (x_spec, g_spec) = (&self.x.1, &self.g.1);
         let [batch, _, in_depth, h, w] = x_spec.ncdhw().expect("checked on insertion");
         let [_, outputs, depth, gh, gw] = g_spec.ncdhw().expect("checked on insertion");
-        let (mut ay, mut ax, [mut in_height, mut in_width], [mut height, mut width]) = if caps.cpu {
+        let (mut ay, mut ax, [mut in_height, mut in_width], [mut height, mut width]) = if caps.target.is_cpu()
+        {
             flatten(self.axes[1], self.axes[2], [h, w], [gh, gw])
         } else {
             (self.axes[1], self.axes[2], [h, w], [gh, gw])
@@ -820,7 +823,7 @@ impl WeightGradient {
         let (mut x_strides, mut g_strides) = ([in_width, 1], [width, 1]);
         // A GPU brings whole cache lines: there the rows that an invocation goes through lie along x. And it needs many
         // invocations, which is why y and x stay two axes.
-        let along_x = !caps.cpu;
+        let along_x = !caps.target.is_cpu();
         if along_x {
             (ay, ax) = (ax, ay);
             for pair in [(&mut in_height, &mut in_width), (&mut height, &mut width)] {
@@ -837,7 +840,7 @@ impl WeightGradient {
         // sums of outputs that there are not take none.
         let most = match (shuffles(caps), taps) {
             (true, 1) => 8,
-            _ if caps.cpu => 4,
+            _ if caps.target.is_cpu() => 4,
             _ if taps * source.channels * outputs <= 144 => 4,
             _ => 2,
         };
@@ -854,18 +857,21 @@ impl WeightGradient {
         );
         // A GPU takes longer for four rows, unless many of eight lie past the last: 5.1 and 4.1 ms in the hybrid's step at 144³
         // on an NVIDIA H200.
-        let rows = if blocks == 1 || !caps.cpu && goes_by_eight(height) {
+        let rows = if blocks == 1 || !caps.target.is_cpu() && goes_by_eight(height) {
             8
         } else {
             4
         };
-        let slide = caps.cpu && out_blocks == 1 && [ay, ax].iter().all(Axis::slides);
+        let slide = caps.target.is_cpu() && out_blocks == 1 && [ay, ax].iter().all(Axis::slides);
         let taps_x = if slide { 3 } else { 1 };
         let sums = taps_x * taps * blocks * source.channels;
 
         let lanes = grouping.blocks * az.taps * taps_y * (ax.taps / taps_x);
         // Invocations between chunks, so that a subgroup has one.
-        let subgroup = caps.subgroups.map_or(8, |(_, most)| most as usize);
+        let subgroup = match caps.target {
+            Target::CpuLanes(lanes) => lanes as usize,
+            _ => 8,
+        };
         let shared_stride = lanes.next_multiple_of(subgroup);
         // With few lanes most of a subgroup would idle; then each invocation reads its own g. Instructions of a step for
         // eight invocations, at 120 a load.
@@ -890,7 +896,7 @@ impl WeightGradient {
 
         // Chunks enough to occupy the device, few enough that the second stage stays small and fits a binding.
         let partial_bytes = (block_groups * sums * lanes * 16) as u64;
-        let occupied = if caps.cpu { 2048 } else { 1 << 16 };
+        let occupied = if caps.target.is_cpu() { 2048 } else { 1 << 16 };
         let wanted = (occupied / (lane_stride * block_groups)).max(1);
         let most = (caps.max_binding / partial_bytes).max(1) as usize;
         // A chunk is a number of columns along y, or of strips of rows along x.
@@ -955,7 +961,8 @@ impl WeightGradient {
                         ("stride_z", int(az.stride)),
                         ("step_z", int(az.step)),
                         ("taps_z", az.taps.into()),
-                    ],
+                    ]
+                    .into(),
                     bindings,
                     workgroups: [x, y, 1],
                     iterations,
@@ -1017,7 +1024,8 @@ impl WeightGradient {
                     ("taps_z", az.taps.into()),
                     ("taps_y", taps_y.into()),
                     ("taps_x", ax.taps.into()),
-                ],
+                ]
+                .into(),
                 bindings,
                 workgroups: [x, y, block_groups as u32],
                 iterations,
@@ -1026,7 +1034,7 @@ impl WeightGradient {
             });
         }
         let total = block_groups * sums * lanes;
-        let (entry, vectors) = if caps.cpu {
+        let (entry, vectors) = if caps.target.is_cpu() {
             ("main", GROUP)
         } else {
             ("shared_sum", 16)
@@ -1057,7 +1065,8 @@ impl WeightGradient {
                 ("in_blocks", source.blocks.into()),
                 ("blocks", grouping.blocks.into()),
                 ("add", (adds as u32).into()),
-            ],
+            ]
+            .into(),
             bindings: vec![read(partial), write(BufferRef::Output(0))],
             workgroups: linear_groups(total, vectors),
             iterations: (all_chunks + 20) as u64,
@@ -1095,7 +1104,7 @@ pub(super) fn bias_gradient(io: &mut Io, caps: &Caps) -> Vec<Dispatch> {
             first += threads / each;
             Dispatch {
                 constants: vec![together],
-                params: params(run.count, threads, first - threads / each),
+                params: params(run.count, threads, first - threads / each).into(),
                 bindings: vec![run.of(spec, read(BufferRef::Input(0))), write(sums)],
                 workgroups: [(threads / GROUP) as u32, blocks as u32, 1],
                 iterations: (run.count * plane).div_ceil(threads) as u64,
@@ -1105,7 +1114,7 @@ pub(super) fn bias_gradient(io: &mut Io, caps: &Caps) -> Vec<Dispatch> {
         })
         .collect();
     dispatches.push(Dispatch {
-        params: params(1, partials, 0),
+        params: params(1, partials, 0).into(),
         bindings: vec![read(sums), write(BufferRef::Output(0))],
         workgroups: [blocks as u32, 1, 1],
         iterations: partials.div_ceil(GROUP) as u64 + 6,

@@ -9,58 +9,18 @@ use crate::op::arg_max::ArgMax;
 /// 1×1×1 convolution. Output: labels, flat `[N, 1, D, H, W]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Conv3dLabels {
-    conv: Conv3d,
-    pointwise: bool,
-}
-
-/// Adds the node that tells labels in place of `logits`, where a convolution makes them for the arg max alone and its kernel
-/// on this adapter can.
-pub(in crate::op) fn without_logits(
-    graph: &mut Graph,
-    logits: Value,
-    sole: Sole,
-    caps: &Caps,
-) -> Result<Option<Vec<Value>>, GraphError> {
-    let made = |graph: &Graph, value: Value| match graph.producer::<Conv3d>(value) {
-        Some((conv, inputs)) if sole(value) => Some((*conv, inputs.to_vec())),
-        _ => None,
-    };
-    let Some((last, inputs)) = made(graph, logits) else {
-        return Ok(None);
-    };
-    let mut found = vec![(
-        Conv3dLabels {
-            conv: last,
-            pointwise: false,
-        },
-        inputs.clone(),
-    )];
-    if let [x, weight, bias] = inputs[..]
-        && last.bias
-        && last.slope.is_none()
-        && last.config == Conv3dConfig::default()
-        && graph.shape(weight)[2..] == [1, 1, 1]
-        && let Some((conv, mut inputs)) = made(graph, x)
-    {
-        inputs.extend([weight, bias]);
-        found.push((
-            Conv3dLabels {
-                conv,
-                pointwise: true,
-            },
-            inputs,
-        ));
-    }
-    for (op, inputs) in found {
-        let specs: Vec<Spec> = inputs.iter().map(|v| graph.spec(*v).clone()).collect();
-        if op.lattice(&specs)?.has_labels(caps) {
-            return graph.push(op, &inputs).map(Some);
-        }
-    }
-    Ok(None)
+    /// The convolution.
+    pub conv: Conv3d,
+    /// Whether a 1×1×1 convolution follows.
+    pub pointwise: bool,
 }
 
 impl Conv3dLabels {
+    /// Whether an invocation of the convolution's kernel has all outputs of a voxel on this adapter.
+    pub fn fits(&self, inputs: &[Spec], caps: &Caps) -> Result<bool, GraphError> {
+        Ok(self.lattice(inputs)?.has_labels(caps))
+    }
+
     /// The inputs of the convolution, and of the 1×1×1 convolution behind it.
     fn split<'a, T>(&self, inputs: &'a [T]) -> (&'a [T], &'a [T]) {
         inputs.split_at(inputs.len() - if self.pointwise { 2 } else { 0 })

@@ -1,0 +1,22 @@
+//! A leaky ReLU becomes the last step of the convolution before it.
+
+use super::Site;
+use crate::graph::{Graph, GraphError, Value};
+use crate::op::conv3d::Conv3d;
+use crate::op::leaky_relu::LeakyRelu;
+
+pub(super) fn fuse(graph: &mut Graph, site: &Site) -> Result<Option<Vec<Value>>, GraphError> {
+    let Some(LeakyRelu { slope }) = site.op() else {
+        return Ok(None);
+    };
+    let Some((conv @ Conv3d { slope: None, .. }, inputs)) =
+        site.sole_producer::<Conv3d>(graph, site.inputs[0])
+    else {
+        return Ok(None);
+    };
+    let conv = Conv3d {
+        slope: Some(*slope),
+        ..conv
+    };
+    graph.push(conv, &inputs).map(Some)
+}
