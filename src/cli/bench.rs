@@ -12,7 +12,7 @@ use super::{Usage, open_tuned};
 #[derive(Debug, Args)]
 pub struct Bench {
     /// Network; `obelisk info` lists them
-    #[arg(long, value_name = "NAME", default_value = "obelisk-hybrid")]
+    #[arg(long, value_name = "NAME", default_value = obelisk::model::DEFAULT)]
     arch: String,
     /// Size of the images in voxels
     #[arg(

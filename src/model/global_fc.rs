@@ -2,7 +2,8 @@
 //! every coarse voxel sees the whole scan.
 
 use super::unet::{decoder, encoder, layer};
-use super::*;
+use super::{Builder, Conv, Network, published};
+use crate::graph::{GraphError, Value};
 use crate::op::layout::{to_flat, to_map};
 
 /// Outputs of fc1.
@@ -10,8 +11,14 @@ const WIDTH: usize = 400;
 /// Probability that training drops an output of fc1 and of fc2U.
 const DROPOUT: f32 = 0.5;
 
+pub const UNET_GLOBAL_FC: Network = Network::new(
+    "unet-global-fc",
+    "U-Net whose bottleneck passes through fully-connected layers, sized for the training grid (paper: Global FC U-Net)",
+    unet_global_fc,
+);
+
 /// For any size; the fully-connected layers are as large as a sixteenth of it, so the weights fit that size only.
-pub fn unet_global_fc(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
+fn unet_global_fc(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
     let mut skips = encoder(b, image, &[10, 30, 50, 20].map(|out| [Conv::k3(out); 2]), layer)?;
     let coarse = skips.pop().expect("four levels");
     let x = fully_connected(b, coarse)?;
@@ -19,8 +26,16 @@ pub fn unet_global_fc(b: &mut Builder, image: Value, labels: usize) -> Result<Va
     decoder(b, x, &skips, &[20, 10, 8, labels].map(Conv::k3), layer)
 }
 
+pub const GLOBALFCNET_TCIA: Network = Network::new(
+    "globalfcnet_tcia",
+    "the global FC U-Net exactly as published for the TCIA scans: 144³, 9 labels",
+    globalfcnet_tcia,
+)
+.fixed(published::TCIA)
+.published(published::unet_tcia);
+
 /// As published for TCIA.
-pub fn globalfcnet_tcia(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
+fn globalfcnet_tcia(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
     b.only(
         "globalfcnet_tcia",
         image,
@@ -31,8 +46,16 @@ pub fn globalfcnet_tcia(b: &mut Builder, image: Value, labels: usize) -> Result<
     unet_global_fc(b, image, labels)
 }
 
+pub const GLOBALFCNET_VISCERAL: Network = Network::new(
+    "globalfcnet_visceral",
+    "the global FC U-Net exactly as published for the VISCERAL scans: 156×115×160, 8 labels",
+    globalfcnet_visceral,
+)
+.fixed(published::VISCERAL)
+.published(published::unet_visceral);
+
 /// As published for VISCERAL.
-pub fn globalfcnet_visceral(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
+fn globalfcnet_visceral(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
     b.only(
         "globalfcnet_visceral",
         image,

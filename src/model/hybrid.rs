@@ -1,6 +1,7 @@
 //! Hybrid OBELISK-CNN (method section 2): a shallow U-Net plus two unary OBELISK layers.
 
-use super::*;
+use super::{Builder, Conv, Network, published, shrink};
+use crate::graph::{GraphError, Init, Value};
 use crate::op::concat::concat;
 use crate::op::obelisk_layer::obelisk_layer;
 use crate::op::obelisk_sample::Locations;
@@ -12,14 +13,30 @@ const VISCERAL_SLOPE: f32 = 0.05;
 /// Offsets start as N(0, 0.05²) in normalised coordinates (method section 1).
 const OFFSET_SIGMA: f32 = 0.05;
 
+pub const OBELISK_HYBRID: Network = Network::new(
+    "obelisk-hybrid",
+    "shallow U-Net with two OBELISK layers, for any size (paper: Hybrid OBELISK-CNN, 230 k parameters)",
+    obelisk_hybrid,
+)
+.with_obelisk_layers();
+
 /// For any size: OBELISK grids of ceil(n/8) and ceil(n/4) on every axis.
-pub fn obelisk_hybrid(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
+fn obelisk_hybrid(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
     let size = b.size(image);
     hybrid(b, image, labels, shrink(size, 8))
 }
 
+pub const OBELISKHYBRID_TCIA: Network = Network::new(
+    "obeliskhybrid_tcia",
+    "the hybrid exactly as published for the TCIA scans: 144³, 9 labels, its own 18×36×18 grid",
+    obeliskhybrid_tcia,
+)
+.fixed(published::TCIA)
+.published(published::obeliskhybrid_tcia)
+.with_obelisk_layers();
+
 /// As published: only 144³ and 9 labels, since its coarse grid is 18×36×18.
-pub fn obeliskhybrid_tcia(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
+fn obeliskhybrid_tcia(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
     b.only(
         "obeliskhybrid_tcia",
         image,
@@ -71,8 +88,16 @@ fn hybrid(b: &mut Builder, image: Value, labels: usize, coarse: [usize; 3]) -> R
     b.conv("conv77U", &[x], Conv::k1(labels).with_bias())
 }
 
+pub const OBELISKHYBRID_VISCERAL: Network = Network::new(
+    "obeliskhybrid_visceral",
+    "the hybrid exactly as published for the VISCERAL scans of about 1.5 mm, which it halves; for any size",
+    obeliskhybrid_visceral,
+)
+.published(published::obeliskhybrid_visceral)
+.with_obelisk_layers();
+
 /// As published, for any size: everything sees the image halved by average pooling, the first OBELISK layer the map x1.
-pub fn obeliskhybrid_visceral(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
+fn obeliskhybrid_visceral(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
     let scan = b.size(image);
     let image = b.smooth(image, 2)?;
     let full = b.size(image);

@@ -1,10 +1,12 @@
 //! The original OBELISK networks (method section 2): one layer of sparse offsets into the smoothed image, then a
 //! 1×1×1 dense-net. No location depends on another, so they train and predict at any set of them.
 
-use super::*;
+use super::{At, Builder, Conv, Network, PointNetwork, Site, published, shrink};
+use crate::graph::{Graph, GraphError, Init, Value};
 use crate::op::Op;
 use crate::op::avg_pool3d::AvgPool3d;
 use crate::op::concat::concat;
+use crate::op::conv3d::{Conv3dConfig, conv3d};
 use crate::op::join::join;
 use crate::op::obelisk_layer::obelisk_layer;
 use crate::op::obelisk_sample::{Locations, ObeliskSample};
@@ -23,21 +25,21 @@ const MOST_SLOPES: u64 = 16 << 20;
 const GROUPS: usize = 4;
 
 /// Two trained offsets a coefficient.
-pub const BINARY: PointNetwork = PointNetwork {
+const BINARY: PointNetwork = PointNetwork {
     smooth: twice,
     at: |b, sites, labels| head(b, sites, labels, Offsets::Binary),
     grid: At::Cells,
 };
 
 /// One trained offset a coefficient.
-pub const UNARY: PointNetwork = PointNetwork {
+const UNARY: PointNetwork = PointNetwork {
     smooth: twice,
     at: |b, sites, labels| head(b, sites, labels, Offsets::Unary),
     grid: At::Cells,
 };
 
 /// One frozen offset a coefficient.
-pub const RANDOM: PointNetwork = PointNetwork {
+const RANDOM: PointNetwork = PointNetwork {
     smooth: twice,
     at: |b, sites, labels| head(b, sites, labels, Offsets::Frozen),
     grid: At::Cells,
@@ -45,29 +47,58 @@ pub const RANDOM: PointNetwork = PointNetwork {
 
 /// [`BINARY`] with the smoothing and the grid of the published VISCERAL script, which samples at [`At::Grid`] what it
 /// upsamples as [`At::Cells`]: labels at a quarter grid's outer points come out up to 1.5 voxels further in.
-pub const VISCERAL: PointNetwork = PointNetwork {
+const VISCERAL: PointNetwork = PointNetwork {
     smooth: |graph, image| smooth(graph, image, &[5, 5, 3]),
     at: |b, sites, labels| head(b, sites, labels, Offsets::Binary),
     grid: At::Grid,
 };
 
+pub const OBELISK: Network = Network::new(
+    "obelisk",
+    "the original OBELISK: 1024 pairs of offsets and a 1×1×1 dense-net; trains at random locations (130 k parameters)",
+    obelisk,
+)
+.at_points(BINARY);
+
 /// The original OBELISK with the paper's smoothing.
-pub fn obelisk(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
+fn obelisk(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
     dense(b, image, labels, &BINARY)
 }
 
+pub const OBELISK_UNARY: Network = Network::new(
+    "obelisk-unary",
+    "the same with 1024 single offsets (paper: Unary OBELISK + dense)",
+    obelisk_unary,
+)
+.at_points(UNARY);
+
 /// One offset a coefficient.
-pub fn obelisk_unary(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
+fn obelisk_unary(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
     dense(b, image, labels, &UNARY)
 }
 
+pub const OBELISK_RANDOM: Network = Network::new(
+    "obelisk-random",
+    "the same with 1024 frozen single offsets (paper: Random offsets + dense)",
+    obelisk_random,
+)
+.at_points(RANDOM);
+
 /// One offset a coefficient, none of them trained.
-pub fn obelisk_random(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
+fn obelisk_random(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
     dense(b, image, labels, &RANDOM)
 }
 
+pub const OBELISK_VISCERAL: Network = Network::new(
+    "obelisk_visceral",
+    "the original OBELISK exactly as published for the VISCERAL scans, for any size",
+    obelisk_visceral,
+)
+.at_points(VISCERAL)
+.published(published::obelisk_visceral);
+
 /// As published for the VISCERAL scans, whatever their size.
-pub fn obelisk_visceral(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
+fn obelisk_visceral(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
     dense(b, image, labels, &VISCERAL)
 }
 

@@ -1,28 +1,49 @@
 //! The all-convolutional U-Nets: the paper's table 1, its leaner variant, and the published ones.
 
-use super::*;
+use super::{Builder, Conv, Network, published};
+use crate::graph::{GraphError, Value};
 
 const SLOPE: f32 = 0.1;
 /// Probability that allconvunet_tcia drops a channel in training.
 const CHANNEL_DROPOUT: f32 = 0.5;
 
+pub const UNET: Network = Network::new(
+    "unet",
+    "all-convolutional U-Net of the paper's table 1 (880 k parameters)",
+    unet,
+);
+
 /// Table 1, for any size, halves rounded up: nine encoder and five decoder 3×3×3 convolutions.
-pub fn unet(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
+fn unet(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
     let levels = [16, 32, 64, 80].map(|out| [Conv::k3(out); 2]);
     let up = [64, 32, 9, labels].map(Conv::k3);
     all_conv(b, image, &levels, &up, layer)
 }
 
+pub const UNET_LEAN: Network = Network::new(
+    "unet-lean",
+    "the same with grouped convolutions (paper: Leaner all-conv U-Net)",
+    unet_lean,
+);
+
 /// Table 1 with groups of 4 in its layers #6, #7 and #11, of 8 in #8 to #10.
-pub fn unet_lean(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
+fn unet_lean(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
     let levels = [(16, 1), (32, 1), (64, 4), (80, 8)].map(|(out, groups)| [Conv::k3(out).groups(groups); 2]);
     let up = [(64, 8), (32, 4), (9, 1), (labels, 1)].map(|(out, groups)| Conv::k3(out).groups(groups));
     all_conv(b, image, &levels, &up, layer)
 }
 
+pub const ALLCONVUNET_TCIA: Network = Network::new(
+    "allconvunet_tcia",
+    "the all-convolutional U-Net exactly as published for the TCIA scans: 144³, 9 labels",
+    allconvunet_tcia,
+)
+.fixed(published::TCIA)
+.published(published::unet_tcia);
+
 /// As published for TCIA: five levels, and channel dropout after every leaky ReLU, so that skips carry it. The
 /// published script leaves it on in inference; here inference is without.
-pub fn allconvunet_tcia(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
+fn allconvunet_tcia(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
     b.only("allconvunet_tcia", image, labels, published::TCIA, "unet")?;
     let levels = [14, 28, 42, 56, 70].map(|out| [Conv::k3(out); 2]);
     let up = [56, 42, 28, 14, labels].map(Conv::k3);
@@ -32,8 +53,16 @@ pub fn allconvunet_tcia(b: &mut Builder, image: Value, labels: usize) -> Result<
     })
 }
 
+pub const ALLCONVUNET_VISCERAL: Network = Network::new(
+    "allconvunet_visceral",
+    "the all-convolutional U-Net exactly as published for the VISCERAL scans: 312×230×320, which it halves, 8 labels",
+    allconvunet_visceral,
+)
+.fixed(published::VISCERAL_HALVED)
+.published(published::unet_visceral);
+
 /// As published for VISCERAL: the scan is halved by average pooling first, the logits are upsampled to it.
-pub fn allconvunet_visceral(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
+fn allconvunet_visceral(b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
     b.only(
         "allconvunet_visceral",
         image,

@@ -1,0 +1,232 @@
+//! What networks are built with: convolutions, norms and other layers under the names of their parameters.
+
+use super::{Fixed, shrink};
+use crate::graph::{Graph, GraphError, Init, Value};
+use crate::op::avg_pool3d::AvgPool3d;
+use crate::op::batch_norm::batch_norm;
+use crate::op::conv3d::{Conv3dConfig, conv3d};
+use crate::op::dropout::{channel_dropout, dropout};
+use crate::op::leaky_relu::leaky_relu;
+use crate::op::linear::linear;
+use crate::op::upsample::Upsample;
+
+/// What the network functions build with: a graph, and whether it is for training. Training and inference are two
+/// graphs of one function, with the same parameters and states in the same order.
+#[derive(Debug)]
+pub struct Builder<'g> {
+    /// Where nodes go.
+    pub graph: &'g mut Graph,
+    /// Batch statistics and their running averages, or the running averages only.
+    pub training: bool,
+}
+
+/// A convolution's numbers, and how its blocks differ.
+#[derive(Clone, Copy, Debug)]
+pub struct Conv {
+    /// Output channels.
+    pub out: usize,
+    /// Kernel width on every axis; the padding keeps the size at stride 1.
+    pub kernel: usize,
+    /// Step on every axis.
+    pub stride: usize,
+    /// Channel groups.
+    pub groups: usize,
+    /// Whether it has a bias.
+    pub bias: bool,
+}
+
+impl Conv {
+    /// 3×3×3, with bias.
+    pub fn k3(out: usize) -> Self {
+        Conv {
+            out,
+            kernel: 3,
+            stride: 1,
+            groups: 1,
+            bias: true,
+        }
+    }
+
+    /// 1×1×1, without bias.
+    pub fn k1(out: usize) -> Self {
+        Conv {
+            out,
+            kernel: 1,
+            stride: 1,
+            groups: 1,
+            bias: false,
+        }
+    }
+
+    /// With this step.
+    pub fn stride(self, stride: usize) -> Self {
+        Conv { stride, ..self }
+    }
+
+    /// In so many groups.
+    pub fn groups(self, groups: usize) -> Self {
+        Conv { groups, ..self }
+    }
+
+    /// With a bias.
+    pub fn with_bias(self) -> Self {
+        Conv { bias: true, ..self }
+    }
+}
+
+impl Builder<'_> {
+    /// Convolution of the channel-wise concatenation of `sources`; parameters `NAME.weight` and `NAME.bias`.
+    pub fn conv(&mut self, name: &str, sources: &[Value], conv: Conv) -> Result<Value, GraphError> {
+        let inputs: usize = sources.iter().map(|v| self.graph.shape(*v)[1]).sum();
+        let Conv {
+            out,
+            kernel: k,
+            stride,
+            groups,
+            bias,
+        } = conv;
+        if !inputs.is_multiple_of(groups) || !out.is_multiple_of(groups) {
+            let specs: Vec<_> = sources.iter().map(|v| self.graph.spec(*v).clone()).collect();
+            let reason =
+                format!("`{name}` can't split {inputs} input and {out} output channels into {groups} groups");
+            return Err(GraphError::shape("conv3d", &specs, reason));
+        }
+        let volume = k * k * k;
+        let init = Init::XavierNormal {
+            fan_in: inputs / groups * volume,
+            fan_out: out * volume,
+        };
+        let weight =
+            self.graph
+                .parameter(&format!("{name}.weight"), &[out, inputs / groups, k, k, k], init)?;
+        let bias = match bias {
+            true => Some(
+                self.graph
+                    .parameter(&format!("{name}.bias"), &[out], Init::Constant(0.0))?,
+            ),
+            false => None,
+        };
+        conv3d(
+            self.graph,
+            sources,
+            weight,
+            bias,
+            Conv3dConfig {
+                groups,
+                ..Conv3dConfig::same(k, stride)
+            },
+        )
+    }
+
+    /// Batch norm, then leaky ReLU of that slope; `None` for no activation. Parameters `NAME.weight`, `NAME.bias`,
+    /// states `NAME.running_mean`, `NAME.running_var`.
+    pub fn norm(&mut self, name: &str, x: Value, slope: Option<f32>) -> Result<Value, GraphError> {
+        let channels = [self.graph.shape(x)[1]];
+        let gamma = self
+            .graph
+            .parameter(&format!("{name}.weight"), &channels, Init::Constant(1.0))?;
+        let beta = self
+            .graph
+            .parameter(&format!("{name}.bias"), &channels, Init::Constant(0.0))?;
+        let mean = self
+            .graph
+            .state(&format!("{name}.running_mean"), &channels, Init::Constant(0.0))?;
+        let variance = self
+            .graph
+            .state(&format!("{name}.running_var"), &channels, Init::Constant(1.0))?;
+        batch_norm(self.graph, x, gamma, beta, mean, variance, slope, self.training)
+    }
+
+    /// A convolution, batch norm and leaky ReLU under the authors' names: `convNUMBER` and `batchNUMBER`.
+    pub fn layer(
+        &mut self,
+        number: &str,
+        sources: &[Value],
+        conv: Conv,
+        slope: f32,
+    ) -> Result<Value, GraphError> {
+        let x = self.conv(&format!("conv{number}"), sources, conv)?;
+        self.norm(&format!("batch{number}"), x, Some(slope))
+    }
+
+    /// Fully-connected layer: flat `[N, …]` to flat `[N, outputs]`; parameters `NAME.weight` and `NAME.bias`.
+    pub fn linear(&mut self, name: &str, x: Value, outputs: usize) -> Result<Value, GraphError> {
+        let inputs = self.graph.shape(x)[1..].iter().product();
+        let init = Init::XavierNormal {
+            fan_in: inputs,
+            fan_out: outputs,
+        };
+        let weight = self
+            .graph
+            .parameter(&format!("{name}.weight"), &[outputs, inputs], init)?;
+        let bias = self
+            .graph
+            .parameter(&format!("{name}.bias"), &[outputs], Init::Constant(0.0))?;
+        linear(self.graph, x, weight, Some(bias))
+    }
+
+    /// In training, drops each element with that probability.
+    pub fn dropout(&mut self, x: Value, rate: f32) -> Result<Value, GraphError> {
+        match self.training {
+            true => dropout(self.graph, x, rate),
+            false => Ok(x),
+        }
+    }
+
+    /// In training, drops each channel of each sample with that probability.
+    pub fn channel_dropout(&mut self, x: Value, rate: f32) -> Result<Value, GraphError> {
+        match self.training {
+            true => channel_dropout(self.graph, x, rate),
+            false => Ok(x),
+        }
+    }
+
+    /// Mean over 3³ voxels at every `stride`-th; the zeros of the padding count.
+    pub fn smooth(&mut self, image: Value, stride: usize) -> Result<Value, GraphError> {
+        let pool = AvgPool3d {
+            kernel: 3,
+            stride,
+            padding: 1,
+        };
+        self.graph.push1(pool, &[image])
+    }
+
+    /// Leaky ReLU.
+    pub fn leaky(&mut self, x: Value, slope: f32) -> Result<Value, GraphError> {
+        leaky_relu(self.graph, x, slope)
+    }
+
+    /// Trilinear upsampling to a size, align_corners false.
+    pub fn upsample(&mut self, x: Value, size: [usize; 3]) -> Result<Value, GraphError> {
+        self.graph.push1(Upsample { size }, &[x])
+    }
+
+    /// Refuses any other image and number of labels for the network `name`; `instead` takes any.
+    pub(super) fn only(
+        &self,
+        name: &'static str,
+        image: Value,
+        labels: usize,
+        fixed: Fixed,
+        instead: &str,
+    ) -> Result<(), GraphError> {
+        let seen = |size: [usize; 3]| shrink(size, 1 + fixed.halved as usize);
+        let channels = self.graph.shape(image)[1];
+        if channels == 1 && seen(self.size(image)) == seen(fixed.size) && labels == fixed.labels {
+            return Ok(());
+        }
+        let [d, h, w] = fixed.size;
+        let reason = format!(
+            "is as published: one channel of {d}×{h}×{w} voxels and {} labels (here {labels}); resample or crop the \
+             scan to that size, or train `{instead}`, which takes any",
+            fixed.labels
+        );
+        Err(GraphError::shape(name, &[self.graph.spec(image).clone()], reason))
+    }
+
+    /// `[D, H, W]` of a value.
+    pub fn size(&self, x: Value) -> [usize; 3] {
+        let s = self.graph.shape(x);
+        [s[2], s[3], s[4]]
+    }
+}

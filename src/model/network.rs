@@ -1,0 +1,132 @@
+//! What a network tells of itself.
+
+use super::Builder;
+use crate::graph::{Graph, GraphError, Value};
+use crate::preprocess::Preprocessing;
+
+/// A network by name.
+#[derive(Clone, Copy)]
+pub struct Network {
+    /// Name in `--arch` and in weight files.
+    pub name: &'static str,
+    /// One line for `obelisk info`.
+    pub about: &'static str,
+    /// Adds the network to a graph: image `[N, C, D, H, W]` (flat) to logits `[N, labels, D, H, W]` (map).
+    pub build: Build,
+    /// For networks that are as published: how the authors' script reads scans, for weights that say nothing of it.
+    pub published: Option<fn() -> Preprocessing>,
+    /// For networks that take one size of scan only.
+    pub fixed: Option<Fixed>,
+    /// For networks that train and predict at any locations: the network without its regular grid.
+    pub points: Option<PointNetwork>,
+    /// Whether it has OBELISK layers: parameters or states named `offset…`, shape `[1, K, 1, P, 3]`.
+    pub obelisk_layers: bool,
+}
+
+/// The one size that a network takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fixed {
+    /// Voxels of the scan along D, H, W.
+    pub size: [usize; 3],
+    /// Labels, the background included.
+    pub labels: usize,
+    /// Whether the network halves the scan first, so that an odd size of one voxel less does as well.
+    pub halved: bool,
+}
+
+/// A network whose logits at a location depend on no other location's.
+#[derive(Clone, Copy, Debug)]
+pub struct PointNetwork {
+    /// What a scan goes through once, whatever the locations: image `[N, C, D, H, W]` (flat) to one of the same shape.
+    /// Has no parameters.
+    pub smooth: fn(&mut Graph, image: Value) -> Result<Value, GraphError>,
+    /// Logits at the sites' locations, one site after the other along N: a map `[ΣN, labels, d, h, w]`, with
+    /// [`At::Points`] `[ΣN, labels, 1, 1, S]`. All sites have as many locations.
+    pub at: fn(&mut Builder, sites: &[Site], labels: usize) -> Result<Value, GraphError>,
+    /// Where a regular grid (d, h, w) that is upsampled to the image has its points.
+    pub grid: fn([usize; 3]) -> At,
+}
+
+/// Smoothed images and where a [`PointNetwork`] looks at them.
+#[derive(Clone, Copy, Debug)]
+pub struct Site {
+    /// Flat `[N, C, D, H, W]`, smoothed.
+    pub image: Value,
+    /// The locations.
+    pub at: At,
+    /// Flat `[1, 3, 4]`: the offsets are multiplied by its first three columns (affine augmentation); `None` leaves them.
+    pub theta: Option<Value>,
+}
+
+/// Locations in an image.
+#[derive(Clone, Copy, Debug)]
+pub enum At {
+    /// A regular grid (d, h, w) whose outer points are the centres of the outer voxels.
+    Grid([usize; 3]),
+    /// The centres of the cells of a regular grid (d, h, w) that divides the image evenly.
+    Cells([usize; 3]),
+    /// Flat `[N, S, 3]`: (x, y, z) with x along W, −1 and +1 at the centres of the outer voxels.
+    Points(Value),
+}
+
+/// A network's function; see [`Network::build`].
+pub type Build = fn(&mut Builder, image: Value, labels: usize) -> Result<Value, GraphError>;
+
+impl Network {
+    pub(super) const fn new(name: &'static str, about: &'static str, build: Build) -> Self {
+        Network {
+            name,
+            about,
+            build,
+            published: None,
+            fixed: None,
+            points: None,
+            obelisk_layers: false,
+        }
+    }
+
+    pub(super) const fn at_points(self, points: PointNetwork) -> Self {
+        Network {
+            points: Some(points),
+            obelisk_layers: true,
+            ..self
+        }
+    }
+
+    pub(super) const fn fixed(self, fixed: Fixed) -> Self {
+        Network {
+            fixed: Some(fixed),
+            ..self
+        }
+    }
+
+    /// As published, for the authors' weights.
+    pub(super) const fn published(self, preprocessing: fn() -> Preprocessing) -> Self {
+        Network {
+            published: Some(preprocessing),
+            ..self
+        }
+    }
+
+    pub(super) const fn with_obelisk_layers(self) -> Self {
+        Network {
+            obelisk_layers: true,
+            ..self
+        }
+    }
+
+    /// The size of scan and the number of labels that it is described with: the published ones, or 144³ and 9.
+    pub fn usual(&self) -> ([usize; 3], usize) {
+        match (self.fixed, self.published) {
+            (Some(fixed), _) => (fixed.size, fixed.labels),
+            (None, Some(preprocessing)) => ([144; 3], preprocessing().labels.len()),
+            (None, None) => ([144; 3], 9),
+        }
+    }
+}
+
+impl std::fmt::Debug for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
