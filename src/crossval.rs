@@ -21,10 +21,11 @@ pub use recipe::{Row, rows};
 pub use table::{Score, Table, TableRow};
 
 use crate::dataset::{Dataset, DatasetError, Label};
-use crate::evaluate::{Report, overlaps};
+use crate::evaluate::Report;
 use crate::file::write_beside;
 use crate::gpu::Device;
 use crate::graph::GraphError;
+use crate::metrics::{self, Comparison};
 use crate::model;
 use crate::plan::Plan;
 use crate::predict::{PredictError, Predictor, inference_graph};
@@ -136,12 +137,21 @@ pub struct FoldResult {
 pub struct HeldOut {
     /// Its id.
     pub case: String,
-    /// Dice of each label, `None` where neither map has the label.
-    pub dice: Vec<Option<f64>>,
-    /// Mean over the labels that have one.
-    pub mean: Option<f64>,
+    /// By metric, then by label: the score, `None` where neither map has the label.
+    #[serde(flatten, with = "metrics::by_name")]
+    pub scores: Vec<Vec<Option<f64>>>,
+    /// By metric: the mean over the labels that have a score.
+    #[serde(flatten, with = "metrics::mean_of_first")]
+    pub means: Vec<Option<f64>>,
     /// Seconds from the scan in memory to its label map: preprocessing, network, back to the scan's grid.
     pub seconds: f64,
+}
+
+impl HeldOut {
+    /// A label's score by a metric.
+    fn score(&self, metric: usize, label: usize) -> Option<f64> {
+        *self.scores.get(metric)?.get(label)?
+    }
 }
 
 /// The folder of a row's fold, from 0.
@@ -420,15 +430,16 @@ async fn segment(
         seconds.push(start.elapsed().as_secs_f64());
         let path = predictions.join(format!("{}.nii.gz", case.id));
         volume::write_labels(&path, &labels, &scan.geometry, true)?;
-        let counted = overlaps(&labels, &held_out.labels, preprocessing.ignore);
-        scores.push((case.id.clone(), counted));
+        let (shape, spacing) = (scan.geometry.shape, scan.geometry.spacing);
+        let maps = Comparison::new(&labels, &held_out.labels, shape, spacing, preprocessing.ignore);
+        scores.push((case.id.clone(), maps.scores()));
     }
     let report = Report::new(&preprocessing.labels, &scores);
     let cases = report.cases.into_iter().zip(seconds);
     let cases = cases.map(|(score, seconds)| HeldOut {
         case: score.case,
-        dice: score.dice,
-        mean: score.mean,
+        scores: score.scores,
+        means: score.means,
         seconds,
     });
     Ok((cases.collect(), report.labels))

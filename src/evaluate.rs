@@ -1,150 +1,91 @@
-//! How well label maps agree with reference ones: Dice per label on the scans' own grids.
+//! How well label maps agree with reference ones: scores by label on the scans' own grids.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::{DatasetError, Label, scans};
+use crate::metrics::{self, Comparison, LabelScores, METRICS, Unit, mean};
 use crate::volume::{self, VolumeError};
-
-/// How many voxels have a label.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Overlap {
-    /// |A|, in the prediction.
-    pub prediction: u64,
-    /// |B|, in the reference.
-    pub reference: u64,
-    /// |A ∩ B|.
-    pub both: u64,
-}
-
-impl Overlap {
-    /// 2|A ∩ B| / (|A| + |B|), `None` where neither has the label.
-    pub fn dice(&self) -> Option<f64> {
-        let sum = self.prediction + self.reference;
-        (sum > 0).then(|| 2.0 * self.both as f64 / sum as f64)
-    }
-}
-
-/// Counts voxels per label of two maps on one grid; voxels whose reference is `ignore` don't count at all.
-///
-/// # Panics
-/// If the maps differ in length.
-pub fn overlaps(prediction: &[i32], reference: &[i32], ignore: Option<i32>) -> BTreeMap<i32, Overlap> {
-    assert_eq!(prediction.len(), reference.len(), "voxels of the two maps");
-    let mut pairs: BTreeMap<(i32, i32), u64> = BTreeMap::new();
-    let mut run = (prediction.first().copied().zip(reference.first().copied()), 0u64);
-    let mut close = |(pair, length): (Option<(i32, i32)>, u64)| {
-        if let Some(pair) = pair {
-            *pairs.entry(pair).or_default() += length;
-        }
-    };
-    for pair in prediction.iter().copied().zip(reference.iter().copied()) {
-        if run.0 != Some(pair) {
-            close(run);
-            run = (Some(pair), 0);
-        }
-        run.1 += 1;
-    }
-    close(run);
-    let mut overlaps: BTreeMap<i32, Overlap> = BTreeMap::new();
-    for ((predicted, true_label), voxels) in pairs {
-        if Some(true_label) == ignore {
-            continue;
-        }
-        overlaps.entry(predicted).or_default().prediction += voxels;
-        let entry = overlaps.entry(true_label).or_default();
-        entry.reference += voxels;
-        if predicted == true_label {
-            entry.both += voxels;
-        }
-    }
-    overlaps
-}
 
 /// The scores of one case.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CaseScore {
     /// The case.
     pub case: String,
-    /// Dice of each of the report's labels, `None` where neither map has the label.
-    pub dice: Vec<Option<f64>>,
-    /// Mean over the labels that have one.
-    pub mean: Option<f64>,
+    /// By metric, then by label of the report: the score, `None` where neither map has the label.
+    #[serde(flatten, with = "metrics::by_name")]
+    pub scores: Vec<Vec<Option<f64>>>,
+    /// By metric: the mean over the labels that have a score.
+    #[serde(flatten, with = "metrics::mean_of_first")]
+    pub means: Vec<Option<f64>>,
 }
 
-/// Dice of several cases and its means.
+/// Scores of several cases and their means.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// The labels that are scored, without the background.
     pub labels: Vec<Label>,
     /// Per case, by id.
     pub cases: Vec<CaseScore>,
-    /// Mean Dice of each label over the cases that have one.
-    pub label_means: Vec<Option<f64>>,
-    /// Mean of the labels' means.
-    pub mean: Option<f64>,
+    /// By metric, then by label: the mean over the cases that have a score.
+    #[serde(flatten, with = "metrics::label_means_of_first")]
+    pub label_means: Vec<Vec<Option<f64>>>,
+    /// By metric: the mean of the labels' means.
+    #[serde(flatten, with = "metrics::mean_of_first")]
+    pub means: Vec<Option<f64>>,
     /// References that have no prediction; they are not scored.
     pub unpredicted: Vec<String>,
 }
 
-fn mean(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
-    let (sum, count) = values
-        .flatten()
-        .fold((0.0, 0), |(sum, count), v| (sum + v, count + 1));
-    (count > 0).then(|| sum / f64::from(count))
-}
-
 impl Report {
-    /// Dice of `labels` (the background, value 0, is left out) in each case's overlaps.
-    pub fn new(labels: &[Label], cases: &[(String, BTreeMap<i32, Overlap>)]) -> Report {
+    /// The scores of `labels` (the background, value 0, is left out) in each case.
+    pub fn new(labels: &[Label], cases: &[(String, LabelScores)]) -> Report {
         let labels: Vec<Label> = labels.iter().filter(|l| l.value != 0).cloned().collect();
         let cases: Vec<CaseScore> = cases
             .iter()
-            .map(|(case, overlaps)| {
-                let dice: Vec<Option<f64>> = labels
-                    .iter()
-                    .map(|l| overlaps.get(&l.value).and_then(Overlap::dice))
+            .map(|(case, by_label)| {
+                let score = |metric: usize, label: &Label| *by_label.get(&label.value)?.get(metric)?;
+                let scores: Vec<Vec<Option<f64>>> = (0..METRICS.len())
+                    .map(|metric| labels.iter().map(|label| score(metric, label)).collect())
                     .collect();
                 CaseScore {
                     case: case.clone(),
-                    mean: mean(dice.iter().copied()),
-                    dice,
+                    means: scores.iter().map(|s| mean(s.iter().copied())).collect(),
+                    scores,
                 }
             })
             .collect();
-        let label_means: Vec<Option<f64>> = (0..labels.len())
-            .map(|label| mean(cases.iter().map(|case| case.dice[label])))
+        let label_mean =
+            |metric: usize, label: usize| mean(cases.iter().map(|case| case.scores[metric][label]));
+        let label_means: Vec<Vec<Option<f64>>> = (0..METRICS.len())
+            .map(|metric| (0..labels.len()).map(|label| label_mean(metric, label)).collect())
             .collect();
         Report {
             labels,
-            cases,
-            mean: mean(label_means.iter().copied()),
+            means: label_means.iter().map(|m| mean(m.iter().copied())).collect(),
             label_means,
+            cases,
             unpredicted: Vec::new(),
         }
     }
-}
 
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let score = |dice: Option<f64>| dice.map_or("-".into(), |d| format!("{d:.4}"));
+    /// A metric's table: a line a case, a column a label.
+    fn table(&self, metric: usize, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let score = |score: Option<f64>| score.map_or("-".into(), |s| format!("{s:.4}"));
         let mut rows = vec![vec!["case".to_string()]];
         rows[0].extend(self.labels.iter().map(|l| match l.name == l.value.to_string() {
             true => l.name.clone(),
             false => format!("{} {}", l.value, l.name),
         }));
         rows[0].push("mean".into());
-        for case in &self.cases {
-            let mut row = vec![case.case.clone()];
-            row.extend(case.dice.iter().copied().chain([case.mean]).map(score));
+        let cases = self.cases.iter().map(|c| (c.case.as_str(), &c.scores, &c.means));
+        for (name, scores, means) in cases.chain([("mean", &self.label_means, &self.means)]) {
+            let mut row = vec![name.to_string()];
+            row.extend(scores[metric].iter().copied().chain([means[metric]]).map(score));
             rows.push(row);
         }
-        let mut last = vec!["mean".to_string()];
-        last.extend(self.label_means.iter().copied().chain([self.mean]).map(score));
-        rows.push(last);
         let widths: Vec<usize> = (0..rows[0].len())
             .map(|c| rows.iter().map(|row| row[c].chars().count()).max().unwrap_or(0))
             .collect();
@@ -154,6 +95,23 @@ impl fmt::Display for Report {
                 write!(f, "  {text:>width$}")?;
             }
             writeln!(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, metric) in METRICS.iter().enumerate() {
+            if METRICS.len() > 1 {
+                let gap = if i == 0 { "" } else { "\n" };
+                let unit = match metric.unit {
+                    Unit::Fraction => String::new(),
+                    Unit::Symbol(unit) => format!(" ({unit})"),
+                };
+                writeln!(f, "{gap}{}{unit}", metric.title)?;
+            }
+            self.table(i, f)?;
         }
         if !self.unpredicted.is_empty() {
             writeln!(f, "not predicted: {}", self.unpredicted.join(", "))?;
@@ -191,7 +149,7 @@ pub enum EvaluateError {
     },
 }
 
-/// Compares a prediction with its reference.
+/// Scores a prediction against its reference.
 ///
 /// # Errors
 /// Files that are no label maps, or grids that differ in shape or, by more than 1e-3, in their affine.
@@ -199,7 +157,7 @@ pub fn compare(
     prediction: &Path,
     reference: &Path,
     ignore: Option<i32>,
-) -> Result<BTreeMap<i32, Overlap>, EvaluateError> {
+) -> Result<LabelScores, EvaluateError> {
     let predicted = volume::read(prediction)?;
     let expected = volume::read(reference)?;
     match predicted.geometry.difference(&expected.geometry, 1e-3) {
@@ -208,7 +166,11 @@ pub fn compare(
             reference: reference.into(),
             difference,
         }),
-        None => Ok(overlaps(&predicted.labels()?, &expected.labels()?, ignore)),
+        None => {
+            let (prediction, reference) = (predicted.labels()?, expected.labels()?);
+            let (shape, spacing) = (expected.geometry.shape, expected.geometry.spacing);
+            Ok(Comparison::new(&prediction, &reference, shape, spacing, ignore).scores())
+        }
     }
 }
 
@@ -266,24 +228,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dice_is_twice_the_overlap_over_the_sum() {
-        let prediction = [0, 1, 1, 1, 2, 0, 9, 1];
-        let reference = [0, 1, 1, 0, 0, 2, 9, 5];
-        let dice = |ignore| {
-            let counted = overlaps(&prediction, &reference, ignore);
-            [0, 1, 2, 9, 3].map(|label| counted.get(&label).and_then(Overlap::dice))
-        };
-        assert_eq!(
-            dice(None),
-            [Some(2.0 / 5.0), Some(4.0 / 6.0), Some(0.0), Some(1.0), None]
-        );
-        // without the voxel whose reference is 5, label 1 has three predicted voxels
-        assert_eq!(dice(Some(5))[1], Some(4.0 / 5.0));
-        assert_eq!(dice(Some(9))[3], None);
-        assert!(overlaps(&[], &[], None).is_empty());
-    }
-
-    #[test]
     fn means_go_over_cases_then_over_labels_and_skip_what_is_in_neither() {
         let labels: Vec<Label> = [(0, "background"), (1, "a"), (4, "b")]
             .map(|(value, name)| Label {
@@ -292,20 +236,29 @@ mod tests {
             })
             .to_vec();
         let cases = [
-            ("x".to_string(), overlaps(&[1, 1, 4, 0], &[1, 0, 4, 0], None)),
-            ("y".to_string(), overlaps(&[1, 1, 0, 0], &[1, 1, 0, 0], None)),
-            ("z".to_string(), overlaps(&[0, 1, 0, 4], &[0, 0, 0, 0], None)),
-        ];
+            ("x", [1, 1, 4, 0], [1, 0, 4, 0]),
+            ("y", [1, 1, 0, 0], [1, 1, 0, 0]),
+            ("z", [0, 1, 0, 4], [0, 0, 0, 0]),
+        ]
+        .map(|(case, prediction, reference)| {
+            let maps = Comparison::new(&prediction, &reference, [1, 1, 4], [10.0; 3], None);
+            (case.to_string(), maps.scores())
+        });
         let report = Report::new(&labels, &cases);
-        assert_eq!(report.cases[0].dice, [Some(2.0 / 3.0), Some(1.0)]);
-        assert_eq!(report.cases[1].dice, [Some(1.0), None]);
-        assert_eq!(report.cases[1].mean, Some(1.0));
-        assert_eq!(report.cases[2].dice, [Some(0.0), Some(0.0)]);
-        assert_eq!(report.label_means, [Some((2.0 / 3.0 + 1.0) / 3.0), Some(0.5)]);
-        assert!((report.mean.unwrap() - (5.0 / 9.0 + 0.5) / 2.0).abs() < 1e-12);
+        assert_eq!(report.cases[0].scores[0], [Some(2.0 / 3.0), Some(1.0)]);
+        assert_eq!(report.cases[1].scores[0], [Some(1.0), None]);
+        assert_eq!(report.cases[1].means, [Some(1.0), Some(0.0)]);
+        assert_eq!(report.cases[2].scores[0], [Some(0.0), Some(0.0)]);
+        assert_eq!(report.label_means[0], [Some((2.0 / 3.0 + 1.0) / 3.0), Some(0.5)]);
+        assert_eq!(report.label_means[1], [Some(2.0 / 3.0), Some(0.5)]);
+        assert!((report.means[0].unwrap() - (5.0 / 9.0 + 0.5) / 2.0).abs() < 1e-12);
         let table = report.to_string();
         assert!(
             table.contains("1 a") && table.contains("0.6667") && table.contains(" -"),
+            "{table}"
+        );
+        assert!(
+            table.starts_with("Dice\ncase") && table.contains("\n\nvolume error (ml)\ncase"),
             "{table}"
         );
         let json = serde_json::to_string(&report).unwrap();

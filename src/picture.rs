@@ -1,6 +1,6 @@
 //! Pictures to judge a segmentation and a training by: slices with labels on them, and the training curve.
 
-mod dice;
+mod scores;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -13,11 +13,12 @@ use plotters::style::{FontStyle, register_font};
 
 use crate::dataset::Label;
 use crate::file::write_beside;
+use crate::metrics::{METRICS, Unit};
 use crate::offsets::LayerOffsets;
 use crate::train::EpochRecord;
 use crate::volume::{Orientation, Volume};
 
-pub use dice::dice_plot;
+pub use scores::score_plot;
 
 /// Why a picture could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -491,8 +492,9 @@ pub struct CurvePoint {
     pub epoch: usize,
     /// Mean training loss.
     pub loss: f64,
-    /// Validation Dice of each label; empty in an epoch without validation, `None` where a label has none.
-    pub dice: Vec<Option<f64>>,
+    /// Each label's validation score by the first of [`METRICS`]; empty in an epoch without validation, `None` where a label
+    /// has none.
+    pub scores: Vec<Option<f64>>,
     /// Standard deviation of each OBELISK layer's offsets by name, in normalised coordinates; empty without such layers.
     pub offset_sigma: BTreeMap<String, f64>,
 }
@@ -502,14 +504,14 @@ impl From<&EpochRecord> for CurvePoint {
         CurvePoint {
             epoch: line.epoch,
             loss: line.loss,
-            dice: line.dice.clone(),
+            scores: line.scores.first().cloned().unwrap_or_default(),
             offset_sigma: line.offset_sigma.clone(),
         }
     }
 }
 
-/// Draws the training loss and, where epochs have it, the validation Dice per label (`labels` in the order of
-/// [`CurvePoint::dice`]) and its mean; below the loss the offsets' spread, where the network has offsets. As a PNG.
+/// Draws the training loss and, where epochs have it, the validation score per label (`labels` in the order of
+/// [`CurvePoint::scores`]) and its mean; below the loss the offsets' spread, where the network has offsets. As a PNG.
 ///
 /// # Errors
 /// No epoch, an existing file without `force`, or the system's refusal.
@@ -536,7 +538,7 @@ pub fn training_curve(
         .filter(finite)
         .fold(f64::MIN_POSITIVE, f64::max);
     let lowest = points.iter().map(|p| p.loss).filter(finite).fold(0.0, f64::min);
-    let validated = points.iter().any(|p| p.dice.iter().any(Option::is_some));
+    let validated = points.iter().any(|p| p.scores.iter().any(Option::is_some));
     let offsets: BTreeSet<&String> = points.iter().flat_map(|p| p.offset_sigma.keys()).collect();
     let width = if validated { 1120 } else { 600 };
     let height = if offsets.is_empty() { 480 } else { 660 };
@@ -634,16 +636,29 @@ pub fn training_curve(
         }
 
         if validated {
-            let mut chart = panel(&right, "Validation Dice", "Dice", 0.0..1.0, 11)?;
+            let metric = &METRICS[0];
+            let scores = || points.iter().flat_map(|p| p.scores.iter().copied().flatten());
+            let highest = match metric.unit {
+                Unit::Fraction => 1.0,
+                Unit::Symbol(_) => scores().fold(f64::MIN_POSITIVE, f64::max) * 1.05,
+            };
+            let mut chart = panel(
+                &right,
+                &format!("Validation {}", metric.title),
+                metric.title,
+                0.0..highest,
+                11,
+            )?;
             let mut series = |name: &str, values: Vec<(f64, f64)>, colour: RGBColor, width: u32| {
-                let best = values.iter().map(|v| v.1).fold(0.0, f64::max);
+                let better = |best: f64, v: f64| if metric.is_better(v, best) { v } else { best };
+                let best = values.iter().map(|v| v.1).reduce(better).unwrap_or(0.0);
                 chart
                     .draw_series(line(values, colour, width))
                     .map(|series| legend(series, format!("{name} (best {best:.3})"), colour, width))
             };
             let mut means = Vec::new();
             for point in points {
-                let values: Vec<f64> = point.dice.iter().copied().flatten().collect();
+                let values: Vec<f64> = point.scores.iter().copied().flatten().collect();
                 if !values.is_empty() {
                     means.push((
                         point.epoch as f64,
@@ -652,7 +667,7 @@ pub fn training_curve(
                 }
             }
             for (index, label) in labels.iter().enumerate() {
-                let value = |p: &CurvePoint| Some((p.epoch as f64, (*p.dice.get(index)?)?));
+                let value = |p: &CurvePoint| Some((p.epoch as f64, (*p.scores.get(index)?)?));
                 series(label, points.iter().filter_map(value).collect(), colour(index), 2)?;
             }
             series("mean", means, RGBColor(30, 30, 30), 3)?;

@@ -27,10 +27,11 @@ use data::label_counts;
 use dense::Dense;
 use sparse::Sparse;
 
-use crate::evaluate::{Report, overlaps};
+use crate::evaluate::Report;
 use crate::file::write_beside;
 use crate::gpu::{Device, Executable, GpuError, Weights};
 use crate::graph::{Graph, GraphError};
+use crate::metrics::{self, Comparison, METRICS};
 use crate::model;
 use crate::offsets;
 use crate::op::StepScalars;
@@ -297,20 +298,19 @@ pub async fn train(
 
         let start = Instant::now();
         let last = epoch + 1 == settings.epochs;
-        let mut dice = Vec::new();
+        let mut scores = vec![Vec::new(); METRICS.len()];
         if !data.validation.is_empty() && (last || (epoch + 1).is_multiple_of(settings.validate_every)) {
-            dice = validate(device, &mut predictor, &data.validation, &mut report).await?;
+            scores = validate(device, &mut predictor, &data.validation, &mut report).await?;
         }
-        let known: Vec<f64> = dice.iter().flatten().copied().collect();
-        let mean_dice = (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64);
+        let means: Vec<Option<f64>> = scores.iter().map(|s| metrics::mean(s.iter().copied())).collect();
         let validation_seconds = start.elapsed().as_secs_f64();
         let mut tensors: HashMap<String, Tensor> = weights.download(device).await?.into_iter().collect();
         let line = EpochRecord {
             epoch: epoch + 1,
             learning_rate: settings.rate(epoch * steps, steps),
             loss: sum / steps as f64,
-            dice,
-            mean_dice,
+            scores,
+            means: means.clone(),
             train_seconds,
             validation_seconds,
             offset_sigma: offsets::sigmas(&tensors),
@@ -318,13 +318,13 @@ pub async fn train(
         record.log.push(line.clone());
         record.epochs_done = epoch + 1;
 
-        let better = match (mean_dice, record.best) {
-            (Some(new), Some(old)) => new > old,
+        let better = match (means[0], record.best) {
+            (Some(new), Some(old)) => METRICS[0].is_better(new, old),
             (Some(_), None) => true,
             (None, _) => data.validation.is_empty(),
         };
-        record.best = if better { mean_dice } else { record.best };
-        let info = model_info(settings, data, epoch + 1, mean_dice);
+        record.best = if better { means[0] } else { record.best };
+        let info = model_info(settings, data, epoch + 1, means);
         let model = Model {
             info,
             tensors: tensors.clone(),
@@ -397,7 +397,7 @@ pub async fn train_in_memory(
         }
     }
     Ok(Model {
-        info: model_info(settings, data, done / steps, None),
+        info: model_info(settings, data, done / steps, Vec::new()),
         tensors: weights.download(device).await?.into_iter().collect(),
         batches: Default::default(),
     })
@@ -482,16 +482,20 @@ async fn validate(
     predictor: &mut Predictor,
     cases: &[ValidationCase],
     report: &mut impl FnMut(Event),
-) -> Result<Vec<Option<f64>>, TrainError> {
+) -> Result<Vec<Vec<Option<f64>>>, TrainError> {
     let preprocessing = predictor.preprocessing().clone();
     let mut scores = Vec::new();
     for (i, case) in cases.iter().enumerate() {
         let logits = predictor.logits(device, &case.prepared).await?;
         let labels = preprocessing.restore_labels(&logits, &case.prepared.placement);
-        scores.push((
-            case.id.clone(),
-            overlaps(&labels, &case.labels, preprocessing.ignore),
-        ));
+        let maps = Comparison::new(
+            &labels,
+            &case.labels,
+            case.geometry.shape,
+            case.geometry.spacing,
+            preprocessing.ignore,
+        );
+        scores.push((case.id.clone(), maps.scores()));
         report(Event::Validation {
             done: i + 1,
             cases: cases.len(),
@@ -500,7 +504,12 @@ async fn validate(
     Ok(Report::new(&preprocessing.labels, &scores).label_means)
 }
 
-fn model_info(settings: &Settings, data: &TrainingData, epochs: usize, dice: Option<f64>) -> ModelInfo {
+fn model_info(
+    settings: &Settings,
+    data: &TrainingData,
+    epochs: usize,
+    scores: Vec<Option<f64>>,
+) -> ModelInfo {
     ModelInfo {
         format: 1,
         arch: settings.arch.clone(),
@@ -512,7 +521,7 @@ fn model_info(settings: &Settings, data: &TrainingData, epochs: usize, dice: Opt
             fold: settings.fold,
             trained_on: data.training.iter().map(|c| c.id.clone()).collect(),
             held_out: data.validation.iter().map(|c| c.id.clone()).collect(),
-            dice,
+            scores,
         }),
         source: None,
     }

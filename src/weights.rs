@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::file::write_beside;
 use crate::graph::{Graph, GraphError, Init, Source};
+use crate::metrics;
 use crate::preprocess::Preprocessing;
 use crate::tensor::Tensor;
 
@@ -81,8 +82,9 @@ pub struct TrainingRecord {
     pub trained_on: Vec<String>,
     /// Ids of the cases held out.
     pub held_out: Vec<String>,
-    /// Mean validation Dice when the file was written.
-    pub dice: Option<f64>,
+    /// By metric: the mean validation score when the file was written.
+    #[serde(flatten, with = "metrics::by_name")]
+    pub scores: Vec<Option<f64>>,
 }
 
 /// Weights with what the file says of them.

@@ -1,10 +1,11 @@
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
 use obelisk::crossval::{self, CrossvalError, Epoch, FoldResult, Job, Row, Table};
 use obelisk::dataset::{Dataset, Fold};
 use obelisk::gpu::{Device, DeviceOptions, FormsChoice};
+use obelisk::metrics::METRICS;
 use obelisk::picture;
 use obelisk::preprocess::Preprocessing;
 use obelisk::train::TrainingData;
@@ -256,18 +257,24 @@ impl Crossval {
         let labels: Vec<String> = table.labels.iter().map(|l| l.name.clone()).collect();
         let part = if table.complete { "" } else { ", part of the folds" };
         let title = format!("{}, {}-fold cross-validation{part}", table.dataset, table.folds);
-        let path: &Path = &self.out.join("dice.png");
-        if table.rows.iter().any(|r| r.dice.is_some()) {
-            picture::dice_plot(path, &title, &methods, &labels, &table.scores(), true)?;
+        for (i, metric) in METRICS.iter().enumerate() {
+            if table.rows.iter().any(|r| r.scores[i].is_some()) {
+                let path = self.out.join(format!("{}.png", metric.name));
+                picture::score_plot(&path, metric, &title, &methods, &labels, &table.scores(i), true)?;
+            }
         }
         Ok(table)
     }
 }
 
 fn summary(table: &Table, name: &str) -> String {
-    let dice = table.rows.iter().find(|r| r.name == name).and_then(|r| r.dice);
-    match dice {
-        Some(score) => format!("Dice so far {:.4}", score.mean),
+    let score = table
+        .rows
+        .iter()
+        .find(|r| r.name == name)
+        .and_then(|r| r.scores[0]);
+    match score {
+        Some(score) => format!("{} so far {:.4}", METRICS[0].title, score.mean),
         None => "no label in any of them".into(),
     }
 }

@@ -6,6 +6,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use obelisk::dataset::{Dataset, Folds};
 use obelisk::gpu::{Device, DeviceOptions, FormsChoice, GpuError};
+use obelisk::metrics::METRICS;
 use obelisk::model;
 use obelisk::picture::{self, CurvePoint};
 use obelisk::preprocess::{Overrides, Preprocessing};
@@ -156,12 +157,22 @@ impl Train {
         ))?;
         progress.finish();
         draw_pictures(&self.out, &settings, &data, &log)?;
+        let first = &METRICS[0];
         if let Some(best) = log
             .iter()
-            .filter_map(|l| l.mean_dice.map(|d| (d, l.epoch)))
-            .max_by(|a, b| a.0.total_cmp(&b.0))
+            .filter_map(|l| Some((l.means.first().copied().flatten()?, l.epoch)))
+            .reduce(|best, next| {
+                if first.is_better(next.0, best.0) {
+                    next
+                } else {
+                    best
+                }
+            })
         {
-            println!("best validation Dice {:.4} in epoch {}", best.0, best.1);
+            println!(
+                "best validation {} {:.4} in epoch {}",
+                first.title, best.0, best.1
+            );
         }
         println!("{}", self.out.join("best.safetensors").display());
         Ok(())
@@ -194,7 +205,7 @@ impl Train {
                 let Some(dataset) = &self.dataset else {
                     return Err(Usage("name the DATASET folder, or --config".into()).into());
                 };
-                let arch = self.arch.as_deref().unwrap_or("obelisk-hybrid");
+                let arch = self.arch.as_deref().unwrap_or(model::DEFAULT);
                 self.options.start(dataset.clone(), arch)?
             }
         };
@@ -407,17 +418,13 @@ impl Progress {
                     "epoch {}/{}: loss {:.4}, rate {:.5}, {:.1} s",
                     line.epoch, self.epochs, line.loss, line.learning_rate, line.train_seconds
                 );
-                if let Some(mean) = line.mean_dice {
-                    text.push_str(&format!(", Dice {mean:.4} ("));
-                    let parts: Vec<String> = self
-                        .names
-                        .iter()
-                        .zip(&line.dice)
-                        .map(|(name, dice)| {
-                            format!("{name} {}", dice.map_or("–".into(), |d| format!("{d:.4}")))
-                        })
-                        .collect();
-                    text.push_str(&format!("{})", parts.join(", ")));
+                for ((metric, mean), scores) in METRICS.iter().zip(&line.means).zip(&line.scores) {
+                    let Some(mean) = mean else { continue };
+                    let label = |(name, score): (&String, &Option<f64>)| {
+                        format!("{name} {}", score.map_or("–".into(), |s| format!("{s:.4}")))
+                    };
+                    let labels: Vec<String> = self.names.iter().zip(scores).map(label).collect();
+                    text.push_str(&format!(", {} {mean:.4} ({})", metric.title, labels.join(", ")));
                 }
                 text.push_str(&format!(", {} left", duration(left)));
                 match &self.bar {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{CrossvalError, Epoch, FoldResult, HeldOut, finished, write};
 use crate::dataset::Label;
+use crate::metrics::{self, METRICS, Metric};
 
 /// Mean and standard deviation over cases.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,10 +33,12 @@ pub struct TableRow {
     pub folds: Vec<usize>,
     /// Number of held-out cases that are scored.
     pub cases: usize,
-    /// Dice over labels and cases.
-    pub dice: Option<Score>,
-    /// Dice of each of the table's labels over cases.
-    pub label_dice: Vec<Option<Score>>,
+    /// By metric: the score over labels and cases.
+    #[serde(flatten, with = "metrics::by_name")]
+    pub scores: Vec<Option<Score>>,
+    /// By metric, then by label of the table: the score over cases.
+    #[serde(flatten, with = "metrics::label_by_name")]
+    pub label_scores: Vec<Vec<Option<Score>>>,
     /// Planned device memory of a training step in bytes.
     pub training_bytes: u64,
     /// Planned device memory of the inference in bytes.
@@ -174,8 +177,15 @@ impl Table {
 
     /// The table with its notes.
     pub fn markdown(&self) -> String {
-        let mut header = vec!["method".to_owned(), "parameters".into(), "Dice %".into()];
-        header.extend(self.labels.iter().map(|l| escape(&l.name)));
+        let mut header = vec!["method".to_owned(), "parameters".into()];
+        for (i, metric) in METRICS.iter().enumerate() {
+            header.push(metric.heading());
+            let label = |l: &Label| match i {
+                0 => escape(&l.name),
+                _ => format!("{} {}", metric.title, escape(&l.name)),
+            };
+            header.extend(self.labels.iter().map(label));
+        }
         header.extend(
             [
                 "memory, inference",
@@ -202,8 +212,11 @@ impl Table {
                 .collect::<Vec<_>>(),
         );
         for row in &self.rows {
-            let mut cells = vec![escape(&row.method), thousands(row.parameters), percent(row.dice)];
-            cells.extend(row.label_dice.iter().map(|d| percent(*d)));
+            let mut cells = vec![escape(&row.method), thousands(row.parameters)];
+            for (i, metric) in METRICS.iter().enumerate() {
+                let scores = std::iter::once(&row.scores[i]).chain(&row.label_scores[i]);
+                cells.extend(scores.map(|score| shown(metric, *score)));
+            }
             cells.extend([
                 mebibytes(row.inference_peak),
                 mebibytes(row.training_peak),
@@ -227,12 +240,13 @@ impl Table {
         let cases = list(&mut self.rows.iter().map(|r| r.cases.to_string()));
         let adapters = list(&mut self.rows.iter().flat_map(|r| r.adapters.clone()));
         let epochs = list(&mut self.rows.iter().map(|r| r.epochs.to_string()));
+        let metrics = METRICS.iter().map(|m| m.title).collect::<Vec<_>>().join(", ");
         let weights = match self.rows.iter().any(|r| r.weights == Epoch::Best) {
             true => "weights: those that scored best on the held-out cases themselves, which flatters them",
             false => "weights: those of the last epoch",
         };
         format!(
-            "{}, {}-fold cross-validation, {epochs} epochs. Dice: mean ± standard deviation over {cases} held-out cases, \
+            "{}, {}-fold cross-validation, {epochs} epochs. {metrics}: mean ± standard deviation over {cases} held-out cases, \
              on the scans' own grids; the first column is the mean of the labels' means; {weights}. Memory: the \
              most that the device's buffers held, for training with its validation. Time: a fold's training steps, and a scan from memory to labels, means; adapter: {adapters}.",
             escape(&self.dataset),
@@ -240,7 +254,7 @@ impl Table {
         )
     }
 
-    /// A line a row; Dice as fractions, memory in bytes, time in seconds.
+    /// A line a row; scores as their metrics have them (Dice as fractions), memory in bytes, time in seconds.
     pub fn csv(&self) -> String {
         let mut header: Vec<String> = [
             "name",
@@ -253,8 +267,11 @@ impl Table {
         ]
         .map(String::from)
         .to_vec();
-        for name in std::iter::once("mean").chain(self.labels.iter().map(|l| l.name.as_str())) {
-            header.extend([quote(&format!("dice_{name}")), quote(&format!("dice_{name}_sd"))]);
+        for metric in METRICS {
+            for name in std::iter::once("mean").chain(self.labels.iter().map(|l| l.name.as_str())) {
+                let column = format!("{}_{name}", metric.name);
+                header.extend([quote(&column), quote(&format!("{column}_sd"))]);
+            }
         }
         header.extend(
             [
@@ -278,10 +295,11 @@ impl Table {
                 self.folds.to_string(),
                 row.cases.to_string(),
             ];
-            for score in std::iter::once(&row.dice).chain(&row.label_dice) {
+            let scores = row.scores.iter().zip(&row.label_scores);
+            for score in scores.flat_map(|(mean, labels)| std::iter::once(mean).chain(labels)) {
                 cells.extend([
-                    fraction(score.map(|s| s.mean)),
-                    fraction(score.and_then(|s| s.deviation)),
+                    number(score.map(|s| s.mean)),
+                    number(score.and_then(|s| s.deviation)),
                 ]);
             }
             cells.extend([
@@ -297,10 +315,14 @@ impl Table {
         text
     }
 
-    /// A line for each case of each row: fold, Dice as fractions, seconds from scan to labels.
+    /// A line for each case of each row: fold, scores as their metrics have them, seconds from scan to labels.
     pub fn cases_csv(&self) -> String {
-        let mut header: Vec<String> = ["name", "fold", "case", "dice_mean"].map(String::from).to_vec();
-        header.extend(self.labels.iter().map(|l| quote(&format!("dice_{}", l.name))));
+        let mut header: Vec<String> = ["name", "fold", "case"].map(String::from).to_vec();
+        for metric in METRICS {
+            header.push(format!("{}_mean", metric.name));
+            let label = |l: &Label| quote(&format!("{}_{}", metric.name, l.name));
+            header.extend(self.labels.iter().map(label));
+        }
         header.push("prediction_seconds".into());
         let mut text = header.join(",") + "\n";
         for fold in self.results.iter().flatten() {
@@ -310,11 +332,10 @@ impl Table {
                     fold.settings.fold.unwrap_or_default().to_string(),
                     quote(&case.case),
                 ];
-                cells.extend(
-                    std::iter::once(case.mean)
-                        .chain(case.dice.iter().copied())
-                        .map(fraction),
-                );
+                for i in 0..METRICS.len() {
+                    let labels = (0..self.labels.len()).map(|label| case.score(i, label));
+                    cells.extend(std::iter::once(case.means[i]).chain(labels).map(number));
+                }
                 cells.push(format!("{:.4}", case.seconds));
                 text += &(cells.join(",") + "\n");
             }
@@ -322,12 +343,10 @@ impl Table {
         text
     }
 
-    /// Dice of every case, by row, then by label.
-    pub fn scores(&self) -> Vec<Vec<Vec<f64>>> {
+    /// The scores of every case by a metric, by row, then by label.
+    pub fn scores(&self, metric: usize) -> Vec<Vec<Vec<f64>>> {
         let of_label = |folds: &[FoldResult], label: usize| -> Vec<f64> {
-            cases(folds)
-                .filter_map(|c| c.dice.get(label).copied().flatten())
-                .collect()
+            cases(folds).filter_map(|c| c.score(metric, label)).collect()
         };
         self.results
             .iter()
@@ -366,14 +385,9 @@ fn row(folds: &[FoldResult], labels: &[Label]) -> Result<TableRow, CrossvalError
             first.name, twice[0]
         )));
     }
-    let label_dice: Vec<Option<Score>> = (0..labels.len())
-        .map(|label| score(cases(folds).map(|c| c.dice.get(label).copied().flatten())))
-        .collect();
-    let means: Vec<f64> = label_dice.iter().flatten().map(|s| s.mean).collect();
-    let dice = score(cases(folds).map(|c| c.mean)).map(|over_cases| Score {
-        mean: means.iter().sum::<f64>() / means.len() as f64,
-        ..over_cases
-    });
+    let (scores, label_scores) = (0..METRICS.len())
+        .map(|metric| metric_scores(folds, metric, labels.len()))
+        .unzip();
     let mut adapters: Vec<String> = folds.iter().map(|f| f.adapter.clone()).collect();
     adapters.sort();
     adapters.dedup();
@@ -389,8 +403,8 @@ fn row(folds: &[FoldResult], labels: &[Label]) -> Result<TableRow, CrossvalError
         parameters: first.parameters,
         folds: folds.iter().filter_map(|f| f.settings.fold).collect(),
         cases: ids.len(),
-        dice,
-        label_dice,
+        scores,
+        label_scores,
         training_bytes: largest(|f| f.training_bytes),
         inference_bytes: largest(|f| f.inference_bytes),
         training_peak: largest(|f| f.training_peak),
@@ -401,6 +415,24 @@ fn row(folds: &[FoldResult], labels: &[Label]) -> Result<TableRow, CrossvalError
         epochs: first.settings.epochs,
         adapters,
     })
+}
+
+/// A metric's score over labels and cases, and over the cases of each label. None where a fold was scored by a version
+/// of the program that did not have the metric: a mean over part of the cases would stand beside those over all.
+fn metric_scores(folds: &[FoldResult], metric: usize, labels: usize) -> (Option<Score>, Vec<Option<Score>>) {
+    if cases(folds).any(|case| case.scores[metric].is_empty()) {
+        return (None, vec![None; labels]);
+    }
+    let by_label: Vec<Option<Score>> = (0..labels)
+        .map(|label| score(cases(folds).map(|c| c.score(metric, label))))
+        .collect();
+    let means: Vec<f64> = by_label.iter().flatten().map(|s| s.mean).collect();
+    let over_cases = score(cases(folds).map(|c| c.means[metric]));
+    let over_labels = over_cases.map(|over_cases| Score {
+        mean: means.iter().sum::<f64>() / means.len() as f64,
+        ..over_cases
+    });
+    (over_labels, by_label)
 }
 
 /// Mean and deviation of the values there are.
@@ -415,21 +447,18 @@ fn score(values: impl Iterator<Item = Option<f64>>) -> Option<Score> {
     })
 }
 
-fn percent(score: Option<Score>) -> String {
-    match score {
-        None => "–".into(),
-        Some(Score {
-            mean,
-            deviation: None,
-        }) => format!("{:.2}", 100.0 * mean),
-        Some(Score {
-            mean,
-            deviation: Some(deviation),
-        }) => format!("{:.2} ± {:.2}", 100.0 * mean, 100.0 * deviation),
+fn shown(metric: &Metric, score: Option<Score>) -> String {
+    let Some(Score { mean, deviation }) = score else {
+        return "–".into();
+    };
+    let mean = metric.shown(mean);
+    match deviation {
+        None => format!("{mean:.2}"),
+        Some(deviation) => format!("{mean:.2} ± {:.2}", metric.shown(deviation)),
     }
 }
 
-fn fraction(value: Option<f64>) -> String {
+fn number(value: Option<f64>) -> String {
     value.map_or_else(String::new, |v| format!("{v:.6}"))
 }
 
@@ -496,8 +525,8 @@ mod tests {
                 .iter()
                 .map(|(case, dice)| HeldOut {
                     case: (*case).into(),
-                    dice: dice.to_vec(),
-                    mean: score(dice.iter().copied()).map(|s| s.mean),
+                    scores: vec![dice.to_vec(), vec![Some(1.5), None]],
+                    means: vec![metrics::mean(*dice), Some(1.5)],
                     seconds: 0.5,
                 })
                 .collect(),
@@ -521,13 +550,13 @@ mod tests {
         let table = Table::new(vec![vec![a, b]]).unwrap();
         let row = &table.rows[0];
         let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} against {b}");
-        near(row.label_dice[0].unwrap().mean, 0.7);
-        near(row.label_dice[0].unwrap().deviation.unwrap(), 0.2);
-        near(row.label_dice[1].unwrap().mean, 0.5);
-        near(row.label_dice[1].unwrap().deviation.unwrap(), 0.5f64.sqrt());
-        near(row.dice.unwrap().mean, 0.6);
+        near(row.label_scores[0][0].unwrap().mean, 0.7);
+        near(row.label_scores[0][0].unwrap().deviation.unwrap(), 0.2);
+        near(row.label_scores[0][1].unwrap().mean, 0.5);
+        near(row.label_scores[0][1].unwrap().deviation.unwrap(), 0.5f64.sqrt());
+        near(row.scores[0].unwrap().mean, 0.6);
         // over the cases' means 0.75, 0.7 and 0.45
-        near(row.dice.unwrap().deviation.unwrap(), 0.1607275126832159);
+        near(row.scores[0].unwrap().deviation.unwrap(), 0.1607275126832159);
         near(row.training_seconds, 90.0);
         assert_eq!((row.cases, table.complete, table.partial()), (3, true, None));
         let markdown = table.markdown();
@@ -548,13 +577,43 @@ mod tests {
             table.csv()
         );
         assert!(
-            table.cases_csv().contains("net,0,y,0.700000,0.700000,,0.5000"),
+            table
+                .cases_csv()
+                .contains("net,0,y,0.700000,0.700000,,1.500000,1.500000,,0.5000"),
             "{}",
             table.cases_csv()
         );
-        assert_eq!(table.scores(), [[vec![0.5, 0.7, 0.9], vec![1.0, 0.0]]]);
+        assert!(
+            table
+                .csv()
+                .contains("dice_b,dice_b_sd,volume_error_mean,volume_error_mean_sd"),
+            "{}",
+            table.csv()
+        );
+        assert_eq!(table.scores(0), [[vec![0.5, 0.7, 0.9], vec![1.0, 0.0]]]);
         let json = serde_json::to_string(&table).unwrap();
         assert_eq!(serde_json::from_str::<Table>(&json).unwrap().rows, table.rows);
+    }
+
+    #[test]
+    fn a_metric_that_a_fold_was_not_scored_by_stays_empty() {
+        let a = fold("net", 0, &[("x", [Some(0.5), Some(1.0)])]);
+        let mut b = fold("net", 1, &[("y", [Some(0.7), None])]);
+        let error = |folds: &[FoldResult]| {
+            let row = row(folds, &folds[0].labels).unwrap();
+            (row.scores[1], row.label_scores[1].clone())
+        };
+        assert!(error(&[a.clone(), b.clone()]).0.is_some());
+        // as a version of the program left it that did not have the second metric
+        b.cases[0].scores[1].clear();
+        b.cases[0].means[1] = None;
+        assert_eq!(error(&[a.clone(), b.clone()]), (None, vec![None; 2]));
+        let markdown = Table::new(vec![vec![a, b]]).unwrap().markdown();
+        let line = "| net, all | 1,234,567 | 80.00 ± 3.54 | 60.00 ± 14.14 | 100.00 | – | – | – |";
+        assert!(markdown.contains(line), "{markdown}");
+        let heading =
+            "| Dice % | left\\|right | b | volume error ml | volume error left\\|right | volume error b |";
+        assert!(markdown.contains(heading), "{markdown}");
     }
 
     #[test]
@@ -597,6 +656,6 @@ mod tests {
         );
         // a case without any label counts as a case, and has no score
         let table = Table::new(vec![vec![a]]).unwrap();
-        assert_eq!((table.rows[0].cases, table.rows[0].dice), (1, None));
+        assert_eq!((table.rows[0].cases, table.rows[0].scores[0]), (1, None));
     }
 }

@@ -7,6 +7,7 @@ use rand_distr::{Distribution, StandardNormal};
 use crate::dataset::{Dataset, DatasetError, Fold};
 use crate::preprocess::{Prepared, Preprocessing, centre, crop_or_pad};
 use crate::tensor::Tensor;
+use crate::volume::Geometry;
 
 /// A preprocessed case to train on, whole.
 #[derive(Clone, Debug)]
@@ -43,7 +44,9 @@ pub struct ValidationCase {
     pub id: String,
     /// The preprocessed scan.
     pub prepared: Prepared,
-    /// File values on the scan's own grid.
+    /// The scan's own grid.
+    pub geometry: Geometry,
+    /// File values on that grid.
     pub labels: Vec<i32>,
 }
 
@@ -88,10 +91,11 @@ impl TrainingData {
             .into_iter()
             .map(|i| {
                 let case = &dataset.cases[i];
-                let prepared = preprocessing.prepare_image(&dataset.image(case)?)?;
+                let scan = dataset.image(case)?;
                 Ok(ValidationCase {
                     id: case.id.clone(),
-                    prepared,
+                    prepared: preprocessing.prepare_image(&scan)?,
+                    geometry: scan.geometry,
                     labels: dataset.label(case)?.labels()?,
                 })
             })

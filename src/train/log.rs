@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::dataset::Label;
+use crate::metrics::{self, METRICS};
 use crate::preprocess::Preprocessing;
 
 /// A line of the run's log.
@@ -15,10 +17,12 @@ pub struct EpochRecord {
     pub learning_rate: f32,
     /// Mean loss of its steps.
     pub loss: f64,
-    /// Validation Dice by foreground label; empty when not validated.
-    pub dice: Vec<Option<f64>>,
-    /// Mean over labels.
-    pub mean_dice: Option<f64>,
+    /// Validation scores by metric, then by foreground label; nothing for a metric when not validated.
+    #[serde(flatten, with = "metrics::by_name")]
+    pub scores: Vec<Vec<Option<f64>>>,
+    /// By metric: the mean over labels.
+    #[serde(flatten, with = "metrics::mean_by_name")]
+    pub means: Vec<Option<f64>>,
     /// Seconds of its steps.
     pub train_seconds: f64,
     /// Seconds of its validation.
@@ -30,11 +34,11 @@ pub struct EpochRecord {
 
 pub(super) fn log_csv(log: &[EpochRecord], preprocessing: &Preprocessing) -> String {
     let number = |v: Option<f64>| v.map(|v| format!("{v:.5}")).unwrap_or_default();
-    let names = preprocessing
-        .labels
-        .iter()
-        .skip(1)
-        .map(|l| format!("dice_{}", l.name.replace([',', '"', '\n'], "_")));
+    let labels = || preprocessing.labels.iter().skip(1);
+    let scores = METRICS.iter().flat_map(|metric| {
+        let label = |l: &Label| format!("{}_{}", metric.name, l.name.replace([',', '"', '\n'], "_"));
+        std::iter::once(format!("{}_mean", metric.name)).chain(labels().map(label))
+    });
     let offsets: BTreeSet<&String> = log.iter().flat_map(|line| line.offset_sigma.keys()).collect();
     let columns: Vec<String> = [
         "epoch",
@@ -42,23 +46,23 @@ pub(super) fn log_csv(log: &[EpochRecord], preprocessing: &Preprocessing) -> Str
         "loss",
         "train_seconds",
         "validation_seconds",
-        "dice_mean",
     ]
     .map(String::from)
     .into_iter()
-    .chain(names)
+    .chain(scores)
     .chain(offsets.iter().map(|name| format!("{name}_sigma")))
     .collect();
     let mut text = columns.join(",") + "\n";
     for line in log {
-        let dice = (0..preprocessing.labels.len() - 1).map(|i| number(line.dice.get(i).copied().flatten()));
+        let scores = (0..METRICS.len()).flat_map(|metric| {
+            let mean = line.means.get(metric).copied().flatten();
+            let score = move |i: usize| line.scores.get(metric)?.get(i).copied().flatten();
+            std::iter::once(mean).chain((0..labels().count()).map(score))
+        });
         let sigma = offsets
             .iter()
             .map(|name| number(line.offset_sigma.get(*name).copied()));
-        let numbers: Vec<String> = std::iter::once(number(line.mean_dice))
-            .chain(dice)
-            .chain(sigma)
-            .collect();
+        let numbers: Vec<String> = scores.map(number).chain(sigma).collect();
         text += &format!(
             "{},{:.7},{:.6},{:.2},{:.2},{}\n",
             line.epoch,
@@ -84,8 +88,8 @@ mod tests {
         let first: EpochRecord = serde_json::from_str(old).unwrap();
         let second = EpochRecord {
             epoch: 2,
-            dice: Vec::new(),
-            mean_dice: None,
+            scores: vec![Vec::new(), vec![Some(1.5)]],
+            means: vec![None, Some(1.5)],
             offset_sigma: BTreeMap::from([("offset2".into(), 0.0625), ("offset1".into(), 0.05)]),
             ..first.clone()
         };
@@ -94,9 +98,9 @@ mod tests {
         let mut preprocessing = find("obeliskhybrid_tcia").unwrap().published.unwrap()();
         preprocessing.labels.truncate(3);
         let expected = "epoch,learning_rate,loss,train_seconds,validation_seconds,dice_mean,dice_spleen,\
-            dice_pancreas,offset1_sigma,offset2_sigma\n\
-            1,0.0020000,1.500000,2.00,1.00,0.25000,,0.25000,,\n\
-            2,0.0020000,1.500000,2.00,1.00,,,,0.05000,0.06250\n";
+            dice_pancreas,volume_error_mean,volume_error_spleen,volume_error_pancreas,offset1_sigma,offset2_sigma\n\
+            1,0.0020000,1.500000,2.00,1.00,0.25000,,0.25000,,,,,\n\
+            2,0.0020000,1.500000,2.00,1.00,,,,1.50000,1.50000,,0.05000,0.06250\n";
         assert_eq!(log_csv(&[first.clone(), second], &preprocessing), expected);
         assert!(!log_csv(&[first], &preprocessing).contains("sigma"));
     }

@@ -172,12 +172,12 @@ fn folds_are_trained_once_and_the_table_has_evaluates_numbers() {
             (row.cases, report.cases.len(), report.unpredicted.len()),
             (24, 24, 0)
         );
-        near(row.dice.unwrap().mean, report.mean.unwrap());
+        near(row.scores[0].unwrap().mean, report.means[0].unwrap());
         assert!(
-            markdown.contains(&format!("{:.2} ± ", 100.0 * report.mean.unwrap())),
+            markdown.contains(&format!("{:.2} ± ", 100.0 * report.means[0].unwrap())),
             "{markdown}"
         );
-        for (label, want) in row.label_dice.iter().zip(&report.label_means) {
+        for (label, want) in row.label_scores[0].iter().zip(&report.label_means[0]) {
             near(label.unwrap().mean, want.unwrap());
         }
         let printed = done(&obelisk(&[
@@ -192,7 +192,7 @@ fn folds_are_trained_once_and_the_table_has_evaluates_numbers() {
         assert_eq!(printed, format!("{report}\n"));
         assert!(printed.contains("1 Anterior"), "{printed}");
         for case in &report.cases {
-            let line = format!("{},{:.6},", case.case, case.mean.unwrap());
+            let line = format!("{},{:.6},", case.case, case.means[0].unwrap());
             assert!(cases.contains(&line), "{line} is not in {cases}");
         }
         assert!(row.training_seconds > 0.0 && row.prediction_seconds > 0.0);

@@ -46,7 +46,7 @@ fn a_folder_is_scored_and_what_is_missing_is_named() {
             .unwrap()
             .labels()
             .unwrap();
-        for (label, dice) in [1, 2].iter().zip(&case.dice) {
+        for (label, dice) in [1, 2].iter().zip(&case.scores[0]) {
             let count = |m: &[i32]| m.iter().filter(|v| *v == label).count() as f64;
             let both = a.iter().zip(&b).filter(|(a, b)| a == b && *a == label).count() as f64;
             let want = 2.0 * both / (count(&a) + count(&b));
@@ -66,7 +66,7 @@ fn a_folder_is_scored_and_what_is_missing_is_named() {
         name: "Posterior".into(),
     }];
     let posterior = evaluate(folder.path(), &labels_ts(), Some(&named), None).unwrap();
-    assert_eq!(posterior.label_means, report.label_means[1..]);
+    assert_eq!(posterior.label_means[0], report.label_means[0][1..]);
 }
 
 #[test]
@@ -107,4 +107,31 @@ fn other_grids_and_missing_references_are_errors_that_name_both_files() {
         .unwrap_err()
         .to_string();
     assert!(message.contains("holds no .nii"), "{message}");
+}
+
+/// What is read and written again is the same text: records of runs, models and tables have the fields they always had.
+#[test]
+fn records_keep_their_fields() {
+    fn keeps<T: serde::Serialize + serde::de::DeserializeOwned>(text: &str) {
+        let record: T = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&record).unwrap(), text);
+    }
+    keeps::<obelisk::evaluate::Report>(
+        r#"{"labels":[{"value":1,"name":"a"}],"cases":[{"case":"x","dice":[0.5],"mean":0.5},{"case":"y","dice":[null],"mean":null}],"label_means":[0.5],"mean":0.5,"unpredicted":["z"]}"#,
+    );
+    keeps::<obelisk::train::EpochRecord>(
+        r#"{"epoch":1,"learning_rate":0.002,"loss":1.5,"dice":[null,0.25],"mean_dice":0.25,"train_seconds":2.0,"validation_seconds":1.0,"offset_sigma":{"offset1":0.05}}"#,
+    );
+    keeps::<obelisk::train::EpochRecord>(
+        r#"{"epoch":2,"learning_rate":0.002,"loss":1.5,"dice":[],"mean_dice":null,"train_seconds":2.0,"validation_seconds":0.0,"offset_sigma":{}}"#,
+    );
+    for score in ["null", "0.75"] {
+        keeps::<obelisk::weights::TrainingRecord>(&format!(
+            r#"{{"dataset":"d","epochs":4,"seed":18446744073709551615,"fold":null,"trained_on":["a"],"held_out":[],"dice":{score}}}"#,
+        ));
+    }
+    keeps::<obelisk::crossval::HeldOut>(r#"{"case":"x","dice":[0.5,null],"mean":0.5,"seconds":0.25}"#);
+    keeps::<obelisk::crossval::Table>(
+        r#"{"dataset":"d","folds":2,"complete":true,"labels":[{"value":1,"name":"a"}],"rows":[{"name":"n","method":"m","arch":"unet","parameters":3,"folds":[0,1],"cases":2,"dice":{"mean":0.5,"deviation":0.1},"label_dice":[{"mean":0.5,"deviation":null}],"training_bytes":4,"inference_bytes":5,"training_peak":6,"inference_peak":7,"training_seconds":1.5,"prediction_seconds":0.5,"weights":"last","epochs":1,"adapters":["a"]}]}"#,
+    );
 }

@@ -177,7 +177,7 @@ fn a_curve_is_drawn_from_the_first_epoch_on() {
         CurvePoint {
             epoch,
             loss: 1.6 * (1.0 - 0.85 * progress),
-            dice,
+            scores: dice,
             offset_sigma: [("offset1", 0.4), ("offset2", 0.7)]
                 .map(|(name, most)| (name.to_owned(), 0.05 + most * progress))
                 .into(),
@@ -198,7 +198,7 @@ fn a_curve_is_drawn_from_the_first_epoch_on() {
     let broken = CurvePoint {
         epoch: 3,
         loss: f64::NAN,
-        dice: vec![None, Some(0.5)],
+        scores: vec![None, Some(0.5)],
         offset_sigma: Default::default(),
     };
     training_curve(

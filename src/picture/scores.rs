@@ -1,22 +1,25 @@
-//! The plot of a cross-validation: each case's Dice by network and label.
+//! The plot of a cross-validation: each case's score by network and label.
 
 use std::path::Path;
 
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
+use crate::metrics::{Metric, Unit};
+
 use super::{Canvas, FONT, OVERSAMPLING, PictureError, colour, text};
 
 /// Widths in units of the plot's x axis; a label's box takes one.
 const GAP: f64 = 0.8;
 
-/// Draws Dice by network, a box for each label: quartiles and median, whiskers to the outermost case within 1.5 times
-/// the box's height, a dot a case. `scores` are Dice of cases by network, then by label.
+/// Draws a metric by network, a box for each label: quartiles and median, whiskers to the outermost case within 1.5 times
+/// the box's height, a dot a case. `scores` are those of cases by network, then by label.
 ///
 /// # Errors
 /// Nothing to draw, an existing file without `force`, or the system's refusal.
-pub fn dice_plot(
+pub fn score_plot(
     path: &Path,
+    metric: &Metric,
     title: &str,
     networks: &[String],
     labels: &[String],
@@ -33,8 +36,17 @@ pub fn dice_plot(
     let group = labels.len() as f64 + GAP;
     let boxes = networks.len() * labels.len();
     let width = (130 + 46 * boxes + 40 * networks.len()).clamp(480, 2400) as u32;
-    // from the tenth below the lowest dot
-    let lowest = (all().fold(1.0, f64::min) * 10.0 - 0.2).floor().max(0.0) / 10.0;
+    let (lowest, highest) = match metric.unit {
+        // from the tenth below the lowest dot
+        Unit::Fraction => (
+            (all().fold(1.0, f64::min) * 10.0 - 0.2).floor().max(0.0) / 10.0,
+            1.005,
+        ),
+        Unit::Symbol(_) => (
+            all().fold(0.0, f64::min),
+            all().fold(f64::MIN_POSITIVE, f64::max) * 1.05,
+        ),
+    };
     let mut canvas = Canvas::new(width, 520, WHITE);
     canvas.draw(path, |area| {
         let size = |points: u32| points * OVERSAMPLING;
@@ -46,12 +58,15 @@ pub fn dice_plot(
             .margin_top(size(32))
             .x_label_area_size(size(34))
             .y_label_area_size(size(60))
-            .build_cartesian_2d(0.0..group * networks.len() as f64, lowest..1.005)?;
+            .build_cartesian_2d(0.0..group * networks.len() as f64, lowest..highest)?;
         chart
             .configure_mesh()
             .disable_x_mesh()
             .disable_x_axis()
-            .y_desc("Dice")
+            .y_desc(match metric.unit {
+                Unit::Fraction => metric.title.to_owned(),
+                Unit::Symbol(_) => metric.heading(),
+            })
             .axis_desc_style(style(16))
             .label_style(style(14))
             .light_line_style(TRANSPARENT)
