@@ -31,7 +31,7 @@ pub struct Arguments {
     portable: bool,
     /// Forms of the kernels. auto: as measured once on this adapter, as a resumed training has recorded, and built in where
     /// --portable or --no-cache are given; measure: measure anew; built-in: as the adapter's properties tell; or
-    /// texels=on|off,fills=N
+    /// texels=on|off
     #[arg(long, global = true, value_name = "FORMS", default_value = "auto")]
     forms: FormsChoice,
     /// Keep no compiled pipelines and no measured forms on disk (as when OBELISK_NO_CACHE is set)

@@ -220,10 +220,19 @@ pub fn run_settings(run: &Path) -> Result<Settings, CrossvalError> {
         path: path.clone(),
         source,
     })?;
-    toml::from_str(&text).map_err(|e| CrossvalError::Folder {
-        path,
-        problem: e.to_string(),
-    })
+    match Settings::parse(&text) {
+        Ok((settings, unknown)) => {
+            if !unknown.is_empty() {
+                let names = unknown.join(", ");
+                tracing::warn!("{}: {names}: of another version, not used", path.display());
+            }
+            Ok(settings)
+        }
+        Err(e) => Err(CrossvalError::Folder {
+            path,
+            problem: e.to_string(),
+        }),
+    }
 }
 
 fn subfolders(folder: &Path) -> Result<Vec<PathBuf>, CrossvalError> {

@@ -31,7 +31,7 @@ pub enum GpuError {
         reason: String,
     },
     /// Forms of the kernels that the adapter can't take.
-    #[error("{adapter} can't take the forms {forms}: {problem}; `--forms built-in` takes its own")]
+    #[error("{adapter} can't take the forms {forms}: {problem}")]
     Forms {
         /// The forms.
         forms: Forms,

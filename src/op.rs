@@ -29,7 +29,7 @@ pub mod upsample;
 
 use std::any::Any;
 use std::fmt;
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -213,11 +213,10 @@ impl Caps {
 
     /// The same for kernels that had better not work on small parts, because they write much or add to what is there.
     pub fn whole(&self) -> Caps {
-        let forms = Forms {
-            texels: false,
-            ..self.forms
-        };
-        Caps { forms, ..*self }
+        Caps {
+            forms: Forms::PORTABLE,
+            ..*self
+        }
     }
 
     /// Bytes that kernels bind at once where they can work on a part: fewer than they may where each binding takes a
@@ -230,36 +229,30 @@ impl Caps {
     }
 }
 
-/// What of the kernels' forms no property of an adapter tells: built in, or measured on it ([`crate::tune`]). A training
-/// records them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// The variants of kernels that the adapter's properties don't decide: built in, or measured on it ([`crate::tune`]). A training
+/// records them; what another version wrote is read as far as this one knows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
 pub struct Forms {
     /// Kernels read storage buffers through textures, after a copy; for drivers on the CPU. llvmpipe loads from buffers lane by
     /// lane and from storage textures as a vector: 13 and 0.7 ns a number where the processor has no AVX-512, and a copy takes
     /// 0.5 ns a number. It pays for the smallest: a sparse step takes 0.089 s, 0.12 s where bindings below 64 KiB are read as
     /// buffers.
     pub texels: bool,
-    /// Invocations below which a GPU has some of its units idle, so that each of a convolution rather has fewer outputs. WebGPU
-    /// tells no number of units. The order of a sum does not depend on it.
-    pub fills: u32,
 }
 
 impl Forms {
-    /// Buffers, and a GPU of 132 units with 256 invocations each, say.
-    pub const PORTABLE: Forms = Forms {
-        texels: false,
-        fills: 1 << 15,
-    };
-    /// What [`Forms::fills`] can be: from the least number to more than any GPU runs at once.
-    pub const FILLS: RangeInclusive<u32> = 1..=1 << 24;
+    /// Buffers.
+    pub const PORTABLE: Forms = Forms { texels: false };
+    /// Buffers read through textures.
+    pub const TEXELS: Forms = Forms { texels: true };
 }
 
-/// As `--forms` takes them: `texels=on,fills=32768`.
+/// `texels=on` or `texels=off`, which [`FormsChoice`](crate::gpu::FormsChoice) parses.
 impl fmt::Display for Forms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let texels = if self.texels { "on" } else { "off" };
-        write!(f, "texels={texels},fills={}", self.fills)
+        write!(f, "texels={}", if self.texels { "on" } else { "off" })
     }
 }
 

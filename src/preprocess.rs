@@ -17,7 +17,6 @@ use crate::volume::{self, Geometry, Orientation, Reorientation, Volume, VolumeEr
 
 /// What is done to every scan; stored with a run and with its weights.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Preprocessing {
     /// The orientation of the network's D, H, W axes; `None`: as each scan is stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]

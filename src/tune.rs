@@ -5,9 +5,8 @@ use web_time::Instant;
 
 use crate::bench::{BenchError, Spread, clock};
 use crate::gpu::{Device, DeviceOptions, Executable, FormsChoice, FormsSource, GpuError, Weights};
-use crate::graph::{Graph, GraphError, Init};
+use crate::graph::{Graph, GraphError};
 use crate::op::avg_pool3d::AvgPool3d;
-use crate::op::conv3d::{Conv3dConfig, conv3d};
 use crate::op::{Caps, Forms, StepScalars};
 use crate::plan::Plan;
 use crate::tensor::Spec;
@@ -42,8 +41,8 @@ impl std::fmt::Display for Tuning {
 }
 
 /// Opens the device that `options` ask for, with the forms that suit it: with [`FormsChoice::Auto`] and a cache, those of
-/// an earlier measurement, or measured now and kept; with [`FormsChoice::Measure`] measured now. A measurement that fails is
-/// reported, and the device takes the built-in forms.
+/// an earlier measurement, or measured now and kept; with [`FormsChoice::Measure`] measured now. Where the device has no choice,
+/// as GPUs have none, nothing is measured. A measurement that fails is reported, and the device takes the built-in forms.
 ///
 /// # Errors
 /// Those of [`Device::open`].
@@ -60,6 +59,9 @@ pub fn open(options: &DeviceOptions) -> Result<(Device, Option<Tuning>), GpuErro
         FormsChoice::Measure => {}
         FormsChoice::Auto if unknown => {}
         _ => return Ok((device, None)),
+    }
+    if candidates_for(&device).len() == 1 {
+        return Ok((device, None));
     }
     // A device anew in the end: without the memory and the pipelines of what was measured, and without its failures.
     match measure(&device) {
@@ -82,23 +84,18 @@ pub fn open(options: &DeviceOptions) -> Result<(Device, Option<Tuning>), GpuErro
 /// The device's failures.
 pub fn measure(device: &Device) -> Result<Tuning, BenchError> {
     let start = Instant::now();
-    let graphs = graphs(device.caps().target.is_cpu())?;
-    let executables = |forms: Forms, repeats: usize| -> Result<Vec<Executable>, BenchError> {
-        let executable = |graph| executable(device, graph, forms, repeats);
-        graphs.iter().map(executable).collect()
-    };
+    let graph = average()?;
+    let executable = |forms: Forms, repeats: usize| executable(device, &graph, forms, repeats);
     let clock = clock(device);
-    let run = |executables: &[Executable]| -> Result<f64, GpuError> {
+    let run = |executable: &Executable| -> Result<f64, GpuError> {
         let start = clock();
-        for executable in executables {
-            executable.submit(device, &StepScalars::default())?;
-            device.wait()?;
-        }
+        executable.submit(device, &StepScalars::default())?;
+        device.wait()?;
         Ok(clock() - start)
     };
     // The first run of a kernel is not counted: drivers compile and clear memory in it.
     let own = device.caps().forms;
-    let once = executables(own, 1)?;
+    let once = executable(own, 1)?;
     run(&once)?;
     let waiting = Instant::now();
     run(&once)?;
@@ -114,9 +111,9 @@ pub fn measure(device: &Device) -> Result<Tuning, BenchError> {
     let repeats = ((LEAST_SECONDS / waited) as usize).clamp(1, 16);
     let mut candidates = Vec::new();
     for forms in candidates_for(device) {
-        let executables = executables(forms, repeats)?;
-        run(&executables)?;
-        candidates.push((forms, executables));
+        let executable = executable(forms, repeats)?;
+        run(&executable)?;
+        candidates.push((forms, executable));
     }
     // In turn, so that what else the machine does meets all alike.
     let mut seconds: Vec<Vec<f64>> = vec![Vec::new(); candidates.len()];
@@ -125,8 +122,8 @@ pub fn measure(device: &Device) -> Result<Tuning, BenchError> {
         if round > 0 && first.elapsed().as_secs_f64() > SECONDS {
             break;
         }
-        for ((_, executables), seconds) in candidates.iter().zip(&mut seconds) {
-            seconds.push(run(executables)?);
+        for ((_, executable), seconds) in candidates.iter().zip(&mut seconds) {
+            seconds.push(run(executable)?);
         }
     }
     let forms = candidates.iter().map(|(forms, _)| *forms);
@@ -137,20 +134,9 @@ pub fn measure(device: &Device) -> Result<Tuning, BenchError> {
 /// The device's own forms, then those that may be faster.
 fn candidates_for(device: &Device) -> Vec<Forms> {
     let own = device.caps().forms;
-    let others = match device.caps().target.is_cpu() {
-        true => vec![Forms {
-            texels: !own.texels,
-            ..own
-        }],
-        // A tenth of the largest GPUs, and four times them.
-        false => [1 << 12, 1 << 15, 1 << 17]
-            .map(|fills| Forms { fills, ..own })
-            .into(),
-    };
-    let others = others
-        .into_iter()
-        .filter(|f| *f != own && device.allow_forms(f).is_ok());
-    std::iter::once(own).chain(others).collect()
+    let others = [Forms { texels: !own.texels }];
+    let possible = others.into_iter().filter(|f| device.allow_forms(f).is_ok());
+    std::iter::once(own).chain(possible).collect()
 }
 
 /// The fastest, if it takes a tenth less than the first; else the first, so that noise does not decide.
@@ -162,19 +148,7 @@ fn decide(candidates: &[(Forms, f64)]) -> Forms {
     better.map_or(first, |(forms, _)| *forms)
 }
 
-/// On the CPU an average over windows: it loads much, and drivers compile it in a tenth of a convolution's time. For GPUs
-/// convolutions around which the candidates differ.
-fn graphs(cpu: bool) -> Result<Vec<Graph>, GraphError> {
-    match cpu {
-        true => Ok(vec![average()?]),
-        false => Ok(vec![
-            convolution(2, 32, [10, 14, 10])?,
-            convolution(1, 64, [18; 3])?,
-            convolution(1, 16, [36; 3])?,
-        ]),
-    }
-}
-
+/// An average over windows: it loads much, and drivers compile it in a tenth of a convolution's time.
 fn average() -> Result<Graph, GraphError> {
     let mut graph = Graph::new();
     let x = graph.input("x", Spec::map([1, 16, 40, 40, 40]))?;
@@ -184,16 +158,6 @@ fn average() -> Result<Graph, GraphError> {
         padding: 1,
     };
     let y = graph.push1(pool, &[x])?;
-    graph.keep("y", y);
-    Ok(graph)
-}
-
-/// A convolution of 3³ from as many channels to as many.
-fn convolution(batch: usize, channels: usize, [d, h, w]: [usize; 3]) -> Result<Graph, GraphError> {
-    let mut graph = Graph::new();
-    let x = graph.input("x", Spec::map([batch, channels, d, h, w]))?;
-    let weight = graph.parameter("weight", &[channels, channels, 3, 3, 3], Init::Constant(0.0))?;
-    let y = conv3d(&mut graph, &[x], weight, None, Conv3dConfig::same(3, 1))?;
     graph.keep("y", y);
     Ok(graph)
 }
@@ -220,23 +184,19 @@ mod tests {
 
     #[test]
     fn only_a_tenth_makes_another_form_the_choice() {
-        let forms = |fills| Forms {
-            fills,
-            ..Forms::PORTABLE
-        };
         let chosen = |seconds: &[f64]| {
-            let candidates: Vec<_> = (1..).map(forms).zip(seconds.iter().copied()).collect();
-            decide(&candidates).fills
+            let forms = [Forms::PORTABLE, Forms::TEXELS];
+            let candidates: Vec<_> = forms.into_iter().zip(seconds.iter().copied()).collect();
+            decide(&candidates).texels
         };
-        assert_eq!(chosen(&[1.0]), 1);
-        assert_eq!(chosen(&[1.0, 0.95, 0.91]), 1);
-        assert_eq!(chosen(&[1.0, 0.89, 0.8]), 3);
-        assert_eq!(chosen(&[1.0, 0.5, 0.8]), 2);
-        assert_eq!(chosen(&[1.0, 1.0, 2.0]), 1);
+        assert!(!chosen(&[1.0]));
+        assert!(!chosen(&[1.0, 0.91]));
+        assert!(chosen(&[1.0, 0.89]));
+        assert!(!chosen(&[1.0, 2.0]));
         // A clock that says nothing decides nothing.
-        assert_eq!(chosen(&[0.0, 0.0]), 1);
-        assert_eq!(chosen(&[1.0, -1.0]), 1);
-        assert_eq!(chosen(&[1.0, f64::NAN]), 1);
-        assert_eq!(chosen(&[f64::NAN, 1.0]), 1);
+        assert!(!chosen(&[0.0, 0.0]));
+        assert!(!chosen(&[1.0, -1.0]));
+        assert!(!chosen(&[1.0, f64::NAN]));
+        assert!(!chosen(&[f64::NAN, 1.0]));
     }
 }

@@ -195,11 +195,19 @@ impl Train {
         let mut settings = match config {
             Some(path) => {
                 let text = std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
-                let settings: Settings =
-                    toml::from_str(&text).with_context(|| format!("{}", path.display()))?;
-                // Another run's were for its adapter.
-                let forms = settings.forms.filter(|_| self.resume);
-                Settings { forms, ..settings }
+                let (mut settings, unknown) =
+                    Settings::parse(&text).with_context(|| format!("{}", path.display()))?;
+                let unknown = (!unknown.is_empty())
+                    .then(|| format!("{}: unknown settings: {}", path.display(), unknown.join(", ")));
+                match unknown {
+                    Some(problem) if !self.resume => return Err(Usage(problem).into()),
+                    Some(problem) => tracing::warn!("{problem}; they are not used"),
+                    None => {}
+                }
+                if !self.resume {
+                    settings.forms = None; // another run's were for its adapter
+                }
+                settings
             }
             None => {
                 let Some(dataset) = &self.dataset else {
@@ -211,6 +219,9 @@ impl Train {
         };
         if let Some(dataset) = &self.dataset {
             settings.dataset = dataset.clone();
+        }
+        if settings.dataset.as_os_str().is_empty() {
+            return Err(Usage("name the DATASET folder".into()).into());
         }
         if let Some(arch) = &self.arch {
             settings.arch = arch.clone();

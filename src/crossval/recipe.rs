@@ -112,10 +112,14 @@ fn row(common: &Table, own: Table, name: &str) -> Result<Row, CrossvalError> {
     told.remove("forms"); // a run's record of its adapter, where its settings serve as a recipe
     let validates = told.contains_key("validate_every");
     table.extend(told);
+    let (settings, unknown) = Settings::of(table).map_err(|e| wrong(&e))?;
+    if !unknown.is_empty() {
+        return Err(wrong(&format!("unknown settings: {}", unknown.join(", "))));
+    }
     Ok(Row {
         name: name.to_owned(),
         title,
-        settings: table.try_into().map_err(|e| wrong(&e))?,
+        settings,
         validates,
     })
 }

@@ -252,7 +252,6 @@ impl Device {
         let built_in = Forms {
             // SwiftShader, the other driver on the CPU, is a third slower through textures.
             texels: cpu && info.driver == "llvmpipe",
-            ..Forms::PORTABLE
         };
         // What is meant for every device is not what one adapter likes best.
         let own = !options.portable && !options.kernels_for_gpus;

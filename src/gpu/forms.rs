@@ -9,7 +9,8 @@ use super::cache::fnv1a;
 use crate::file::write_beside;
 use crate::op::Forms;
 
-/// Which forms a device is to take; `--forms` in words.
+/// Which forms a device is to take.
+#[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FormsChoice {
     /// The adapter's built-in ones.
@@ -20,21 +21,13 @@ pub enum FormsChoice {
     Auto,
     /// As built in, until [`crate::tune::open`] has measured, whatever the cache has.
     Measure,
-    /// These; what is `None` is built in.
-    Given {
-        /// [`Forms::texels`]
-        texels: Option<bool>,
-        /// [`Forms::fills`]
-        fills: Option<u32>,
-    },
+    /// These.
+    Given(Forms),
 }
 
 impl From<Forms> for FormsChoice {
     fn from(forms: Forms) -> Self {
-        FormsChoice::Given {
-            texels: Some(forms.texels),
-            fills: Some(forms.fills),
-        }
+        FormsChoice::Given(forms)
     }
 }
 
@@ -42,37 +35,17 @@ impl FromStr for FormsChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (mut texels, mut fills) = (None, None);
         match text {
-            "auto" => return Ok(FormsChoice::Auto),
-            "measure" => return Ok(FormsChoice::Measure),
-            "built-in" => return Ok(FormsChoice::BuiltIn),
-            _ => {}
+            "auto" => Ok(FormsChoice::Auto),
+            "measure" => Ok(FormsChoice::Measure),
+            "built-in" => Ok(FormsChoice::BuiltIn),
+            "texels=on" => Ok(FormsChoice::Given(Forms::TEXELS)),
+            "texels=off" => Ok(FormsChoice::Given(Forms::PORTABLE)),
+            _ => Err(format!(
+                "`{text}` is none of auto, measure, built-in, texels=on and texels=off"
+            )),
         }
-        for part in text.split(',') {
-            match part.split_once('=') {
-                Some(("texels", _)) if texels.is_some() => return Err("texels is given twice".into()),
-                Some(("fills", _)) if fills.is_some() => return Err("fills is given twice".into()),
-                Some(("texels", "on")) => texels = Some(true),
-                Some(("texels", "off")) => texels = Some(false),
-                Some(("texels", other)) => return Err(format!("texels is on or off, not `{other}`")),
-                Some(("fills", number)) => {
-                    let number = number.parse().ok().filter(|n| Forms::FILLS.contains(n));
-                    fills = Some(number.ok_or_else(|| format!("fills is {}", range()))?);
-                }
-                _ => {
-                    return Err(format!(
-                        "`{part}` is none of auto, measure, built-in, texels=on|off and fills=N"
-                    ));
-                }
-            }
-        }
-        Ok(FormsChoice::Given { texels, fills })
     }
-}
-
-fn range() -> String {
-    format!("a number from {} to {}", Forms::FILLS.start(), Forms::FILLS.end())
 }
 
 /// Where a device's forms come from.
@@ -120,7 +93,6 @@ impl FormsLimits {
     /// Whether the adapter can take these forms, or what is in the way.
     pub(super) fn allow(&self, forms: &Forms) -> Result<(), GpuError> {
         let problem = match () {
-            _ if !Forms::FILLS.contains(&forms.fills) => format!("fills is {}", range()),
             _ if forms.texels && !self.cpu => {
                 "only drivers on the CPU gain from reading through textures".into()
             }
@@ -155,11 +127,7 @@ impl DeviceForms {
                     (forms, FormsSource::Kept(path.clone()))
                 })
             }
-            FormsChoice::Given { texels, fills } => {
-                let forms = Forms {
-                    texels: texels.unwrap_or(built_in.texels),
-                    fills: fills.unwrap_or(built_in.fills),
-                };
+            FormsChoice::Given(forms) => {
                 limits.allow(&forms)?;
                 (forms, FormsSource::Given)
             }
@@ -185,7 +153,7 @@ impl DeviceForms {
     /// reported.
     pub(super) fn keep(&self, forms: &Forms) {
         let Some(path) = &self.file else { return };
-        let json = serde_json::to_vec(forms).expect("a flag and a number");
+        let json = serde_json::to_vec(forms).expect("a flag");
         let folder = path.parent().expect("a file in a folder");
         let written = std::fs::create_dir_all(folder).and_then(|()| write_beside(path, &json, true));
         if let Err(error) = written {
@@ -243,10 +211,7 @@ fn ignored(path: &Path, problem: &dyn fmt::Display) -> Option<Forms> {
 mod tests {
     use super::*;
 
-    const BUILT_IN: Forms = Forms {
-        texels: true,
-        ..Forms::PORTABLE
-    };
+    const BUILT_IN: Forms = Forms::TEXELS;
 
     fn limits(cpu: bool, texture_side: u32) -> FormsLimits {
         FormsLimits {
@@ -263,26 +228,21 @@ mod tests {
         assert_eq!(read("measure"), Ok(FormsChoice::Measure));
         assert_eq!(read("built-in"), Ok(FormsChoice::BuiltIn));
         assert_eq!(read(&BUILT_IN.to_string()), Ok(BUILT_IN.into()));
-        let texels = FormsChoice::Given {
-            texels: Some(false),
-            fills: None,
-        };
-        assert_eq!(read("texels=off"), Ok(texels));
-        for (text, part) in [
-            ("", "auto"),
-            ("fast", "built-in"),
-            ("texels", "texels=on|off"),
-            ("texels=yes", "`yes`"),
-            ("fills=0", "from 1 to 16777216"),
-            ("fills=16777217", "from 1 to"),
-            ("fills=-1", "from 1 to"),
-            ("fills=many", "from 1 to"),
-            ("texels=on,", "``"),
-            ("texels=on,texels=on", "twice"),
-            ("auto,fills=1", "`auto`"),
+        assert_eq!(read("texels=off"), Ok(Forms::PORTABLE.into()));
+        for text in [
+            "",
+            "fast",
+            "texels",
+            "texels=yes",
+            "texels=on,",
+            "texels=on,texels=on",
+            "fills=1",
         ] {
             let error = read(text).unwrap_err();
-            assert!(error.contains(part), "{text}: {error}");
+            assert!(
+                error.contains(&format!("`{text}`")) && error.contains("built-in"),
+                "{error}"
+            );
         }
     }
 
@@ -318,20 +278,25 @@ mod tests {
             );
         }
         let whole = std::fs::read_to_string(&path).unwrap();
-        for damaged in [
-            "",
-            &whole[..whole.len() - 1],
-            "{}",
-            r#"{"texels":1,"fills":32768}"#,
-            r#"{"texels":true,"fills":0}"#,
-            r#"{"texels":true,"fills":99999999}"#,
-            r#"{"texels":true,"fills":32768,"another":1}"#,
-        ] {
+        for damaged in ["", &whole[..whole.len() - 1], "[]", r#"{"texels":1}"#] {
             std::fs::write(&path, damaged).unwrap();
+            let device = settle(FormsChoice::Auto, cpu());
             assert_eq!(
-                settle(FormsChoice::Auto, cpu()).forms,
-                Forms::PORTABLE,
+                (device.forms, device.source),
+                (Forms::PORTABLE, FormsSource::BuiltIn),
                 "{damaged}"
+            );
+        }
+        // What another version wrote is read as far as this one knows it.
+        for (other, forms) in [
+            (r#"{"texels":true,"fills":32768,"another":1}"#, BUILT_IN),
+            ("{}", Forms::PORTABLE),
+        ] {
+            std::fs::write(&path, other).unwrap();
+            let device = settle(FormsChoice::Auto, cpu());
+            assert_eq!(
+                (device.forms, device.source),
+                (forms, FormsSource::Kept(path.clone()))
             );
         }
     }
@@ -341,15 +306,14 @@ mod tests {
         let settle = |text: &str, limits| {
             DeviceForms::settle(text.parse().unwrap(), Forms::PORTABLE, None, limits).map(|d| d.forms)
         };
-        let fills = Forms {
-            fills: 7,
-            ..Forms::PORTABLE
-        };
-        assert_eq!(settle("fills=7", limits(false, 2048)).unwrap(), fills);
+        assert_eq!(
+            settle("texels=off", limits(false, 2048)).unwrap(),
+            Forms::PORTABLE
+        );
         assert_eq!(settle("texels=on", limits(true, 8192)).unwrap(), BUILT_IN);
         let error = settle("texels=on", limits(false, 8192)).unwrap_err().to_string();
         assert!(
-            error.contains("an adapter") && error.contains("built-in"),
+            error.contains("an adapter") && error.contains("texels=on"),
             "{error}"
         );
         let error = settle("texels=on", limits(true, 2048)).unwrap_err().to_string();

@@ -52,9 +52,11 @@ pub enum Schedule {
     Exponential,
 }
 
-/// Settings of a training run; written as `config.toml` into the run and read back by `--config`.
+/// Settings of a training run, written as `config.toml` into the run. What another version of the program wrote is read: fields
+/// that are missing are as in [`Settings::dense`], those that are unknown go to [`Settings::parse`]'s caller.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default)]
+#[non_exhaustive]
 pub struct Settings {
     /// Folder with dataset.json.
     pub dataset: PathBuf,
@@ -103,6 +105,12 @@ pub struct Settings {
     /// stands for the built-in ones. No wish: another run's settings are read without them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forms: Option<Forms>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings::dense(PathBuf::new(), "obelisk-hybrid")
+    }
 }
 
 impl Settings {
@@ -181,6 +189,22 @@ impl Settings {
         self.forms.map_or(FormsChoice::BuiltIn, FormsChoice::from)
     }
 
+    /// Reads settings, and the names of those that this version does not know: typing errors in what someone wrote, another
+    /// version's in a run's record.
+    ///
+    /// # Errors
+    /// No TOML, or a value that a setting can't have.
+    pub fn parse(text: &str) -> Result<(Settings, Vec<String>), toml::de::Error> {
+        Settings::of(toml::Deserializer::parse(text)?)
+    }
+
+    /// [`Settings::parse`] of anything.
+    pub(crate) fn of<'a, D: serde::Deserializer<'a>>(source: D) -> Result<(Settings, Vec<String>), D::Error> {
+        let mut unknown = Vec::new();
+        let settings = serde_ignored::deserialize(source, |path| unknown.push(path.to_string()))?;
+        Ok((settings, unknown))
+    }
+
     /// Learning rate at step `step` of `steps` an epoch.
     pub(super) fn rate(&self, step: usize, steps: usize) -> f32 {
         let epoch = step / steps;
@@ -227,6 +251,20 @@ mod tests {
         );
         let text = toml::to_string(&unet).unwrap();
         assert!(text.contains("loss = \"cross-entropy\"") && text.contains("schedule = \"exponential\""));
-        assert_eq!(toml::from_str::<Settings>(&text).unwrap(), unet);
+        assert_eq!(Settings::parse(&text).unwrap(), (unet, Vec::new()));
+    }
+
+    #[test]
+    fn what_another_version_wrote_is_read() {
+        let settings = Settings {
+            forms: Some(Forms::TEXELS),
+            ..Settings::new("data".into(), "unet")
+        };
+        let text = toml::to_string(&settings).unwrap() + "fills = 32768\n"; // in [forms], the last table
+        let text = format!("warmup = 3\n{text}").replace("epochs = 44\n", "");
+        let (read, unknown) = Settings::parse(&text).unwrap();
+        assert_eq!(read, settings);
+        assert_eq!(unknown, ["warmup", "forms.fills"]);
+        assert!(Settings::parse("epochs = \"many\"").is_err());
     }
 }

@@ -12,11 +12,6 @@ use obelisk::plan::Plan;
 use obelisk::tensor::Spec;
 use obelisk::train::{Loss, training_graph};
 
-const TEXELS: Forms = Forms {
-    texels: true,
-    ..Forms::PORTABLE
-};
-
 /// What adapters look like: WebGPU's promises, which a GPU's kernels need no more of, and drivers on the processor.
 fn adapters() -> [Caps; 4] {
     let on = |target, forms| Caps {
@@ -26,10 +21,10 @@ fn adapters() -> [Caps; 4] {
     };
     [
         Caps::PORTABLE,
-        on(Target::Cpu, TEXELS),
+        on(Target::Cpu, Forms::TEXELS),
         Caps {
             spare: 64 << 20,
-            ..on(Target::CpuLanes(8), TEXELS)
+            ..on(Target::CpuLanes(8), Forms::TEXELS)
         },
         // SwiftShader, on which browsers run without a GPU
         on(Target::Cpu, Forms::PORTABLE),
