@@ -148,10 +148,10 @@ async fn bench(
                 println!(
                     "\n    {:8.3} ms {}:{} {:?} {:?}",
                     seconds * 1e3,
-                    dispatch.shader.name,
-                    dispatch.entry,
+                    dispatch.shader().name(),
+                    dispatch.entry(),
                     dispatch.workgroups,
-                    dispatch.constants
+                    dispatch.constants()
                 );
             }
         }

@@ -163,7 +163,9 @@ async fn bench(
     for (launch, seconds) in executable.plan().launches.iter().zip(&least) {
         let kernel = format!(
             "{}, {}:{}",
-            launch.op, launch.dispatch.shader.name, launch.dispatch.entry
+            launch.op,
+            launch.dispatch.shader().name(),
+            launch.dispatch.entry()
         );
         let bytes: u64 = launch.bound.iter().map(|b| b.size).sum();
         let sum = kernels.entry((launch.node, kernel)).or_default();

@@ -108,7 +108,7 @@ async fn bench(
         let again = executable.submit_timed(device, &step, clock(device))?;
         least.iter_mut().zip(again).for_each(|(s, a)| *s = s.min(a));
     }
-    let kernel = |d: &obelisk::op::Dispatch| format!("{}:{}", d.shader.name, d.entry);
+    let kernel = obelisk::op::Dispatch::kernel;
     Ok(executable
         .plan()
         .launches

@@ -191,8 +191,8 @@ async fn kernels(device: &Device, samples: usize) -> Result<(), Box<dyn std::err
             "{:9.3} ms  {}: {}:{} {:?}",
             seconds * 1e3,
             launch.op,
-            d.shader.name,
-            d.entry,
+            d.shader().name(),
+            d.entry(),
             d.workgroups
         );
     }

@@ -15,11 +15,7 @@ params! {
     }
 }
 
-const SHADER: Shader = Shader {
-    name: "square",
-    parts: &[include_str!("square.wgsl")],
-    structs: &[SquareParams::STRUCT],
-};
+const SHADER: Shader = obelisk::shader!("square.wgsl"; SquareParams);
 
 /// y = x², any layout. With `gradient`, inputs x and dy, output 2·x·dy.
 #[derive(Debug)]
@@ -54,18 +50,15 @@ impl Op for Square {
         let second = Input(io.inputs.len() - 1);
         let launch = |(from, to): (u64, u64)| {
             let count = (to - from) as usize / 16;
-            Dispatch {
-                constants: vec![("GRADIENT", self.gradient as u32)],
-                params: SquareParams { count: int(count) }.into(),
-                bindings: vec![
+            Dispatch::new(SHADER, "main")
+                .with_constants(vec![("GRADIENT", self.gradient as u32)])
+                .with_params(SquareParams { count: int(count) })
+                .with_bindings(vec![
                     read(Input(0)).range(from, to),
                     read(second).range(from, to),
                     write(Output(0)).range(from, to),
-                ],
-                workgroups: linear_groups(count, 64),
-                flops: 4 * count as u64,
-                ..Dispatch::new(SHADER, "main")
-            }
+                ])
+                .with_workgroups(linear_groups(count, 64))
         };
         // A value beyond the adapter's binding limit is cut into ranges that fit.
         Ok(ranges(io.outputs[0].bytes(), caps).map(launch).collect())

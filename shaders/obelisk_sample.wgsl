@@ -259,8 +259,9 @@ fn gather_image_gradient(
             let high = vec3i(select(clamp(floor(middle + reach), vec3f(-1.0), last), last, flat_axis));
             // A single point lies at the middle of its axis, whatever points_per_voxel says.
             let single = grid() == vec3u(1u);
-            let first_point = select(low, vec3i(0), single);
-            let last_point = select(high, vec3i(0), single);
+            // Between the grid's ends also where an offset is NaN, so that the loops end.
+            let first_point = max(select(low, vec3i(0), single), vec3i(0));
+            let last_point = min(select(high, vec3i(0), single), vec3i(grid()) - 1);
             for (var z = max(first_point.z, first_z); z <= min(last_point.z, end_z - 1); z++) {
                 for (var y = first_point.y; y <= last_point.y; y++) {
                     for (var x = first_point.x; x <= last_point.x; x++) {

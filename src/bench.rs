@@ -394,7 +394,7 @@ fn time_kernels(
     }
     let kernel = |(launch, seconds): (&crate::plan::Launch, f64)| Kernel {
         op: launch.op,
-        kernel: format!("{}:{}", launch.dispatch.shader.name, launch.dispatch.entry),
+        kernel: launch.dispatch.kernel(),
         seconds,
         flop: launch.dispatch.flops,
         bytes: launch.bound.iter().map(|b| b.size).sum(),

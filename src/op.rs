@@ -36,8 +36,8 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::graph::{Graph, GraphError, Value};
 pub use crate::params;
-pub use crate::shader;
-pub use crate::shader::{Params, Shader, Texel, Uniform};
+pub(crate) use crate::shader::own as shader;
+pub use crate::shader::{self, Params, Shader, Texel, Uniform};
 use crate::tensor::ALIGNMENT;
 pub use crate::tensor::{Layout, Spec, Tensor};
 
@@ -440,22 +440,19 @@ impl From<f32> for Word {
     }
 }
 
-/// One kernel launch, as data: it can be printed, compared and tested without a device.
+/// One kernel launch, as data: it can be printed, compared and tested without a device. What decides whether its loops end is
+/// changed from outside of the crate by [`Dispatch::with_constants`] and [`Dispatch::with_params`] only.
 ///
 /// In WGSL, `@group(0) @binding(0)` is the uniform whose struct [`params!`](crate::params) declared, and the buffers follow from
 /// binding 1 on (a test reflects this).
 #[derive(Clone, Debug)]
 pub struct Dispatch {
-    /// The module.
-    pub shader: Shader,
-    /// Values of its constants.
-    pub constants: Vec<(&'static str, u32)>,
-    /// Entry point.
-    pub entry: &'static str,
+    pub(crate) shader: Shader,
+    pub(crate) constants: Vec<(&'static str, u32)>,
+    pub(crate) entry: &'static str,
     /// Whether the module uses subgroup operations (only for [`Target::CpuLanes`]).
     pub subgroups: bool,
-    /// The uniform at binding 0.
-    pub params: Uniform,
+    pub(crate) params: Uniform,
     /// Buffers from binding 1 on.
     pub bindings: Vec<Binding>,
     /// Workgroups on each axis.
@@ -481,6 +478,72 @@ impl Dispatch {
             iterations: 1,
             flops: 0,
         }
+    }
+
+    /// Sets the values of the module's constants.
+    pub fn with_constants(mut self, constants: Vec<(&'static str, u32)>) -> Self {
+        self.shader.loops_end = false;
+        self.constants = constants;
+        self
+    }
+
+    /// Sets the uniform at binding 0: a struct that [`params!`](crate::params) declared.
+    pub fn with_params(mut self, params: impl Into<Uniform>) -> Self {
+        self.shader.loops_end = false;
+        self.params = params.into();
+        self
+    }
+
+    /// Sets the buffers from binding 1 on.
+    pub fn with_bindings(mut self, bindings: Vec<Binding>) -> Self {
+        self.bindings = bindings;
+        self
+    }
+
+    /// Sets the workgroups on each axis.
+    pub fn with_workgroups(mut self, workgroups: [u32; 3]) -> Self {
+        self.workgroups = workgroups;
+        self
+    }
+
+    /// Has the module compiled without the counters that end its loops. To be said last: other constants or parameters take
+    /// it back.
+    ///
+    /// # Safety
+    /// Every loop of the entry point ends, with these constants and parameters and whatever the buffers hold. A loop without an
+    /// end is undefined behaviour on the device.
+    #[allow(unsafe_code)] // declares it; nothing is done here
+    pub unsafe fn assume_loops_end(mut self) -> Self {
+        self.shader.loops_end = true;
+        self
+    }
+
+    /// The module, as anyone may use it: with its loops counted.
+    pub fn shader(&self) -> Shader {
+        Shader {
+            loops_end: false,
+            ..self.shader
+        }
+    }
+
+    /// Values of the module's constants.
+    pub fn constants(&self) -> &[(&'static str, u32)] {
+        &self.constants
+    }
+
+    /// Entry point.
+    pub fn entry(&self) -> &'static str {
+        self.entry
+    }
+
+    /// The uniform at binding 0.
+    pub fn params(&self) -> &Uniform {
+        &self.params
+    }
+
+    /// Module and entry point as plans, errors and reports name them: `conv3d:main`.
+    pub fn kernel(&self) -> String {
+        format!("{}:{}", self.shader.name, self.entry)
     }
 
     /// What is read through textures, by the shader's number of the binding.

@@ -379,7 +379,7 @@ impl fmt::Display for Plan {
                 launch.node,
                 launch.op,
                 launch.variant,
-                format!("{}:{}", d.shader.name, d.entry),
+                d.kernel(),
                 d.workgroups[0],
                 d.workgroups[1],
                 d.workgroups[2],

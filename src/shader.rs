@@ -45,21 +45,42 @@ impl Texel {
     }
 }
 
-/// A WGSL module of `shaders/`, with the shared pieces that it needs.
+/// A WGSL module: one file, after the shared pieces of `shaders/common/` that it needs. Made by [`shader!`](crate::shader!).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shader {
-    /// File name in `shaders/` without its ending.
-    pub name: &'static str,
-    /// Shared pieces from `shaders/common/`, then the file itself.
-    pub parts: &'static [&'static str],
-    /// The structs of its uniforms, which [`params!`](crate::params) declares.
-    pub structs: &'static [&'static Struct],
+    pub(crate) name: &'static str,
+    pub(crate) parts: &'static [&'static str],
+    pub(crate) structs: &'static [&'static Struct],
+    /// All loops end, with the parameters that this crate's operations give; they are compiled without counters then. Only
+    /// this crate's macro sets it: a loop without an end is undefined behaviour in a shader.
+    pub(crate) loops_end: bool,
 }
 
-/// `shader!("conv3d")` or `shader!("obelisk", "common/trilinear"; Params)`: the module of `shaders/NAME.wgsl`, after the
-/// shared pieces that it uses, with the uniform structs that [`params!`](crate::params) declared.
+/// The module of a WGSL file, for an operation outside of this crate. The path is taken from the file that says it, as
+/// `include_str!` does. Names of the shared pieces in [`COMMON`](crate::shader::COMMON) that the module needs may follow, then
+/// its uniform structs, which [`params!`](crate::params) declares:
+///
+/// ```ignore
+/// const SQUARE: Shader = obelisk::shader!("square.wgsl", "common/divide"; SquareParams);
+/// ```
+///
+/// On the device its loops carry counters, because a loop without an end is undefined behaviour there. They cost some time;
+/// [`Dispatch::assume_loops_end`](crate::op::Dispatch::assume_loops_end) leaves them out.
 #[macro_export]
 macro_rules! shader {
+    ($path:literal $(, $common:literal)* $(; $($params:ty),+)?) => {
+        $crate::shader::Shader::new(
+            $path,
+            const { &[$($crate::shader::common($common),)* include_str!($path)] },
+            const { &[$($(<$params as $crate::shader::Params>::STRUCT),+)?] },
+        )
+    };
+}
+
+/// `own!("conv3d")` or `own!("obelisk", "common/trilinear"; Params)`: the module of this crate's `shaders/NAME.wgsl`, after the
+/// shared pieces that it uses, with the uniform structs that [`params!`](crate::params) declared. Operations know it as
+/// `shader!`, by `crate::op`.
+macro_rules! own {
     ($name:literal $(, $common:literal)* $(; $($params:ty),+)?) => {
         $crate::shader::Shader {
             name: $name,
@@ -68,8 +89,76 @@ macro_rules! shader {
                 include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $name, ".wgsl")),
             ],
             structs: &[$($(<$params as $crate::shader::Params>::STRUCT),+)?],
+            loops_end: true,
         }
     };
+}
+pub(crate) use own;
+
+macro_rules! pieces {
+    ($($name:literal),* $(,)?) => {
+        &[$((
+            concat!("common/", $name),
+            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/common/", $name, ".wgsl")),
+        )),*]
+    };
+}
+
+/// The shared pieces of WGSL by name, for [`shader!`](crate::shader!): all of `shaders/common/`. The first lines of each say what
+/// it is for and what a module that uses it must declare.
+pub const COMMON: &[(&str, &str)] = pieces![
+    "classes",
+    "conv3d_image",
+    "conv3d_in_place",
+    "conv3d_labels",
+    "conv3d_lanes",
+    "conv3d_map",
+    "conv3d_plain",
+    "conv3d_sources1",
+    "conv3d_sources2",
+    "conv3d_sources3",
+    "conv3d_store",
+    "conv3d_upstream_lanes",
+    "conv3d_upstream_plain",
+    "divide",
+    "fixed_point",
+    "fixed_point_add",
+    "lanes",
+    "obelisk",
+    "obelisk_cells",
+    "obelisk_near",
+    "obelisk_upstream",
+    "obelisk_upstream_fours",
+    "obelisk_voxels",
+    "separable",
+    "sum64",
+    "together",
+    "trilinear",
+    "walk",
+];
+
+/// The text of one of the [`COMMON`] pieces, such as `common/divide`.
+///
+/// # Panics
+/// Where there is none of that name: in a constant, the program does not compile.
+pub const fn common(name: &str) -> &'static str {
+    let mut i = 0;
+    while i < COMMON.len() {
+        if same(COMMON[i].0.as_bytes(), name.as_bytes()) {
+            return COMMON[i].1;
+        }
+        i += 1;
+    }
+    panic!("shaders/common/ has no such piece");
+}
+
+/// `==`, which constants can't call.
+const fn same(a: &[u8], b: &[u8]) -> bool {
+    let mut i = 0;
+    while i < a.len() && i < b.len() && a[i] == b[i] {
+        i += 1;
+    }
+    i == a.len() && i == b.len()
 }
 
 /// A struct that shaders know by the name and members that it has in Rust.
@@ -204,6 +293,36 @@ macro_rules! params {
 }
 
 impl Shader {
+    /// The module of these texts, one after the other, with these uniform structs before them;
+    /// [`shader!`](crate::shader!) makes it of files. `name` stands in plans and errors.
+    pub const fn new(
+        name: &'static str,
+        parts: &'static [&'static str],
+        structs: &'static [&'static Struct],
+    ) -> Shader {
+        Shader {
+            name,
+            parts,
+            structs,
+            loops_end: false,
+        }
+    }
+
+    /// What plans and errors call it: the name of the file.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The texts of the shared pieces, then the file's.
+    pub fn parts(&self) -> &'static [&'static str] {
+        self.parts
+    }
+
+    /// The structs of its uniforms.
+    pub fn structs(&self) -> &'static [&'static Struct] {
+        self.structs
+    }
+
     /// The module's text with each named constant's value replaced.
     ///
     /// Panics when a constant is not declared: the Rust side of a kernel and its file disagree.
@@ -230,7 +349,7 @@ impl Shader {
         }
         assert!(
             left.is_empty(),
-            "shaders/{}.wgsl declares no constants {left:?}",
+            "shader {} declares no constants {left:?}",
             self.name
         );
         text
@@ -342,12 +461,58 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_shared_piece_is_there_for_others() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/common");
+        let mut files: Vec<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| {
+                entry
+                    .unwrap()
+                    .path()
+                    .file_stem()
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .to_owned()
+            })
+            .map(|stem| format!("common/{stem}"))
+            .collect();
+        files.sort();
+        let names: Vec<&str> = COMMON.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, files, "COMMON in src/shader.rs");
+        assert_eq!(
+            common("common/divide"),
+            COMMON.iter().find(|c| c.0 == "common/divide").unwrap().1
+        );
+    }
+
+    #[test]
+    fn only_kernels_that_this_crate_made_have_no_loop_counters() {
+        use crate::op::Dispatch;
+        let mut graph = crate::graph::Graph::new();
+        let x = graph.input("x", crate::tensor::Spec::flat(&[5])).unwrap();
+        let y = graph.push1(crate::op::add::Add, &[x, x]).unwrap();
+        graph.keep("y", y);
+        let plan = crate::plan::Plan::new(&graph, &crate::op::Caps::PORTABLE).unwrap();
+        let own = &plan.launches[0].dispatch;
+        assert!(own.shader.loops_end);
+        // As others may change it, or take it apart and make it anew.
+        assert!(!own.clone().with_params(Uniform::NONE).shader.loops_end);
+        assert!(!own.clone().with_constants(Vec::new()).shader.loops_end);
+        assert!(!Dispatch::new(own.shader(), own.entry()).shader.loops_end);
+        assert!(!crate::shader!("../examples/square.wgsl").loops_end);
+        #[allow(unsafe_code)] // SAFETY: nothing runs.
+        let dispatch = unsafe { Dispatch::new(own.shader(), "main").assume_loops_end() };
+        assert!(dispatch.shader.loops_end);
+    }
+
+    #[test]
     fn specialisation_replaces_only_what_is_named() {
-        let shader = Shader {
-            name: "test",
-            parts: &["const A: u32 = 1u; // one", "const AB: i32 = 2;\nfn f() {}"],
-            structs: &[],
-        };
+        let shader = Shader::new(
+            "test",
+            &["const A: u32 = 1u; // one", "const AB: i32 = 2;\nfn f() {}"],
+            &[],
+        );
         assert_eq!(
             shader.specialise(&[("A", 7)]),
             "const A: u32 = 7u;\nconst AB: i32 = 2;\nfn f() {}\n"
@@ -360,9 +525,9 @@ mod tests {
 
     #[test]
     fn buffers_are_read_as_texels_where_all_entry_points_agree_on_them() {
-        let shader = Shader {
-            name: "test",
-            parts: &[
+        let shader = Shader::new(
+            "test",
+            &[
                 "alias Element = vec4f;\n@group(0) @binding(1) var<storage, read> x: array<Element>;",
                 "@group(0) @binding(2) var<storage, read> a: array<f32>; // for one\n\
                  @group(0) @binding(2) var<storage, read> b: array<u32>;\n\
@@ -371,8 +536,8 @@ mod tests {
                  @group(0) @binding(5) var<storage, read> at: array<f32>;\n\
                  fn f() { y[0] = x[i + i32(at[2])].x + s.x[1] + max[0]; }",
             ],
-            structs: &[],
-        };
+            &[],
+        );
         let texels = [0, 1, 2, 3, 4, 5].map(|binding| shader.texel(binding));
         assert_eq!(
             texels,
@@ -396,11 +561,7 @@ mod tests {
 
     #[test]
     fn parameters_are_declared_and_laid_out_once() {
-        let shader = Shader {
-            name: "test",
-            parts: &["fn f() {}"],
-            structs: &[Outer::STRUCT, Inner::STRUCT],
-        };
+        let shader = Shader::new("test", &["fn f() {}"], &[Outer::STRUCT, Inner::STRUCT]);
         assert_eq!(
             shader.specialise(&[]),
             "struct Inner { a: u32, b: u32, c: u32, d: f32 }\nstruct Outer { inner: Inner, low: i32 }\nfn f() {}\n"
@@ -418,11 +579,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "declares no constants")]
     fn an_unknown_constant_is_a_programming_error() {
-        Shader {
-            name: "test",
-            parts: &["fn f() {}"],
-            structs: &[],
-        }
-        .specialise(&[("A", 7)]);
+        Shader::new("test", &["fn f() {}"], &[]).specialise(&[("A", 7)]);
     }
 }

@@ -31,6 +31,7 @@ const FMA: Shader = Shader {
     name: "fma",
     parts: &[include_str!("../../benches/ceilings/fma.wgsl")],
     structs: &[Fma::STRUCT],
+    loops_end: true,
 };
 params! {
     /// Of `benches/ceilings/fma.wgsl`: x ← x · a + b.

@@ -191,13 +191,13 @@ impl std::fmt::Debug for Device {
     }
 }
 
-/// What makes a pipeline another: the module with its pieces, entry point and values of constants.
+/// What makes a pipeline another: the module with its pieces and whether its loops are counted, entry point and values of constants.
 fn pipeline_key(dispatch: &Dispatch) -> String {
     let pieces: Vec<*const u8> = dispatch.shader.parts.iter().map(|part| part.as_ptr()).collect();
     format!(
-        "{}:{}{pieces:?}{:?}{:?}",
-        dispatch.shader.name,
-        dispatch.entry,
+        "{}{pieces:?}{:?}{:?}{:?}",
+        dispatch.kernel(),
+        dispatch.shader.loops_end,
         dispatch.constants,
         dispatch.texels()
     )
@@ -523,7 +523,7 @@ impl Device {
     }
 
     pub(super) async fn pipeline(&self, dispatch: &Dispatch) -> Result<Arc<Pipeline>, GpuError> {
-        let label = format!("{}:{}", dispatch.shader.name, dispatch.entry);
+        let label = dispatch.kernel();
         let key = pipeline_key(dispatch);
         if let Some(pipeline) = self.pipelines.lock().unwrap().get(&key) {
             return Ok(pipeline.clone());
@@ -535,7 +535,7 @@ impl Device {
             source.insert_str(0, "enable subgroups;\ndiagnostic(off, subgroup_uniformity);\n");
         }
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let module = self.module(&label, source);
+        let module = self.module(&label, source, dispatch.shader.loops_end);
         let buffer = |ty| wgpu::BindingType::Buffer {
             ty,
             has_dynamic_offset: false,
@@ -600,18 +600,18 @@ impl Device {
     }
 
     #[allow(unsafe_code)] // wgpu's only way to leave out the loop counters
-    fn module(&self, label: &str, source: String) -> wgpu::ShaderModule {
+    fn module(&self, label: &str, source: String, loops_end: bool) -> wgpu::ShaderModule {
         let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some(label),
             source: wgpu::ShaderSource::Wgsl(source.into()),
         };
-        // Bounds stay checked. Loops are not bounded by a counter: it keeps drivers from unrolling, and every loop in
-        // shaders/ has a bound that the plan checks (at most 65,535 iterations).
+        // Bounds stay checked. A loop whose end is known carries no counter, which would keep drivers from unrolling it.
         let checks = wgpu::ShaderRuntimeChecks {
-            force_loop_bounding: false,
+            force_loop_bounding: !loops_end,
             ..wgpu::ShaderRuntimeChecks::checked()
         };
-        // SAFETY: all shaders are this crate's own and their loops end.
+        // SAFETY: loops without a counter end: the kernel is as this crate's operations made it, whose loops have bounds that the
+        // plan checks (at most 65,535 iterations), or `Dispatch::assume_loops_end` has the caller's word.
         unsafe { self.device.create_shader_module_trusted(descriptor, checks) }
     }
 }

@@ -453,10 +453,7 @@ impl Executable {
             let scope = device.device.push_error_scope(wgpu::ErrorFilter::Validation);
             made.bind(device, &residents);
             if let Some(error) = scope.pop().await {
-                let label = format!(
-                    "{} ({}:{})",
-                    launch.op, launch.dispatch.shader.name, launch.dispatch.entry
-                );
+                let label = format!("{} ({})", launch.op, launch.dispatch.kernel());
                 return Err(GpuError::Pipeline {
                     label,
                     reason: error.to_string(),

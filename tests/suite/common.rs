@@ -415,10 +415,14 @@ pub fn reflect(plan: &Plan) {
     static SEEN: std::sync::Mutex<Option<HashSet<String>>> = std::sync::Mutex::new(None);
     for launch in &plan.launches {
         let d = &launch.dispatch;
-        let pieces: Vec<_> = d.shader.parts.iter().map(|part| part.as_ptr()).collect();
+        let pieces: Vec<_> = d.shader().parts().iter().map(|part| part.as_ptr()).collect();
         let key = format!(
             "{}{}{pieces:?}{:?}{}{:?}",
-            d.shader.name, d.entry, d.constants, d.params.of.name, d.bindings
+            d.shader().name(),
+            d.entry(),
+            d.constants(),
+            d.params().of.name,
+            d.bindings
         );
         if SEEN.lock().unwrap().get_or_insert_default().insert(key) {
             reflect_dispatch(d);
@@ -444,7 +448,7 @@ fn texel(inner: &naga::TypeInner) -> Texel {
 }
 
 fn reflect_dispatch(d: &Dispatch) {
-    let what = format!("shaders/{}.wgsl:{}", d.shader.name, d.entry);
+    let what = format!("shaders/{}.wgsl:{}", d.shader().name(), d.entry());
     let source = d.source();
     let module = naga::front::wgsl::parse_str(&source)
         .unwrap_or_else(|e| panic!("{what}: {}", e.emit_to_string(&source)));
@@ -462,7 +466,7 @@ fn reflect_dispatch(d: &Dispatch) {
     let entry = module
         .entry_points
         .iter()
-        .position(|e| e.name == d.entry)
+        .position(|e| e.name == d.entry())
         .unwrap_or_else(|| panic!("{what}: no entry"));
     let used = info.get_entry_point(entry);
     let mut bindings = BTreeMap::new();
@@ -499,12 +503,12 @@ fn reflect_dispatch(d: &Dispatch) {
         let naga::TypeInner::Struct { span, .. } = module.types[params.ty].inner else {
             panic!("{what}: binding 0 is no struct")
         };
-        let words = d.params.words.len();
+        let words = d.params().words.len();
         assert_eq!(span as usize, 4 * words, "{what}: bytes of the uniform");
         // Declared once, it has the members and the order that Rust has.
-        if !d.shader.structs.is_empty() {
+        if !d.shader().structs().is_empty() {
             let name = module.types[params.ty].name.as_deref();
-            assert_eq!(name, Some(d.params.of.name), "{what}: struct of the uniform");
+            assert_eq!(name, Some(d.params().of.name), "{what}: struct of the uniform");
         }
     }
 

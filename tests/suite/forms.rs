@@ -50,7 +50,11 @@ fn convolutions_large_and_small_give_the_same() {
         for device in devices() {
             let plan = Plan::new(&graph, device.caps()).unwrap();
             let kernel = &plan.launches.last().unwrap().dispatch;
-            kernels.insert(format!("{} {:?}", device.caps().target.is_cpu(), kernel.constants()));
+            kernels.insert(format!(
+                "{} {:?}",
+                device.caps().target.is_cpu(),
+                kernel.constants()
+            ));
             let actual = run_plan_on(device, plan, &data, &step);
             assert_close(&format!("{outputs} of {size:?}"), &actual["y"], &expected, 1e-5);
         }

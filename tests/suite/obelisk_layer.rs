@@ -359,7 +359,7 @@ fn the_image_gradient_of_sparse_grids_adds_up_over_depth_ranges() {
                 true => "obelisk_gather_lanes",
                 false => "obelisk_gather_sparse",
             };
-            let is_there = |l: &Launch| l.dispatch.shader.name == kernel;
+            let is_there = |l: &Launch| l.dispatch.shader().name() == kernel;
             assert!(plan.launches.iter().any(is_there), "{kernel}");
         }
     }
@@ -535,7 +535,7 @@ fn samples_far_outside_an_image_that_is_sampled_often_are_zeros() {
         for device in devices() {
             let caps = device.caps();
             let plan = Plan::new(&graph, caps).unwrap();
-            let packs = |l: &Launch| l.dispatch.shader.name == "obelisk_cells_pack";
+            let packs = |l: &Launch| l.dispatch.shader().name() == "obelisk_cells_pack";
             assert_eq!(
                 plan.launches.iter().any(packs),
                 caps.forms.texels && matches!(caps.target, Target::CpuLanes(_))

@@ -174,7 +174,11 @@ fn every_shader_is_used_valid_portable_and_translates() {
     for plan in plans() {
         reflect(&plan);
         modules.extend(plan.launches.iter().map(|l| specialised(&l.dispatch)));
-        used.extend(plan.launches.iter().map(|l| l.dispatch.shader.name.to_owned()));
+        used.extend(
+            plan.launches
+                .iter()
+                .map(|l| l.dispatch.shader().name().to_owned()),
+        );
     }
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
     let on_disk: BTreeSet<String> = std::fs::read_dir(folder)
@@ -203,11 +207,11 @@ fn every_shader_is_used_valid_portable_and_translates() {
 /// A kernel's module as the device gets it, by what makes it unlike others.
 fn specialised(dispatch: &Dispatch) -> (String, serde_json::Value) {
     let source = dispatch.source();
-    let key = format!("{}:{}{source}", dispatch.shader.name, dispatch.entry);
+    let key = format!("{}{source}", dispatch.kernel());
     let module = serde_json::json!({
-        "shader": dispatch.shader.name,
-        "entry": dispatch.entry,
-        "constants": format!("{:?}", dispatch.constants),
+        "shader": dispatch.shader().name(),
+        "entry": dispatch.entry(),
+        "constants": format!("{:?}", dispatch.constants()),
         "subgroups": dispatch.subgroups,
         "wgsl": source,
     });

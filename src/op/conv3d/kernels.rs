@@ -5,11 +5,11 @@ use std::ops::Range;
 
 use super::Conv3dConfig;
 use crate::graph::GraphError;
+use crate::op::shader;
 use crate::op::{
     BufferRef, Caps, Dispatch, Io, PLANES_AT_ONCE, Shader, Slices, Target, Word, linear_groups, read, slices,
     together, walk, walk_threads, write,
 };
-use crate::shader;
 use crate::tensor::{ALIGNMENT, Layout, Spec};
 
 /// Invocations below which a GPU has idle units, so that each rather has fewer outputs: 132 units of 256, say, since WebGPU tells
