@@ -17,51 +17,28 @@ params! {
 
 const SHADER: Shader = obelisk::shader!("square.wgsl"; SquareParams);
 
-/// y = x², any layout. With `gradient`, inputs x and dy, output 2·x·dy.
+/// y = x², any layout.
 #[derive(Debug)]
-pub struct Square {
-    /// Whether this is the gradient.
-    pub gradient: bool,
-}
+pub struct Square;
+
+/// dx = 2·x·dy; inputs x and dy. It defines no gradient of its own: nothing here is differentiated twice.
+#[derive(Debug)]
+struct SquareGradient;
 
 impl Op for Square {
     fn name(&self) -> &'static str {
-        if self.gradient {
-            "square_gradient"
-        } else {
-            "square"
-        }
+        "square"
     }
 
     fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
-        let wanted = if self.gradient { 2 } else { 1 };
-        if inputs.len() != wanted || inputs.iter().any(|s| s != &inputs[0]) {
-            return Err(GraphError::shape(
-                self.name(),
-                inputs,
-                format!("takes {wanted} values of one shape"),
-            ));
-        }
-        Ok(vec![inputs[0].clone()])
+        let [x] = inputs else {
+            return Err(GraphError::shape(self.name(), inputs, "takes one value"));
+        };
+        Ok(vec![x.clone()])
     }
 
     fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
-        use BufferRef::*;
-        let second = Input(io.inputs.len() - 1);
-        let launch = |(from, to): (u64, u64)| {
-            let count = (to - from) as usize / 16;
-            Dispatch::new(SHADER, "main")
-                .with_constants(vec![("GRADIENT", self.gradient as u32)])
-                .with_params(SquareParams { count: int(count) })
-                .with_bindings(vec![
-                    read(Input(0)).range(from, to),
-                    read(second).range(from, to),
-                    write(Output(0)).range(from, to),
-                ])
-                .with_workgroups(linear_groups(count, 64))
-        };
-        // A value beyond the adapter's binding limit is cut into ranges that fit.
-        Ok(ranges(io.outputs[0].bytes(), caps).map(launch).collect())
+        Ok(launches(io, caps, 0))
     }
 
     fn gradient(
@@ -69,30 +46,71 @@ impl Op for Square {
         graph: &mut Graph,
         node: &NodeView,
         upstream: &[Option<Value>],
-        wanted: &[bool],
+        _: &[bool],
     ) -> Result<Vec<Gradient>, GraphError> {
-        if self.gradient {
-            // Nothing here differentiates twice.
-            return Ok(vec![Gradient::Stops; wanted.len()]);
-        }
         let upstream = upstream[0].expect("the one output has a gradient");
-        let dx = graph.push1(Square { gradient: true }, &[node.inputs[0], upstream])?;
+        let dx = graph.push1(SquareGradient, &[node.inputs[0], upstream])?;
         Ok(vec![Gradient::Flows(dx)])
     }
 
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
         let x = inputs[0];
-        vec![Tensor::from_fn(&x.shape, |i| match self.gradient {
-            false => x.data[i] * x.data[i],
-            true => 2.0 * x.data[i] * inputs[1].data[i],
-        })]
+        vec![Tensor::from_fn(&x.shape, |i| x.data[i] * x.data[i])]
     }
+}
+
+impl Op for SquareGradient {
+    fn name(&self) -> &'static str {
+        "square_gradient"
+    }
+
+    fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
+        match inputs {
+            [x, dy] if x == dy => Ok(vec![x.clone()]),
+            _ => Err(GraphError::shape(
+                self.name(),
+                inputs,
+                "takes two values of one shape",
+            )),
+        }
+    }
+
+    fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
+        Ok(launches(io, caps, 1))
+    }
+
+    fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
+        let [x, dy] = inputs else {
+            unreachable!("two inputs")
+        };
+        vec![Tensor::from_fn(&x.shape, |i| 2.0 * x.data[i] * dy.data[i])]
+    }
+}
+
+/// One kernel does both; where it has no dy, it binds x twice.
+fn launches(io: &Io, caps: &Caps, gradient: u32) -> Vec<Dispatch> {
+    use BufferRef::*;
+    let second = Input(io.inputs.len() - 1);
+    let launch = |(from, to): (u64, u64)| {
+        let count = (to - from) as usize / 16;
+        Dispatch::new(SHADER, "main")
+            .with_constants(vec![("GRADIENT", gradient)])
+            .with_params(SquareParams { count: int(count) })
+            .with_bindings(vec![
+                read(Input(0)).range(from, to),
+                read(second).range(from, to),
+                write(Output(0)).range(from, to),
+            ])
+            .with_workgroups(linear_groups(count, 64))
+    };
+    // A value beyond the adapter's binding limit is cut into ranges that fit.
+    ranges(io.outputs[0].bytes(), caps).map(launch).collect()
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut graph = Graph::new();
     let x = graph.input("x", Spec::flat(&[5]))?;
-    let y = graph.push1(Square { gradient: false }, &[x])?;
+    let y = graph.push1(Square, &[x])?;
     let ones = graph.push1(fill::Fill::new(&[5], 1.0), &[])?;
     let dx = graph.gradients_from(&[(y, ones)], &[x])?[0].expect("y depends on x");
     graph.keep("y", y);
