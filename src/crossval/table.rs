@@ -1,13 +1,15 @@
 //! The table that compares the networks, as Markdown, CSV and JSON, with the scores of every case.
 
-use std::fmt::Write;
+mod csv;
+mod markdown;
+
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::{CrossvalError, Epoch, FoldResult, HeldOut, finished, write};
 use crate::dataset::Label;
-use crate::metrics::{self, METRICS, Metric};
+use crate::metrics::{self, METRICS};
 
 /// Mean and standard deviation over cases.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -175,174 +177,6 @@ impl Table {
         ))
     }
 
-    /// The table with its notes.
-    pub fn markdown(&self) -> String {
-        let mut header = vec!["method".to_owned(), "parameters".into()];
-        for (i, metric) in METRICS.iter().enumerate() {
-            header.push(metric.heading());
-            let label = |l: &Label| match i {
-                0 => escape(&l.name),
-                _ => format!("{} {}", metric.title, escape(&l.name)),
-            };
-            header.extend(self.labels.iter().map(label));
-        }
-        header.extend(
-            [
-                "memory, inference",
-                "memory, training",
-                "training",
-                "prediction",
-                "folds",
-            ]
-            .map(String::from),
-        );
-        let mut text = String::new();
-        if let Some(note) = self.partial() {
-            let _ = writeln!(text, "**{}**\n", escape(&note));
-        }
-        let mut line = |cells: &[String]| {
-            let _ = writeln!(text, "| {} |", cells.join(" | "));
-        };
-        line(&header);
-        line(
-            &header
-                .iter()
-                .enumerate()
-                .map(|(i, _)| if i == 0 { "---" } else { "---:" }.into())
-                .collect::<Vec<_>>(),
-        );
-        for row in &self.rows {
-            let mut cells = vec![escape(&row.method), thousands(row.parameters)];
-            for (i, metric) in METRICS.iter().enumerate() {
-                let scores = std::iter::once(&row.scores[i]).chain(&row.label_scores[i]);
-                cells.extend(scores.map(|score| shown(metric, *score)));
-            }
-            cells.extend([
-                mebibytes(row.inference_peak),
-                mebibytes(row.training_peak),
-                duration(row.training_seconds),
-                format!("{:.2} s", row.prediction_seconds),
-                format!("{} of {}", row.folds.len(), self.folds),
-            ]);
-            line(&cells);
-        }
-        let _ = write!(text, "\n{}\n", self.notes());
-        text
-    }
-
-    fn notes(&self) -> String {
-        let list = |values: &mut dyn Iterator<Item = String>| {
-            let mut values: Vec<String> = values.collect();
-            values.sort();
-            values.dedup();
-            values.join(", ")
-        };
-        let cases = list(&mut self.rows.iter().map(|r| r.cases.to_string()));
-        let adapters = list(&mut self.rows.iter().flat_map(|r| r.adapters.clone()));
-        let epochs = list(&mut self.rows.iter().map(|r| r.epochs.to_string()));
-        let metrics = METRICS.iter().map(|m| m.title).collect::<Vec<_>>().join(", ");
-        let weights = match self.rows.iter().any(|r| r.weights == Epoch::Best) {
-            true => "weights: those that scored best on the held-out cases themselves, which flatters them",
-            false => "weights: those of the last epoch",
-        };
-        format!(
-            "{}, {}-fold cross-validation, {epochs} epochs. {metrics}: mean ± standard deviation over {cases} held-out cases, \
-             on the scans' own grids; the first column is the mean of the labels' means; {weights}. Memory: the \
-             most that the device's buffers held, for training with its validation. Time: a fold's training steps, and a scan from memory to labels, means; adapter: {adapters}.",
-            escape(&self.dataset),
-            self.folds
-        )
-    }
-
-    /// A line a row; scores as their metrics have them (Dice as fractions), memory in bytes, time in seconds.
-    pub fn csv(&self) -> String {
-        let mut header: Vec<String> = [
-            "name",
-            "method",
-            "arch",
-            "parameters",
-            "folds",
-            "of_folds",
-            "cases",
-        ]
-        .map(String::from)
-        .to_vec();
-        for metric in METRICS {
-            for name in std::iter::once("mean").chain(self.labels.iter().map(|l| l.name.as_str())) {
-                let column = format!("{}_{name}", metric.name);
-                header.extend([quote(&column), quote(&format!("{column}_sd"))]);
-            }
-        }
-        header.extend(
-            [
-                "inference_bytes",
-                "training_bytes",
-                "inference_peak_bytes",
-                "training_peak_bytes",
-                "training_seconds",
-                "prediction_seconds",
-            ]
-            .map(String::from),
-        );
-        let mut text = header.join(",") + "\n";
-        for row in &self.rows {
-            let mut cells = vec![
-                quote(&row.name),
-                quote(&row.method),
-                row.arch.clone(),
-                row.parameters.to_string(),
-                row.folds.len().to_string(),
-                self.folds.to_string(),
-                row.cases.to_string(),
-            ];
-            let scores = row.scores.iter().zip(&row.label_scores);
-            for score in scores.flat_map(|(mean, labels)| std::iter::once(mean).chain(labels)) {
-                cells.extend([
-                    number(score.map(|s| s.mean)),
-                    number(score.and_then(|s| s.deviation)),
-                ]);
-            }
-            cells.extend([
-                row.inference_bytes.to_string(),
-                row.training_bytes.to_string(),
-                row.inference_peak.to_string(),
-                row.training_peak.to_string(),
-                format!("{:.2}", row.training_seconds),
-                format!("{:.4}", row.prediction_seconds),
-            ]);
-            text += &(cells.join(",") + "\n");
-        }
-        text
-    }
-
-    /// A line for each case of each row: fold, scores as their metrics have them, seconds from scan to labels.
-    pub fn cases_csv(&self) -> String {
-        let mut header: Vec<String> = ["name", "fold", "case"].map(String::from).to_vec();
-        for metric in METRICS {
-            header.push(format!("{}_mean", metric.name));
-            let label = |l: &Label| quote(&format!("{}_{}", metric.name, l.name));
-            header.extend(self.labels.iter().map(label));
-        }
-        header.push("prediction_seconds".into());
-        let mut text = header.join(",") + "\n";
-        for fold in self.results.iter().flatten() {
-            for case in &fold.cases {
-                let mut cells = vec![
-                    quote(&fold.name),
-                    fold.settings.fold.unwrap_or_default().to_string(),
-                    quote(&case.case),
-                ];
-                for i in 0..METRICS.len() {
-                    let labels = (0..self.labels.len()).map(|label| case.score(i, label));
-                    cells.extend(std::iter::once(case.means[i]).chain(labels).map(number));
-                }
-                cells.push(format!("{:.4}", case.seconds));
-                text += &(cells.join(",") + "\n");
-            }
-        }
-        text
-    }
-
     /// The scores of every case by a metric, by row, then by label.
     pub fn scores(&self, metric: usize) -> Vec<Vec<Vec<f64>>> {
         let of_label = |folds: &[FoldResult], label: usize| -> Vec<f64> {
@@ -445,58 +279,6 @@ fn score(values: impl Iterator<Item = Option<f64>>) -> Option<Score> {
         mean,
         deviation: (values.len() > 1).then(|| (squares / (count - 1.0)).sqrt()),
     })
-}
-
-fn shown(metric: &Metric, score: Option<Score>) -> String {
-    let Some(Score { mean, deviation }) = score else {
-        return "–".into();
-    };
-    let mean = metric.shown(mean);
-    match deviation {
-        None => format!("{mean:.2}"),
-        Some(deviation) => format!("{mean:.2} ± {:.2}", metric.shown(deviation)),
-    }
-}
-
-fn number(value: Option<f64>) -> String {
-    value.map_or_else(String::new, |v| format!("{v:.6}"))
-}
-
-fn duration(seconds: f64) -> String {
-    match seconds < 120.0 {
-        true => format!("{seconds:.1} s"),
-        false => format!("{:.1} min", seconds / 60.0),
-    }
-}
-
-fn mebibytes(bytes: u64) -> String {
-    format!("{:.0} MiB", bytes as f64 / 1048576.0)
-}
-
-/// 229217 as 229,217.
-fn thousands(number: usize) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// For a cell of a Markdown table.
-fn escape(text: &str) -> String {
-    text.replace('|', "\\|").replace('\n', " ")
-}
-
-/// For a field of CSV (RFC 4180).
-fn quote(text: &str) -> String {
-    match text.contains([',', '"', '\n', '\r']) {
-        true => format!("\"{}\"", text.replace('"', "\"\"")),
-        false => text.to_owned(),
-    }
 }
 
 #[cfg(test)]
