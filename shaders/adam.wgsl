@@ -1,7 +1,6 @@
 // Adam with L2 weight decay over the whole arenas, padding included (its gradients are zero, so it stays zero).
 //   g += decay p;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g²;  p -= rate (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
 // One invocation a vec4.
-struct Params { count: u32 }
 struct Step { step: u32, seed: u32, learning_rate: f32, weight_decay: f32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<uniform> step: Step;

@@ -3,7 +3,6 @@
 // voxel alone sits at 0, or between their outer faces.
 // forward: one invocation a voxel. gradient: d theta[n, i, j] = Σ voxels upstream[voxel, i] · coordinate_j, first as
 // partial sums of `threads` invocations a batch item (12 each), then `total`, one invocation an entry.
-struct Params { batch: u32, depth: u32, height: u32, width: u32, threads: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> input: array<f32>;
 @group(0) @binding(2) var<storage, read_write> output: array<f32>;

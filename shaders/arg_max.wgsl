@@ -1,7 +1,6 @@
 // label = arg max over the classes of logits [N, D, L/4, H, W, 4] -> [N, 1, D, H, W], the first of equal ones.
 // One invocation a voxel.
 const CLASSES: u32 = 9u;
-struct Params { plane: u32, voxels: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> logits: array<vec4f>;
 @group(0) @binding(2) var<storage, read_write> labels: array<f32>;

@@ -4,26 +4,8 @@
 // A slice is one of the N·D runs of [C/4, H, W, 4]; a plane is its [H, W] vec4s of one channel block.
 
 // Reductions: invocations or workgroups (common/together.wgsl) leave a partial result of a block each (common/walk.wgsl).
-struct Reduction {
-    elements: u32,
-    plane: u32,
-    blocks: u32,
-    run: u32,
-    in_plane: u32,
-    at: u32,
-    first: u32,    // position of this dispatch's partials
-    partials: u32, // partials a block, over all dispatches
-    channels: u32,
-    slope: f32,
-    epsilon: f32,
-}
 @group(0) @binding(0) var<uniform> reduction: Reduction;
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;
-
-fn walk() -> Walk {
-    let r = reduction;
-    return Walk(r.elements, r.plane, r.blocks, r.run, r.in_plane, r.at);
-}
 
 // Count, mean and sum of squared distances from the mean (M2) of each invocation's elements. Sums run over the
 // distances from the invocation's first element: E[x²] − E[x]² would cancel on raw Hounsfield units.
@@ -36,7 +18,7 @@ fn statistics(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_ind
     var count = 0.0;
     var sum = vec4f(0.0);
     var squares = vec4f(0.0);
-    var cursor = first_element(walk(), t, block);
+    var cursor = first_element(reduction.walk, t, block);
     var shift = vec4f(0.0);
     if (cursor.element < cursor.end) {
         shift = x[cursor.at];
@@ -46,7 +28,7 @@ fn statistics(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_ind
         count += 1.0;
         sum += distance;
         squares += distance * distance;
-        cursor = next_element(walk(), cursor);
+        cursor = next_element(reduction.walk, cursor);
     }
     let n = max(count, 1.0);
     var own = Moments(count, shift + sum / n, max(squares - sum * sum / n, vec4f(0.0)));
@@ -63,7 +45,6 @@ fn statistics(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_ind
 
 // Chan, Golub & LeVeque 1983: moments of a union from the moments of its parts. One workgroup a channel block, or on a CPU,
 // where a barrier costs more than hundreds of parts, one invocation (`merge_alone`, `merge_sums_alone`).
-struct Merge { partials: u32, momentum: f32, blocks: u32 }
 @group(0) @binding(0) var<uniform> merging: Merge;
 @group(0) @binding(1) var<storage, read> parts: array<vec4f>;            // as moments, or sums
 @group(0) @binding(2) var<storage, read_write> mean_out: array<vec4f>;
@@ -139,17 +120,6 @@ fn merge(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) l
 
 // One invocation: every eighth vec4 of a run that eight invocations walk together. A plane has `runs`, whose numbers go on
 // from plane to plane, so that small planes leave few invocations without work.
-struct Planes {
-    plane: u32,
-    blocks: u32,
-    planes: u32,
-    runs: u32,   // of a plane
-    length: u32, // of a run
-    channels: u32,
-    slope: f32,
-    epsilon: f32,
-    inverse_count: f32,
-}
 @group(0) @binding(0) var<uniform> planes: Planes;
 
 // Elements of the plane from `first` on, every eighth before `end`; none of a plane past the last.
@@ -201,14 +171,14 @@ fn gradient_sums(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_
     let offset = lanes(beta[block], block, reduction.channels);
     var dbeta = vec4f(0.0);
     var dgamma = vec4f(0.0);
-    var cursor = first_element(walk(), t, block);
+    var cursor = first_element(reduction.walk, t, block);
     while (cursor.element < cursor.end) {
         let distance = x[cursor.at] - centre;
         let upstream = dy[cursor.at];
         let g = select(reduction.slope * upstream, upstream, distance * scale + offset > vec4f(0.0));
         dbeta += g;
         dgamma += g * distance;
-        cursor = next_element(walk(), cursor);
+        cursor = next_element(reduction.walk, cursor);
     }
     dbeta = sum_together(local, dbeta);
     dgamma = sum_together(local, dgamma);

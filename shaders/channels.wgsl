@@ -2,7 +2,6 @@
 // c + shift. Lanes of the first block below `first` keep what they hold; lanes from first + count on become zero.
 // input [planes, in_blocks, area] of vec4, output [planes, out_blocks, area] of vec4.
 // One invocation an output vec4, blocks from first / 4 on.
-struct Params { area: u32, in_blocks: u32, out_blocks: u32, first: u32, count: u32, shift: i32, covered: u32, vectors: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> input: array<vec4f>;
 @group(0) @binding(2) var<storage, read_write> output: array<vec4f>;

@@ -2,25 +2,14 @@
 // `partial`: each invocation walks a run of one channel block (common/walk.wgsl); it or its workgroup leaves a sum
 // [blocks][partials] (common/together.wgsl).
 // `reduce`: one workgroup a channel block.
-struct Params {
-    elements: u32,
-    plane: u32,
-    blocks: u32,
-    run: u32,
-    in_plane: u32,
-    at: u32,
-    first: u32,    // position of this dispatch's partials
-    partials: u32, // partials a block, over all dispatches
-}
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: BiasGradient;
 @group(0) @binding(1) var<storage, read> source: array<vec4f>;
 @group(0) @binding(2) var<storage, read_write> sums: array<vec4f>;
 
 @compute @workgroup_size(64)
 fn partial(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
     let t = group.x * 64u + local;
-    let p = params;
-    let walk = Walk(p.elements, p.plane, p.blocks, p.run, p.in_plane, p.at);
+    let walk = params.walk;
     var sum: vec4f;
     var cursor = first_element(walk, t, group.y);
     while (cursor.element < cursor.end) {

@@ -1,6 +1,5 @@
 // Cross-entropy of logits [N, D, L/4, H, W, 4] and labels [N, 1, D, H, W] (outside 0 … L-1: ignored):
 //   loss = Σ w[t] ce / Σ w[t],  ce = -log softmax(z)[t];   dz = upstream w[t] (softmax(z) - onehot(t)) / Σ w[t]
-struct Sums { elements: u32, plane: u32, blocks: u32, run: u32, in_plane: u32, at: u32, first: u32 }
 @group(0) @binding(0) var<uniform> summing: Sums;
 @group(0) @binding(3) var<storage, read> weights: array<f32>;
 @group(0) @binding(4) var<storage, read_write> partials: array<vec4f>;   // (Σ w ce, Σ w, 0, 0)
@@ -8,8 +7,7 @@ struct Sums { elements: u32, plane: u32, blocks: u32, run: u32, in_plane: u32, a
 @compute @workgroup_size(64)
 fn sums(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
     let t = group.x * 64u + local;
-    let s = summing;
-    let walk = Walk(s.elements, s.plane, s.blocks, s.run, s.in_plane, s.at);
+    let walk = summing.walk;
     var loss = 0.0;
     var weight = 0.0;
     var cursor = first_element(walk, t, 0u);
@@ -17,7 +15,7 @@ fn sums(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
         let label = labels[cursor.element];
         if (counts(label)) {
             let w = weights[u32(label)];
-            loss += w * voxel_cross_entropy(column(cursor.at, summing.plane), label);
+            loss += w * voxel_cross_entropy(column(cursor.at, walk.plane), label);
             weight += w;
         }
         cursor = next_element(walk, cursor);
@@ -28,7 +26,6 @@ fn sums(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     }
 }
 
-struct Merge { partials: u32 }
 @group(0) @binding(0) var<uniform> merging: Merge;
 @group(0) @binding(1) var<storage, read> parts: array<vec4f>;
 @group(0) @binding(2) var<storage, read_write> loss_out: array<vec4f>;
@@ -49,7 +46,6 @@ fn merge(@builtin(local_invocation_index) local: u32) {
 }
 
 const VECTORS: u32 = 8u;
-struct Planes { plane: u32, planes: u32 }
 @group(0) @binding(0) var<uniform> planes: Planes;
 @group(0) @binding(4) var<storage, read> weight_sum: array<f32>;
 @group(0) @binding(5) var<storage, read> upstream: array<f32>;

@@ -6,19 +6,7 @@
 // logits [planes, BLOCKS, area] of vec4 (a run of slices), labels [N·D·area], one f32 a voxel.
 // sums: each invocation writes a partial [3, BLOCKS] of vec4 (common/walk.wgsl).
 // total: invocation i < 3·BLOCKS adds all partials in order. gradient: VECTORS voxels of a plane an invocation.
-struct Sums {
-    elements: u32,
-    plane: u32,
-    blocks: u32,
-    run: u32,
-    in_plane: u32,
-    at: u32,
-    classes: u32,
-    first_voxel: u32,
-    first_partial: u32,
-}
 @group(0) @binding(0) var<uniform> summing: Sums;
-struct Planes { plane: u32, planes: u32, classes: u32, first_voxel: u32 }
 @group(0) @binding(0) var<uniform> planes: Planes;
 @group(0) @binding(1) var<storage, read> logits: array<vec4f>;
 @group(0) @binding(2) var<storage, read> labels: array<f32>;
@@ -56,8 +44,7 @@ fn one_hot(label: u32, block: u32) -> vec4f {
 @compute @workgroup_size(64)
 fn sums(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
     let t = group.x * 64u + local;
-    let s = summing;
-    let walk = Walk(s.elements, s.plane, s.blocks, s.run, s.in_plane, s.at);
+    let walk = summing.walk;
     var both: array<vec4f, BLOCKS>;
     var predicted: array<vec4f, BLOCKS>;
     var truth: array<vec4f, BLOCKS>;
@@ -65,7 +52,7 @@ fn sums(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     while (cursor.element < cursor.end) {
         let label = labels[summing.first_voxel + cursor.element];
         if (label >= 0.0) {
-            var p = softmax(cursor.at, summing.plane, summing.classes);
+            var p = softmax(cursor.at, walk.plane, summing.classes);
             for (var b = 0u; b < BLOCKS; b++) {
                 let t = one_hot(u32(label), b);
                 both[b] += p[b] * t;

@@ -6,8 +6,7 @@
 // number, for GPUs.
 // loss: one invocation writes loss[0] and weights [2, BLOCKS] of vec4: d loss / d Σpt, d loss / d Σp.
 // scale: weights times the upstream gradient.
-struct Params { classes: u32, partials: u32 }
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: ScoreParams;
 @group(0) @binding(1) var<storage, read> input: array<f32>;
 @group(0) @binding(2) var<storage, read> upstream: array<f32>;
 @group(0) @binding(3) var<storage, read_write> output: array<f32>;

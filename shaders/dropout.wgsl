@@ -1,17 +1,5 @@
 // y = x / (1 - p) where a counter-based random number says keep, else 0. The number depends on seed, step, the node's id
 // and the element's place in [N, C, D, H, W] (or in [N, C], for whole channels), so the gradient draws the same again.
-struct Params {
-    count: u32,       // flat: vec4s bound;  map: vec4s of a plane
-    first: u32,       // flat: the first vec4's position;  map: the first slice's
-    blocks: u32,      // ceil(C / 4)
-    planes: u32,      // slices bound · blocks
-    channels: u32,
-    depth: u32,
-    by_channel: u32,  // 1: one number a channel
-    id: u32,
-    threshold: u32,   // p · 2³²
-    scale: f32,       // 1 / (1 - p)
-}
 struct Step { step: u32, seed: u32, learning_rate: f32, weight_decay: f32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<uniform> step: Step;

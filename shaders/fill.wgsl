@@ -1,5 +1,4 @@
 // fill: y[i] = value, flat. One invocation an element.
-struct Params { count: u32, value: f32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> output: array<f32>;
 

@@ -1,9 +1,4 @@
 // Before and after a scatter into fixed point: clears the words, finds the largest |upstream|, turns sums into floats.
-struct Params {
-    count: u32,
-    threads: u32,
-    headroom: u32,
-}
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> words: array<vec2u>;
 @group(0) @binding(2) var<storage, read_write> largest: array<atomic<u32>>;

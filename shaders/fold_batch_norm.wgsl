@@ -1,7 +1,6 @@
 // w' [O, fan_in] = w gamma / sqrt(variance + eps);   b' [O] = (b - mean) gamma / sqrt(variance + eps) + beta
 // One invocation a weight; the first weight of an output channel also makes its bias.
-struct Params { count: u32, fan_in: u32, epsilon: f32 }
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: FoldAfter;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
 @group(0) @binding(3) var<storage, read> gamma: array<f32>;

@@ -1,8 +1,7 @@
 // With s = gamma / sqrt(variance + eps) by input channel:
 //   w' [O, each] = w s;   b' [O] = b + sum over the inputs of w (beta - mean s)
 // One invocation an output channel; group_outputs of them see the same `each` input channels.
-struct Params { outputs: u32, each: u32, group_outputs: u32, epsilon: f32 }
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: FoldBefore;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
 @group(0) @binding(3) var<storage, read> gamma: array<f32>;

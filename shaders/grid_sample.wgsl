@@ -3,9 +3,6 @@
 // forward, grid_gradient: one invocation a location.
 // scatter: the input's gradient, sums in fixed point (common/fixed_point.wgsl) that don't depend on their order; one
 // invocation a location.
-struct Params {
-    batch: u32, channels: u32, depth: u32, height: u32, width: u32, locations: u32, headroom: u32,
-}
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> input: array<f32>;
 @group(0) @binding(2) var<storage, read> grid: array<f32>;

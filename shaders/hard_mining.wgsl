@@ -3,16 +3,6 @@
 //   clear -> losses -> 3 × (histogram -> choose) -> count_ties -> prefix -> mark
 // A radix selection over the bits of the losses: not negative, they order as their bits do. Integer atomics commute,
 // so every run gives the same voxels.
-struct Params {
-    plane: u32,         // H · W
-    voxels: u32,        // of this dispatch
-    shift: u32,         // the digit is bits shift … above - 1
-    above: u32,
-    first_chunk: u32,
-    chunks: u32,        // over all dispatches
-    numerator: u32,     // of the share to keep
-    denominator: u32,
-}
 @group(0) @binding(0) var<uniform> params: Params;
 
 const IGNORED: u32 = 0xffffffffu;

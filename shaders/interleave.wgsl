@@ -1,5 +1,4 @@
 // Columns of a weight [O, C K, 1, 1, 1] from c K + k to k C + c. One invocation a number.
-struct Params { count: u32, channels: u32, offsets: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
 @group(0) @binding(2) var<storage, read_write> interleaved: array<f32>;

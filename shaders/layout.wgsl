@@ -1,5 +1,4 @@
 // Between a map [N, D, C/4, H, W, 4] and dense numbers [N, C, D, H, W]. One invocation a vec4 of the map.
-struct Params { count: u32, plane: u32, blocks: u32, channels: u32, depth: u32, first_slice: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> map_in: array<vec4f>;
 @group(0) @binding(2) var<storage, read_write> flat_out: array<f32>;

@@ -1,5 +1,4 @@
 // y = x > 0 ? x : slope x;   dx = x > 0 ? dy : slope dy.   Over vec4s, whatever the layout. One invocation a vec4.
-struct Params { count: u32, slope: f32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;
 @group(0) @binding(2) var<storage, read_write> y: array<vec4f>;

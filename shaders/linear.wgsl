@@ -1,6 +1,5 @@
 // Fully-connected layer: y [N, O] = x [N, I] · w [O, I]ᵀ + b [O].
 //   dx = dy · w;   dw = dyᵀ · x;   db = Σ_n dy
-struct Params { samples: u32, inputs: u32, outputs: u32, chunk: u32, chunks: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read> weight: array<f32>;

@@ -1,7 +1,6 @@
 // Offsets (x, y, z) times the matrix A of theta [1, 3, 4], its first three columns: o' = A o, or with TRANSPOSED Aᵀ o,
 // which carries the gradient back. One invocation an offset.
 const TRANSPOSED: u32 = 0u;
-struct Params { count: u32 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> offsets: array<f32>;
 @group(0) @binding(2) var<storage, read> theta: array<f32>;

@@ -7,22 +7,6 @@
 const DEPTHS: u32 = 8u;
 const SIDE: u32 = 1u;
 const OUTPUTS: u32 = SIDE * SIDE;
-struct Params {
-    count: u32,       // columns of this dispatch
-    first: u32,       // first slice
-    end: u32,         // past the last slice
-    base: u32,        // element at which the output's binding starts
-    source_base: u32, // and the input's
-    columns_y: u32,   // columns of a plane
-    columns_x: u32,
-    blocks: u32,
-    depth: u32,
-    height: u32,
-    width: u32,
-    in_depth: u32,
-    in_height: u32,
-    in_width: u32,
-}
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> source: array<vec4f>;
 @group(0) @binding(2) var<storage, read_write> output: array<vec4f>;

@@ -691,18 +691,42 @@ pub fn together(caps: &Caps) -> (usize, (&'static str, u32)) {
     }
 }
 
-/// Uniform members of `shaders/common/walk.wgsl`: `threads` invocations (a multiple of 64) walk `slices` slices whose
-/// planes have `plane` elements and are `blocks` planes apart.
-pub fn walk(slices: usize, plane: usize, blocks: usize, threads: usize) -> Vec<(&'static str, Word)> {
+params! {
+    /// How the invocations of a reduction walk the elements (`shaders/common/walk.wgsl`); the first member of their uniforms.
+    pub struct Walk {
+        /// Slices bound · plane.
+        elements: u32,
+        /// H · W.
+        plane: u32,
+        /// Vec4s between one slice and the next are blocks · plane.
+        blocks: u32,
+        /// Elements of eight invocations, a multiple of eight.
+        run: u32,
+        /// A step of eight: elements on in the plane,
+        in_plane: u32,
+        /// and on in memory, unless the plane ends.
+        at: u32,
+        /// A struct in a uniform takes a multiple of 16 bytes.
+        unused_0: u32,
+        /// See `unused_0`.
+        unused_1: u32,
+    }
+}
+
+/// `threads` invocations (a multiple of 64) walk `slices` slices whose planes have `plane` elements and are `blocks` planes
+/// apart.
+pub fn walk(slices: usize, plane: usize, blocks: usize, threads: usize) -> Walk {
     let elements = slices * plane;
-    vec![
-        ("elements", elements.into()),
-        ("plane", plane.into()),
-        ("blocks", blocks.into()),
-        ("run", (8 * elements.div_ceil(threads)).into()),
-        ("in_plane", (8 % plane).into()),
-        ("at", (8 / plane * blocks * plane + 8 % plane).into()),
-    ]
+    Walk {
+        elements: int(elements),
+        plane: int(plane),
+        blocks: int(blocks),
+        run: int(8 * elements.div_ceil(threads)),
+        in_plane: int(8 % plane),
+        at: int(8 / plane * blocks * plane + 8 % plane),
+        unused_0: 0,
+        unused_1: 0,
+    }
 }
 
 /// Workgroups for kernels whose workgroup (64 invocations) covers `64 * vectors` elements of one plane:

@@ -5,20 +5,6 @@
 // invocations; bindings start at elements `base` and `source_base`. One invocation an element; of averages ROWS neighbours
 // on the axis, one on a GPU, whose caches make loads cheap.
 const ROWS: u32 = 1u;
-struct Params {
-    count: u32,
-    base: u32,
-    source_base: u32,
-    inner: u32,
-    length: u32,
-    source_len: u32,
-    kernel: u32,
-    stride: u32,
-    padding: u32,
-    // Rows are positions on the axis, counted over all that `outer` goes over.
-    first_row: u32,
-    end_row: u32,
-}
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> source: array<Element>;
 @group(0) @binding(2) var<storage, read_write> output: array<Element>;

@@ -2,15 +2,6 @@
 // invocations take a run of them together, from slice to slice. Eight vec4s are a cache line or two, so that each walk reads
 // memory from one end to the other; steps as long as all invocations at once leave a page each time (gradient sums of
 // 12 x 144³ on 2 cores: 300 ms instead of 240). `walk` in op.rs makes the numbers.
-struct Walk {
-    elements: u32, // slices bound · plane
-    plane: u32,    // H · W
-    blocks: u32,   // vec4s between one slice and the next are blocks · plane
-    run: u32,      // elements of eight invocations, a multiple of eight
-    in_plane: u32, // a step of eight: elements on in the plane,
-    at: u32,       // and on in memory, unless the plane ends
-}
-
 struct Cursor { element: u32, end: u32, in_plane: u32, at: u32 }
 
 fn first_element(walk: Walk, t: u32, block: u32) -> Cursor {

@@ -2,6 +2,13 @@
 
 use super::*;
 
+params! {
+    /// The uniform of `adam.wgsl`.
+    struct Params {
+        count: u32,
+    }
+}
+
 /// One step of Adam with L2 weight decay, as PyTorch's `Adam(weight_decay = …)` does it:
 /// g ← g + λ·p; m ← β₁m + (1−β₁)g; v ← β₂v + (1−β₂)g²; p ← p − α · m/(1−β₁ᵗ) / (√(v/(1−β₂ᵗ)) + ε)
 /// with β₁ 0.9, β₂ 0.999, ε 1e-8 (method section 3). Learning rate α, weight decay λ and step t − 1 come with each
@@ -65,7 +72,7 @@ impl Op for Adam {
             .sum();
         let count = bytes as usize / 16;
         Ok(vec![Dispatch {
-            params: vec![("count", count.into())].into(),
+            params: Params { count: int(count) }.into(),
             bindings: vec![
                 step(),
                 write(Parameters),
@@ -75,7 +82,7 @@ impl Op for Adam {
             ],
             workgroups: linear_groups(count, 64),
             flops: count as u64 * 4 * 14,
-            ..Dispatch::new(shader!("adam"), "main")
+            ..Dispatch::new(shader!("adam"; Params), "main")
         }])
     }
 

@@ -2,6 +2,17 @@
 
 use super::*;
 
+params! {
+    /// The uniform of `affine_grid.wgsl`.
+    struct Params {
+        batch: u32,
+        depth: u32,
+        height: u32,
+        width: u32,
+        threads: u32,
+    }
+}
+
 /// From theta, flat `[N, 3, 4]`, to the grid, flat `[N, D, H, W, 3]`: the coordinates (x, y, z), x along W, at which
 /// [`super::grid_sample::GridSample`] reads for every output voxel, theta · (x', y', z', 1). Method section 2.
 #[derive(Clone, Copy, Debug)]
@@ -44,15 +55,15 @@ impl AffineGrid {
         let [d, h, w] = self.size;
         Dispatch {
             constants: vec![("CORNERS", self.align_corners as u32)],
-            params: vec![
-                ("batch", batch.into()),
-                ("depth", d.into()),
-                ("height", h.into()),
-                ("width", w.into()),
-                ("threads", threads.into()),
-            ]
+            params: Params {
+                batch: int(batch),
+                depth: int(d),
+                height: int(h),
+                width: int(w),
+                threads: int(threads),
+            }
             .into(),
-            ..Dispatch::new(shader!("affine_grid"), entry)
+            ..Dispatch::new(shader!("affine_grid"; Params), entry)
         }
     }
 }

@@ -2,6 +2,14 @@
 
 use super::*;
 
+params! {
+    /// The uniform of `arg_max.wgsl`.
+    struct Params {
+        plane: u32,
+        voxels: u32,
+    }
+}
+
 /// Input: logits, map `[N, L, D, H, W]`. Output: labels, flat `[N, 1, D, H, W]`, the index of the highest logit and the
 /// first of equal ones. No gradient flows through it.
 #[derive(Clone, Copy, Debug)]
@@ -37,12 +45,16 @@ impl Op for ArgMax {
                 let voxels = run.count * plane;
                 Dispatch {
                     constants: vec![("CLASSES", logits.shape[1] as u32)],
-                    params: vec![("plane", plane.into()), ("voxels", voxels.into())].into(),
+                    params: Params {
+                        plane: int(plane),
+                        voxels: int(voxels),
+                    }
+                    .into(),
                     bindings: vec![run.of(logits, read(Input(0))), run.of(labels, write(Output(0)))],
                     workgroups: linear_groups(voxels, 64),
                     iterations: 5 * logits.blocks() as u64,
                     flops: (voxels * logits.shape[1]) as u64,
-                    ..Dispatch::new(shader!("arg_max"), "main")
+                    ..Dispatch::new(shader!("arg_max"; Params), "main")
                 }
             })
             .collect())

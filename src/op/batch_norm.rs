@@ -3,6 +3,51 @@
 
 use super::*;
 
+params! {
+    /// The uniform of `batch_norm.wgsl`.
+    struct Planes {
+        plane: u32,
+        blocks: u32,
+        planes: u32,
+        /// Of a plane.
+        runs: u32,
+        /// Of a run.
+        length: u32,
+        channels: u32,
+        slope: f32,
+        epsilon: f32,
+        inverse_count: f32,
+    }
+}
+
+params! {
+    /// The uniform of `batch_norm.wgsl`.
+    struct Merge {
+        partials: u32,
+        momentum: f32,
+        blocks: u32,
+    }
+}
+
+params! {
+    /// The uniform of `fold_batch_norm_before.wgsl`.
+    struct FoldBefore {
+        outputs: u32,
+        each: u32,
+        group_outputs: u32,
+        epsilon: f32,
+    }
+}
+
+params! {
+    /// The uniform of `fold_batch_norm.wgsl`.
+    struct FoldAfter {
+        count: u32,
+        fan_in: u32,
+        epsilon: f32,
+    }
+}
+
 /// ε of the published networks.
 pub const EPSILON: f32 = 1e-5;
 /// Weight of the newest batch in the running statistics.
@@ -71,6 +116,20 @@ fn planes(spec: &Spec, slices: usize) -> (usize, usize) {
     (spec.shape[3] * spec.shape[4], slices * spec.blocks())
 }
 
+params! {
+    /// The uniform of the reductions of `batch_norm.wgsl`.
+    struct Reduction {
+        walk: Walk,
+        /// Position of this dispatch's partials.
+        first: u32,
+        /// Partials a block, over all dispatches.
+        partials: u32,
+        channels: u32,
+        slope: f32,
+        epsilon: f32,
+    }
+}
+
 /// Dispatches of a reduction's first stage: one for each run of slices, and the partials a channel block that they leave.
 fn reduction(
     entry: &'static str,
@@ -93,17 +152,14 @@ fn reduction(
             let (elements, threads) = (run.count * plane, threads(run));
             let dispatch = Dispatch {
                 constants: vec![together],
-                params: [
-                    walk(run.count, plane, x.blocks(), threads),
-                    vec![
-                        ("first", first.into()),
-                        ("partials", partials.into()),
-                        ("channels", x.shape[1].into()),
-                        ("slope", slope.into()),
-                        ("epsilon", EPSILON.into()),
-                    ],
-                ]
-                .concat()
+                params: Reduction {
+                    walk: walk(run.count, plane, x.blocks(), threads),
+                    first: int(first),
+                    partials: int(partials),
+                    channels: int(x.shape[1]),
+                    slope,
+                    epsilon: EPSILON,
+                }
                 .into(),
                 bindings: bindings(run, buffer),
                 workgroups: [threads as u32 / 64, x.blocks() as u32, 1],
@@ -124,8 +180,7 @@ const MODULE: Shader = shader!(
     "common/lanes",
     "common/sum64",
     "common/together",
-    "common/walk"
-);
+    "common/walk"; Reduction, Merge, Planes);
 
 /// Merges the partials of a reduction; `entries` are a workgroup's and an invocation's.
 fn merge(
@@ -142,11 +197,11 @@ fn merge(
         (together, [blocks as u32, 1, 1], partials.div_ceil(64) + 6 * 2)
     };
     Dispatch {
-        params: vec![
-            ("partials", partials.into()),
-            ("momentum", MOMENTUM.into()),
-            ("blocks", blocks.into()),
-        ]
+        params: Merge {
+            partials: int(partials),
+            momentum: MOMENTUM,
+            blocks: int(blocks),
+        }
         .into(),
         bindings,
         workgroups,
@@ -171,17 +226,17 @@ fn elementwise(
     let runs = plane.div_ceil(most);
     let length = plane.div_ceil(runs).next_multiple_of(8);
     Dispatch {
-        params: vec![
-            ("plane", plane.into()),
-            ("blocks", x.blocks().into()),
-            ("planes", planes.into()),
-            ("runs", runs.into()),
-            ("length", length.into()),
-            ("channels", x.shape[1].into()),
-            ("slope", slope.into()),
-            ("epsilon", EPSILON.into()),
-            ("inverse_count", count.map_or(0.0, |n| 1.0 / n as f32).into()),
-        ]
+        params: Planes {
+            plane: int(plane),
+            blocks: int(x.blocks()),
+            planes: int(planes),
+            runs: int(runs),
+            length: int(length),
+            channels: int(x.shape[1]),
+            slope,
+            epsilon: EPSILON,
+            inverse_count: count.map_or(0.0, |n| 1.0 / n as f32),
+        }
         .into(),
         bindings,
         workgroups: linear_groups(planes * runs, 8),
@@ -586,16 +641,16 @@ impl Op for FoldBatchNorm {
         let mut bindings: Vec<Binding> = (0..6).map(|i| read(Input(i))).collect();
         bindings.extend([write(Output(0)), write(Output(1))]);
         Ok(vec![Dispatch {
-            params: vec![
-                ("count", count.into()),
-                ("fan_in", (count / outputs.max(1)).into()),
-                ("epsilon", EPSILON.into()),
-            ]
+            params: FoldAfter {
+                count: int(count),
+                fan_in: int(count / outputs.max(1)),
+                epsilon: EPSILON,
+            }
             .into(),
             bindings,
             workgroups: linear_groups(count, 64),
             flops: 4 * count as u64,
-            ..Dispatch::new(shader!("fold_batch_norm"), "main")
+            ..Dispatch::new(shader!("fold_batch_norm"; FoldAfter), "main")
         }])
     }
 
@@ -663,18 +718,18 @@ impl Op for FoldBatchNormBefore {
         let mut bindings: Vec<Binding> = (0..6).map(|i| read(Input(i))).collect();
         bindings.extend([write(Output(0)), write(Output(1))]);
         Ok(vec![Dispatch {
-            params: vec![
-                ("outputs", outputs.into()),
-                ("each", each.into()),
-                ("group_outputs", (outputs / self.groups).into()),
-                ("epsilon", EPSILON.into()),
-            ]
+            params: FoldBefore {
+                outputs: int(outputs),
+                each: int(each),
+                group_outputs: int(outputs / self.groups),
+                epsilon: EPSILON,
+            }
             .into(),
             bindings,
             workgroups: linear_groups(outputs, 64),
             iterations: each as u64,
             flops: 6 * io.inputs[0].count() as u64,
-            ..Dispatch::new(shader!("fold_batch_norm_before"), "main")
+            ..Dispatch::new(shader!("fold_batch_norm_before"; FoldBefore), "main")
         }])
     }
 

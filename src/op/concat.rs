@@ -3,6 +3,20 @@
 
 use super::*;
 
+params! {
+    /// The uniform of `channels.wgsl`.
+    struct Params {
+        area: u32,
+        in_blocks: u32,
+        out_blocks: u32,
+        first: u32,
+        count: u32,
+        shift: i32,
+        covered: u32,
+        vectors: u32,
+    }
+}
+
 /// Adds the concatenation of maps `[N, Cᵢ, D, H, W]` to the graph: a map `[N, ΣCᵢ, D, H, W]`.
 pub fn concat(graph: &mut Graph, sources: &[Value]) -> Result<Value, GraphError> {
     graph.push1(Concat, sources)
@@ -29,16 +43,16 @@ fn copy(io: &Io, caps: &Caps, source: usize, from: usize, to: usize, count: usiz
         .map(|run| {
             let vectors = run.count * covered * area;
             Dispatch {
-                params: vec![
-                    ("area", area.into()),
-                    ("in_blocks", input.blocks().into()),
-                    ("out_blocks", output.blocks().into()),
-                    ("first", to.into()),
-                    ("count", count.into()),
-                    ("shift", (from as i32 - to as i32).into()),
-                    ("covered", covered.into()),
-                    ("vectors", vectors.into()),
-                ]
+                params: Params {
+                    area: int(area),
+                    in_blocks: int(input.blocks()),
+                    out_blocks: int(output.blocks()),
+                    first: int(to),
+                    count: int(count),
+                    shift: from as i32 - to as i32,
+                    covered: int(covered),
+                    vectors: int(vectors),
+                }
                 .into(),
                 bindings: vec![
                     run.of(input, read(BufferRef::Input(source))),
@@ -46,7 +60,7 @@ fn copy(io: &Io, caps: &Caps, source: usize, from: usize, to: usize, count: usiz
                 ],
                 workgroups: linear_groups(vectors, 64),
                 iterations: 4,
-                ..Dispatch::new(shader!("channels"), "main")
+                ..Dispatch::new(shader!("channels"; Params), "main")
             }
         })
         .collect()

@@ -5,6 +5,29 @@ use super::hard_mining::HardestVoxels;
 use super::logits::{check_logits, classes, for_each_voxel, loops, voxel_cross_entropy};
 use super::*;
 
+params! {
+    /// The uniform of `cross_entropy.wgsl`.
+    struct Planes {
+        plane: u32,
+        planes: u32,
+    }
+}
+
+params! {
+    /// The uniform of the sums of `cross_entropy.wgsl`.
+    struct Sums {
+        walk: Walk,
+        first: u32,
+    }
+}
+
+params! {
+    /// The uniform of `cross_entropy.wgsl`.
+    struct Merge {
+        partials: u32,
+    }
+}
+
 /// Adds Σ w·ce / Σ w over the voxels that count to the graph, flat `[1]`: ce is the cross-entropy of the softmax of
 /// `logits` (map `[N, L, D, H, W]`) and `labels` (flat `[N, 1, D, H, W]`: class index; −1 and whatever is no class are
 /// ignored), w the weight of the voxel's label in `class_weights` (flat `[L]`; `None` weighs all classes alike). 0 with a
@@ -89,8 +112,7 @@ const MODULE: Shader = shader!(
     "common/classes",
     "common/sum64",
     "common/together",
-    "common/walk"
-);
+    "common/walk"; Sums, Merge, Planes);
 
 impl Op for CrossEntropy {
     fn name(&self) -> &'static str {
@@ -129,7 +151,11 @@ impl Op for CrossEntropy {
             let walk = walk(run.count, plane, logits.blocks(), threads);
             dispatches.push(Dispatch {
                 constants: [classes(logits), vec![together]].concat(),
-                params: [walk, vec![("first", first.into())]].concat().into(),
+                params: Sums {
+                    walk,
+                    first: int(first),
+                }
+                .into(),
                 bindings,
                 workgroups: [threads as u32 / 64, 1, 1],
                 iterations: (voxels.div_ceil(threads) * (1 + loops(logits))) as u64,
@@ -140,7 +166,10 @@ impl Op for CrossEntropy {
         }
         dispatches.push(Dispatch {
             constants: classes(logits),
-            params: vec![("partials", partials.into())].into(),
+            params: Merge {
+                partials: int(partials),
+            }
+            .into(),
             bindings: vec![read(buffer), write(Output(0)), write(Output(1))],
             iterations: partials.div_ceil(64) as u64 + 6,
             ..Dispatch::new(MODULE, "merge")
@@ -220,7 +249,11 @@ impl Op for CrossEntropyGradient {
                 constants.push(("VECTORS", VECTORS as u32));
                 Dispatch {
                     constants,
-                    params: vec![("plane", plane.into()), ("planes", run.count.into())].into(),
+                    params: Planes {
+                        plane: int(plane),
+                        planes: int(run.count),
+                    }
+                    .into(),
                     bindings,
                     workgroups: plane_groups(plane, VECTORS, run.count),
                     iterations: (VECTORS * (1 + loops(logits))) as u64,

@@ -2,6 +2,29 @@
 
 use super::*;
 
+params! {
+    /// The uniform of `dropout.wgsl`.
+    struct Params {
+        /// Flat: vec4s bound;  map: vec4s of a plane.
+        count: u32,
+        /// Flat: the first vec4's position;  map: the first slice's.
+        first: u32,
+        /// Ceil(C / 4).
+        blocks: u32,
+        /// Slices bound · blocks.
+        planes: u32,
+        channels: u32,
+        depth: u32,
+        /// 1: one number a channel.
+        by_channel: u32,
+        id: u32,
+        /// P · 2³².
+        threshold: u32,
+        /// 1 / (1 - p).
+        scale: f32,
+    }
+}
+
 /// Vec4s of a plane that one invocation covers.
 const VECTORS: usize = 8;
 
@@ -79,21 +102,21 @@ impl Op for Dropout {
         let x = &io.inputs[0];
         let launch = |count: usize, first: usize, [blocks, planes, channels, depth]: [usize; 4]| Dispatch {
             constants: vec![("VECTORS", VECTORS as u32)],
-            params: vec![
-                ("count", count.into()),
-                ("first", first.into()),
-                ("blocks", blocks.into()),
-                ("planes", planes.into()),
-                ("channels", channels.into()),
-                ("depth", depth.into()),
-                ("by_channel", (self.by_channel as u32).into()),
-                ("id", self.id.into()),
-                ("threshold", self.threshold().into()),
-                ("scale", self.scale().into()),
-            ]
+            params: Params {
+                count: int(count),
+                first: int(first),
+                blocks: int(blocks),
+                planes: int(planes),
+                channels: int(channels),
+                depth: int(depth),
+                by_channel: self.by_channel as u32,
+                id: self.id,
+                threshold: self.threshold(),
+                scale: self.scale(),
+            }
             .into(),
             flops: (count * planes * 4) as u64,
-            ..Dispatch::new(shader!("dropout"), "flat_elements")
+            ..Dispatch::new(shader!("dropout"; Params), "flat_elements")
         };
         Ok(match x.layout {
             Layout::Flat => ranges(x.bytes(), caps)

@@ -2,6 +2,14 @@
 
 use super::*;
 
+params! {
+    /// The uniform of `fill.wgsl`.
+    struct Params {
+        count: u32,
+        value: f32,
+    }
+}
+
 /// A flat value with every element the same.
 #[derive(Debug)]
 pub struct Fill {
@@ -31,10 +39,14 @@ impl Op for Fill {
     fn dispatches(&self, io: &mut Io, _: &Caps) -> Result<Vec<Dispatch>, GraphError> {
         let count = io.outputs[0].count();
         Ok(vec![Dispatch {
-            params: vec![("count", count.into()), ("value", self.value.into())].into(),
+            params: Params {
+                count: int(count),
+                value: self.value,
+            }
+            .into(),
             bindings: vec![write(BufferRef::Output(0))],
             workgroups: linear_groups(count, 64),
-            ..Dispatch::new(shader!("fill"), "main")
+            ..Dispatch::new(shader!("fill"; Params), "main")
         }])
     }
 

@@ -4,6 +4,15 @@
 
 use super::*;
 
+params! {
+    /// The uniform of `fixed_point.wgsl`.
+    struct Params {
+        count: u32,
+        threads: u32,
+        headroom: u32,
+    }
+}
+
 /// The temporaries of one scatter.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scatter {
@@ -16,7 +25,7 @@ pub(crate) struct Scatter {
     elements: usize,
 }
 
-const SHADER: Shader = shader!("fixed_point", "common/fixed_point");
+const SHADER: Shader = shader!("fixed_point", "common/fixed_point"; Params);
 
 impl Scatter {
     /// For sums into every device element of an output of `elements` numbers, at most `summands` to each.
@@ -31,11 +40,11 @@ impl Scatter {
 
     fn launch(&self, entry: &'static str, count: usize, threads: usize, bindings: Vec<Binding>) -> Dispatch {
         Dispatch {
-            params: vec![
-                ("count", count.into()),
-                ("threads", threads.into()),
-                ("headroom", self.headroom.into()),
-            ]
+            params: Params {
+                count: int(count),
+                threads: int(threads),
+                headroom: int(self.headroom),
+            }
             .into(),
             bindings,
             workgroups: linear_groups(threads, 64),

@@ -3,7 +3,20 @@
 use super::fixed_point::Scatter;
 use super::*;
 
-const SHADER: Shader = shader!("grid_sample", "common/fixed_point", "common/fixed_point_add");
+params! {
+    /// The uniform of `grid_sample.wgsl`.
+    struct Params {
+        batch: u32,
+        channels: u32,
+        depth: u32,
+        height: u32,
+        width: u32,
+        locations: u32,
+        headroom: u32,
+    }
+}
+
+const SHADER: Shader = shader!("grid_sample", "common/fixed_point", "common/fixed_point_add"; Params);
 
 /// How values between voxels come about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,15 +79,15 @@ impl GridSample {
                 ("BORDER", (self.padding == Padding::Border) as u32),
                 ("NEAREST", (self.mode == Mode::Nearest) as u32),
             ],
-            params: vec![
-                ("batch", image[0].into()),
-                ("channels", image[1].into()),
-                ("depth", image[2].into()),
-                ("height", image[3].into()),
-                ("width", image[4].into()),
-                ("locations", locations.into()),
-                ("headroom", headroom.into()),
-            ]
+            params: Params {
+                batch: int(image[0]),
+                channels: int(image[1]),
+                depth: int(image[2]),
+                height: int(image[3]),
+                width: int(image[4]),
+                locations: int(locations),
+                headroom: int(headroom),
+            }
             .into(),
             workgroups: linear_groups(image[0] * locations, 64),
             iterations: (image[1] * 9) as u64,

@@ -3,6 +3,25 @@
 use super::logits::{check_logits, classes, for_each_voxel, loops, voxel_cross_entropy};
 use super::*;
 
+params! {
+    /// The uniform of `hard_mining.wgsl`.
+    struct Params {
+        /// H · W.
+        plane: u32,
+        /// Of this dispatch.
+        voxels: u32,
+        /// The digit is bits shift … above - 1.
+        shift: u32,
+        above: u32,
+        first_chunk: u32,
+        /// Over all dispatches.
+        chunks: u32,
+        /// Of the share to keep.
+        numerator: u32,
+        denominator: u32,
+    }
+}
+
 /// `keep` is a share of so many parts: integers, so that device and reference take the floor of the same product.
 const PARTS: u32 = 10_000;
 /// Losses that a workgroup of the histogram counts.
@@ -64,18 +83,18 @@ impl Op for HardestVoxels {
                 ],
             ]
             .concat(),
-            params: vec![
-                ("plane", plane.into()),
-                ("voxels", voxels.into()),
-                ("shift", digit.0.into()),
-                ("above", digit.1.into()),
-                ("first_chunk", first_chunk.into()),
-                ("chunks", all_chunks.into()),
-                ("numerator", self.parts.into()),
-                ("denominator", PARTS.into()),
-            ]
+            params: Params {
+                plane: int(plane),
+                voxels: int(voxels),
+                shift: digit.0,
+                above: digit.1,
+                first_chunk: int(first_chunk),
+                chunks: int(all_chunks),
+                numerator: self.parts,
+                denominator: PARTS,
+            }
             .into(),
-            ..Dispatch::new(shader!("hard_mining", "common/classes"), entry)
+            ..Dispatch::new(shader!("hard_mining", "common/classes"; Params), entry)
         };
         let mut dispatches = vec![Dispatch {
             bindings: vec![write(histogram), write(selection)],

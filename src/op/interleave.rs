@@ -2,6 +2,15 @@
 
 use super::*;
 
+params! {
+    /// The uniform of `interleave.wgsl`.
+    struct Params {
+        count: u32,
+        channels: u32,
+        offsets: u32,
+    }
+}
+
 /// A weight flat `[O, C·K, 1, 1, 1]` with column c·K + k at k·C + c. It stands in gradients: none flows through it.
 #[derive(Clone, Copy, Debug)]
 pub struct Interleave {
@@ -32,15 +41,15 @@ impl Op for Interleave {
     fn dispatches(&self, io: &mut Io, _: &Caps) -> Result<Vec<Dispatch>, GraphError> {
         let weight = &io.inputs[0];
         Ok(vec![Dispatch {
-            params: vec![
-                ("count", weight.count().into()),
-                ("channels", self.channels.into()),
-                ("offsets", (weight.shape[1] / self.channels).into()),
-            ]
+            params: Params {
+                count: int(weight.count()),
+                channels: int(self.channels),
+                offsets: int(weight.shape[1] / self.channels),
+            }
             .into(),
             bindings: vec![read(BufferRef::Input(0)), write(BufferRef::Output(0))],
             workgroups: linear_groups(weight.count(), 64),
-            ..Dispatch::new(shader!("interleave"), "main")
+            ..Dispatch::new(shader!("interleave"; Params), "main")
         }])
     }
 

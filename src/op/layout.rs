@@ -2,6 +2,18 @@
 
 use super::*;
 
+params! {
+    /// The uniform of `layout.wgsl`.
+    struct Params {
+        count: u32,
+        plane: u32,
+        blocks: u32,
+        channels: u32,
+        depth: u32,
+        first_slice: u32,
+    }
+}
+
 /// The map as dense numbers, flat `[N, C, D, H, W]`.
 pub fn to_flat(graph: &mut Graph, x: Value) -> Result<Value, GraphError> {
     let shape = graph.shape(x).to_vec();
@@ -41,18 +53,18 @@ fn dispatches(entry: &'static str, map: &Spec, caps: &Caps) -> Vec<Dispatch> {
                 ],
             };
             Dispatch {
-                params: vec![
-                    ("count", count.into()),
-                    ("plane", (h * w).into()),
-                    ("blocks", map.blocks().into()),
-                    ("channels", channels.into()),
-                    ("depth", depth.into()),
-                    ("first_slice", run.first.into()),
-                ]
+                params: Params {
+                    count: int(count),
+                    plane: int(h * w),
+                    blocks: int(map.blocks()),
+                    channels: int(channels),
+                    depth: int(depth),
+                    first_slice: int(run.first),
+                }
                 .into(),
                 bindings,
                 workgroups: linear_groups(count, 64),
-                ..Dispatch::new(shader!("layout"), entry)
+                ..Dispatch::new(shader!("layout"; Params), entry)
             }
         })
         .collect()

@@ -2,6 +2,14 @@
 
 use super::*;
 
+params! {
+    /// The uniform of `leaky_relu.wgsl`.
+    struct Params {
+        count: u32,
+        slope: f32,
+    }
+}
+
 /// y = x where x > 0, else `slope`·x; slope 0 is ReLU. Any shape and layout.
 #[derive(Clone, Copy, Debug)]
 pub struct LeakyRelu {
@@ -31,11 +39,15 @@ fn dispatches(entry: &'static str, slope: f32, io: &Io, caps: &Caps) -> Vec<Disp
                 .collect();
             bindings.push(write(BufferRef::Output(0)).range(from, to));
             Dispatch {
-                params: vec![("count", count.into()), ("slope", slope.into())].into(),
+                params: Params {
+                    count: int(count),
+                    slope,
+                }
+                .into(),
                 bindings,
                 workgroups: linear_groups(count, 64),
                 flops: count as u64 * 4,
-                ..Dispatch::new(shader!("leaky_relu"), entry)
+                ..Dispatch::new(shader!("leaky_relu"; Params), entry)
             }
         })
         .collect()

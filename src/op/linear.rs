@@ -3,6 +3,17 @@
 use super::fill::Fill;
 use super::*;
 
+params! {
+    /// The uniform of `linear.wgsl`.
+    struct Params {
+        samples: u32,
+        inputs: u32,
+        outputs: u32,
+        chunk: u32,
+        chunks: u32,
+    }
+}
+
 /// Outputs that one invocation of the input's gradient adds up; more run side by side and are summed after.
 const CHUNK: usize = 256;
 
@@ -43,16 +54,16 @@ fn sizes(name: &'static str, inputs: &[Spec]) -> Result<[usize; 3], GraphError> 
 
 fn launch(entry: &'static str, [samples, inputs, outputs]: [usize; 3]) -> Dispatch {
     Dispatch {
-        params: vec![
-            ("samples", samples.into()),
-            ("inputs", inputs.into()),
-            ("outputs", outputs.into()),
-            ("chunk", CHUNK.into()),
-            ("chunks", outputs.div_ceil(CHUNK).into()),
-        ]
+        params: Params {
+            samples: int(samples),
+            inputs: int(inputs),
+            outputs: int(outputs),
+            chunk: int(CHUNK),
+            chunks: int(outputs.div_ceil(CHUNK)),
+        }
         .into(),
         flops: (2 * samples * inputs * outputs) as u64,
-        ..Dispatch::new(shader!("linear", "common/sum64"), entry)
+        ..Dispatch::new(shader!("linear", "common/sum64"; Params), entry)
     }
 }
 

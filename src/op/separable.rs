@@ -4,6 +4,24 @@
 use super::*;
 use crate::tensor::ALIGNMENT;
 
+params! {
+    /// The uniform of `common/separable.wgsl`.
+    pub(super) struct Params {
+        count: u32,
+        base: u32,
+        source_base: u32,
+        inner: u32,
+        length: u32,
+        source_len: u32,
+        kernel: u32,
+        stride: u32,
+        padding: u32,
+        /// Rows are positions on the axis, counted over all that `outer` goes over.
+        first_row: u32,
+        end_row: u32,
+    }
+}
+
 /// A filter along one axis; `shaders/common/separable.wgsl` has an entry point for each.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Filter {
@@ -127,11 +145,14 @@ pub(crate) fn filter_axes(
         };
         let (shader, element) = if inner % 4 == 0 {
             (
-                shader!("separable_map", "common/divide", "common/separable"),
+                shader!("separable_map", "common/divide", "common/separable"; Params),
                 4usize,
             )
         } else {
-            (shader!("separable_flat", "common/divide", "common/separable"), 1)
+            (
+                shader!("separable_flat", "common/divide", "common/separable"; Params),
+                1,
+            )
         };
         let inner = inner / element;
         let element_bytes = 4 * element as u64;
@@ -181,19 +202,19 @@ pub(crate) fn filter_axes(
             let count = (piece.end - piece.start).div_ceil(run) * inner;
             dispatches.push(Dispatch {
                 constants: vec![("ROWS", run as u32)],
-                params: vec![
-                    ("count", count.into()),
-                    ("base", ((piece.written.0 / element_bytes) as usize).into()),
-                    ("source_base", ((piece.read.0 / element_bytes) as usize).into()),
-                    ("inner", inner.into()),
-                    ("length", to.into()),
-                    ("source_len", from.into()),
-                    ("kernel", window.kernel.into()),
-                    ("stride", window.stride.into()),
-                    ("padding", window.padding.into()),
-                    ("first_row", piece.start.into()),
-                    ("end_row", piece.end.into()),
-                ]
+                params: Params {
+                    count: int(count),
+                    base: int((piece.written.0 / element_bytes) as usize),
+                    source_base: int((piece.read.0 / element_bytes) as usize),
+                    inner: int(inner),
+                    length: int(to),
+                    source_len: int(from),
+                    kernel: int(window.kernel),
+                    stride: int(window.stride),
+                    padding: int(window.padding),
+                    first_row: int(piece.start),
+                    end_row: int(piece.end),
+                }
                 .into(),
                 bindings: vec![
                     read(source).range(piece.read.0 - source_from, piece.read.1 - source_from),

@@ -3,6 +3,24 @@
 use super::logits::{check_logits, for_each_voxel};
 use super::*;
 
+params! {
+    /// The uniform of `dice.wgsl`.
+    struct Planes {
+        plane: u32,
+        planes: u32,
+        classes: u32,
+        first_voxel: u32,
+    }
+}
+
+params! {
+    /// The uniform of `dice_score.wgsl`.
+    struct ScoreParams {
+        classes: u32,
+        partials: u32,
+    }
+}
+
 /// ε in the denominator; keeps the score of a label without any voxel defined.
 const EPSILON: f64 = 1e-5;
 
@@ -18,7 +36,17 @@ fn partials(voxels: usize, blocks: usize, caps: &Caps) -> usize {
 /// Voxels of an invocation of the gradient.
 const VECTORS: usize = 8;
 
-const MODULE: Shader = shader!("dice", "common/walk");
+params! {
+    /// The uniform of the sums of `dice.wgsl`.
+    struct Sums {
+        walk: Walk,
+        classes: u32,
+        first_voxel: u32,
+        first_partial: u32,
+    }
+}
+
+const MODULE: Shader = shader!("dice", "common/walk"; Sums, Planes);
 
 /// What follows from the sums over all voxels that are not ignored, batch and space together: with
 /// S_l = 2Σpt / (Σp + Σt + ε) of label l (Σp² with `squared`, Milletari 2016), the loss 1 − mean S over labels 1…; with
@@ -98,15 +126,12 @@ impl Op for DiceLoss {
                 first += threads;
                 Dispatch {
                     constants: constants.clone(),
-                    params: [
-                        walk(run.count, h * w, blocks, threads),
-                        vec![
-                            ("classes", classes.into()),
-                            ("first_voxel", (run.first * h * w).into()),
-                            ("first_partial", (first - threads).into()),
-                        ],
-                    ]
-                    .concat()
+                    params: Sums {
+                        walk: walk(run.count, h * w, blocks, threads),
+                        classes: int(classes),
+                        first_voxel: int(run.first * h * w),
+                        first_partial: int(first - threads),
+                    }
                     .into(),
                     bindings: vec![
                         run.of(&logits, read(Input(0))),
@@ -124,8 +149,12 @@ impl Op for DiceLoss {
             .collect();
         let score = |entry| Dispatch {
             constants: vec![("BLOCKS", blocks as u32), ("HINGE", self.0.hinge as u32)],
-            params: vec![("classes", classes.into()), ("partials", count.into())].into(),
-            ..Dispatch::new(shader!("dice_score"), entry)
+            params: ScoreParams {
+                classes: int(classes),
+                partials: int(count),
+            }
+            .into(),
+            ..Dispatch::new(shader!("dice_score"; ScoreParams), entry)
         };
         dispatches.push(Dispatch {
             bindings: vec![read(partial), read(Input(1)), write(total), write(Output(0))],
@@ -221,10 +250,14 @@ impl Op for DiceLossGradient {
         let unused = io.scratch(16);
         let mut dispatches = vec![Dispatch {
             constants: vec![("BLOCKS", blocks as u32)],
-            params: vec![("classes", classes.into()), ("partials", 0usize.into())].into(),
+            params: ScoreParams {
+                classes: int(classes),
+                partials: 0,
+            }
+            .into(),
             bindings: vec![read(Input(2)), read(Input(3)), write(weights), write(unused)],
             workgroups: linear_groups(8 * blocks, 64),
-            ..Dispatch::new(shader!("dice_score"), "scale")
+            ..Dispatch::new(shader!("dice_score"; ScoreParams), "scale")
         }];
         dispatches.extend(io.slices(&[&logits], caps).iter().map(|run| {
             let voxels = run.count * h * w;
@@ -234,12 +267,12 @@ impl Op for DiceLossGradient {
                     ("SQUARED", self.0.squared as u32),
                     ("VECTORS", VECTORS as u32),
                 ],
-                params: vec![
-                    ("plane", (h * w).into()),
-                    ("planes", run.count.into()),
-                    ("classes", classes.into()),
-                    ("first_voxel", (run.first * h * w).into()),
-                ]
+                params: Planes {
+                    plane: int(h * w),
+                    planes: int(run.count),
+                    classes: int(classes),
+                    first_voxel: int(run.first * h * w),
+                }
                 .into(),
                 bindings: vec![
                     run.of(&logits, read(Input(0))),

@@ -2,6 +2,13 @@
 
 use super::*;
 
+params! {
+    /// The uniform of `turn_offsets.wgsl`.
+    struct Params {
+        count: u32,
+    }
+}
+
 /// o' = A·o: `offsets` flat `[1, K, 1, P, 3]` in (x, y, z), `theta` flat `[1, 3, 4]` whose first three columns are A.
 /// Gradients flow to the offsets, Aᵀ·dL/do', and none to theta.
 pub fn turn_offsets(graph: &mut Graph, offsets: Value, theta: Value) -> Result<Value, GraphError> {
@@ -42,12 +49,12 @@ impl Op for TurnOffsets {
         let count = io.inputs[0].count() / 3;
         Ok(vec![Dispatch {
             constants: vec![("TRANSPOSED", self.transposed as u32)],
-            params: vec![("count", count.into())].into(),
+            params: Params { count: int(count) }.into(),
             bindings: vec![read(Input(0)), read(Input(1)), write(Output(0))],
             workgroups: linear_groups(count, 64),
             iterations: 3,
             flops: count as u64 * 18,
-            ..Dispatch::new(shader!("turn_offsets"), "main")
+            ..Dispatch::new(shader!("turn_offsets"; Params), "main")
         }])
     }
 

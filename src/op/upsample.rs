@@ -3,6 +3,32 @@
 use super::separable::{Filter, filter_axes, pieces, planes_read, taps, too_large};
 use super::*;
 
+params! {
+    /// The uniform of `upsample.wgsl`.
+    struct Params {
+        /// Columns of this dispatch.
+        count: u32,
+        /// First slice.
+        first: u32,
+        /// Past the last slice.
+        end: u32,
+        /// Element at which the output's binding starts.
+        base: u32,
+        /// And the input's.
+        source_base: u32,
+        /// Columns of a plane.
+        columns_y: u32,
+        columns_x: u32,
+        blocks: u32,
+        depth: u32,
+        height: u32,
+        width: u32,
+        in_depth: u32,
+        in_height: u32,
+        in_width: u32,
+    }
+}
+
 /// Trilinear resampling of a map to `[N, C, size[0], size[1], size[2]]` with half-pixel centres, as PyTorch's
 /// `interpolate(size, mode="trilinear", align_corners=False)`: output i of an axis reads at
 /// max(0, (i + ½)·in/out − ½), and the voxel past the last repeats it. Works for any sizes, downwards too (without
@@ -111,22 +137,22 @@ impl Op for Upsample {
                 let count = slices.div_ceil(DEPTHS) * blocks * columns_y * columns_x;
                 Dispatch {
                     constants: vec![("DEPTHS", DEPTHS as u32), ("SIDE", side)],
-                    params: vec![
-                        ("count", count.into()),
-                        ("first", piece.start.into()),
-                        ("end", piece.end.into()),
-                        ("base", ((piece.written.0 / 16) as usize).into()),
-                        ("source_base", ((piece.read.0 / 16) as usize).into()),
-                        ("columns_y", columns_y.into()),
-                        ("columns_x", columns_x.into()),
-                        ("blocks", blocks.into()),
-                        ("depth", out_d.into()),
-                        ("height", out_h.into()),
-                        ("width", out_w.into()),
-                        ("in_depth", d.into()),
-                        ("in_height", h.into()),
-                        ("in_width", w.into()),
-                    ]
+                    params: Params {
+                        count: int(count),
+                        first: int(piece.start),
+                        end: int(piece.end),
+                        base: int((piece.written.0 / 16) as usize),
+                        source_base: int((piece.read.0 / 16) as usize),
+                        columns_y: int(columns_y),
+                        columns_x: int(columns_x),
+                        blocks: int(blocks),
+                        depth: int(out_d),
+                        height: int(out_h),
+                        width: int(out_w),
+                        in_depth: int(d),
+                        in_height: int(h),
+                        in_width: int(w),
+                    }
                     .into(),
                     bindings: vec![
                         read(BufferRef::Input(0)).range(piece.read.0, piece.read.1),
@@ -135,7 +161,7 @@ impl Op for Upsample {
                     workgroups: linear_groups(count, 64),
                     iterations: DEPTHS as u64,
                     flops: (slices * blocks * out_h * out_w * 4 * 10) as u64,
-                    ..Dispatch::new(shader!("upsample", "common/divide"), "main")
+                    ..Dispatch::new(shader!("upsample", "common/divide"; Params), "main")
                 }
             })
             .collect())

@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::Conv3dConfig;
 use crate::graph::GraphError;
 use crate::op::shader;
+use crate::op::{self, Walk, params};
 use crate::op::{
     BufferRef, Caps, Dispatch, Io, PLANES_AT_ONCE, Shader, Slices, Target, Word, linear_groups, read, slices,
     together, walk, walk_threads, write,
@@ -1079,6 +1080,17 @@ impl WeightGradient {
     }
 }
 
+params! {
+    /// The uniform of `conv3d_bias_gradient.wgsl`.
+    struct BiasGradient {
+        walk: Walk,
+        /// Position of this dispatch's partials.
+        first: u32,
+        /// Partials a block, over all dispatches.
+        partials: u32,
+    }
+}
+
 /// Both stages of the bias gradient of input 0.
 pub(super) fn bias_gradient(io: &mut Io, caps: &Caps) -> Vec<Dispatch> {
     let spec = &io.inputs[0];
@@ -1088,15 +1100,16 @@ pub(super) fn bias_gradient(io: &mut Io, caps: &Caps) -> Vec<Dispatch> {
     let (each, together) = together(caps);
     let partials = runs.iter().map(threads).sum::<usize>() / each;
     let sums = io.scratch((blocks * partials * 16) as u64);
-    let params = |slices: usize, threads: usize, first: usize| {
-        let more = vec![("first", first.into()), ("partials", partials.into())];
-        [walk(slices, plane, blocks, threads), more].concat()
+    let params = |slices: usize, threads: usize, first: usize| BiasGradient {
+        walk: walk(slices, plane, blocks, threads),
+        first: op::int(first),
+        partials: op::int(partials),
     };
     let shader = shader!(
         "conv3d_bias_gradient",
         "common/sum64",
         "common/together",
-        "common/walk"
+        "common/walk"; BiasGradient
     );
     let mut first = 0;
     let mut dispatches: Vec<Dispatch> = runs
