@@ -555,13 +555,20 @@ impl Dispatch {
         self.bindings.iter().enumerate().filter_map(texel).collect()
     }
 
-    /// The module's text for this launch.
+    /// The module's text for this launch, in which [`Dispatch::texels`] are still buffers.
     pub fn source(&self) -> String {
-        let text = self.shader.specialise(&self.constants);
-        match self.texels().as_slice() {
-            [] => text,
-            texels => shader::through_texels(&text, texels),
-        }
+        self.shader.specialise(&self.constants)
+    }
+
+    /// The module for this launch, as natively run.
+    ///
+    /// # Errors
+    /// What is wrong with the text, and where.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn module(&self) -> Result<naga::Module, String> {
+        let mut module = shader::texels::parse(&self.source())?;
+        shader::texels::read_through(&mut module, &self.texels());
+        Ok(module)
     }
 }
 

@@ -203,6 +203,28 @@ fn pipeline_key(dispatch: &Dispatch) -> String {
     )
 }
 
+/// What wgpu compiles: the module where it was changed, else the text, which wgpu parses and shows in its errors.
+#[cfg(not(target_arch = "wasm32"))]
+fn shader_source(dispatch: &Dispatch) -> Result<wgpu::ShaderSource<'static>, String> {
+    use std::borrow::Cow;
+    Ok(match dispatch.texels().as_slice() {
+        [] => wgpu::ShaderSource::Wgsl(dispatch.source().into()),
+        _ => wgpu::ShaderSource::Naga(Cow::Owned(dispatch.module()?)),
+    })
+}
+
+/// What the browser compiles.
+#[cfg(target_arch = "wasm32")]
+fn shader_source(dispatch: &Dispatch) -> Result<wgpu::ShaderSource<'static>, String> {
+    let mut text = dispatch.source();
+    if dispatch.subgroups {
+        // Browsers want the directive, naga rejects it natively. Their analysis of uniformity can't know what the
+        // plan sees to: that all lanes of a subgroup work on the same part of a sum.
+        text.insert_str(0, "enable subgroups;\ndiagnostic(off, subgroup_uniformity);\n");
+    }
+    Ok(wgpu::ShaderSource::Wgsl(text.into()))
+}
+
 fn texel_format(texel: Texel) -> wgpu::TextureFormat {
     match texel {
         Texel::One => wgpu::TextureFormat::R32Float,
@@ -528,12 +550,10 @@ impl Device {
         if let Some(pipeline) = self.pipelines.lock().unwrap().get(&key) {
             return Ok(pipeline.clone());
         }
-        let mut source = dispatch.source();
-        if dispatch.subgroups && cfg!(target_arch = "wasm32") {
-            // Browsers want the directive, naga rejects it natively. Their analysis of uniformity can't know what the
-            // plan sees to: that all lanes of a subgroup work on the same part of a sum.
-            source.insert_str(0, "enable subgroups;\ndiagnostic(off, subgroup_uniformity);\n");
-        }
+        let source = shader_source(dispatch).map_err(|reason| GpuError::Pipeline {
+            label: label.clone(),
+            reason,
+        })?;
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let module = self.module(&label, source, dispatch.shader.loops_end);
         let buffer = |ty| wgpu::BindingType::Buffer {
@@ -600,10 +620,10 @@ impl Device {
     }
 
     #[allow(unsafe_code)] // wgpu's only way to leave out the loop counters
-    fn module(&self, label: &str, source: String, loops_end: bool) -> wgpu::ShaderModule {
+    fn module(&self, label: &str, source: wgpu::ShaderSource<'_>, loops_end: bool) -> wgpu::ShaderModule {
         let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some(label),
-            source: wgpu::ShaderSource::Wgsl(source.into()),
+            source,
         };
         // Bounds stay checked. A loop whose end is known carries no counter, which would keep drivers from unrolling it.
         let checks = wgpu::ShaderRuntimeChecks {

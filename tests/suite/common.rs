@@ -449,9 +449,11 @@ fn texel(inner: &naga::TypeInner) -> Texel {
 
 fn reflect_dispatch(d: &Dispatch) {
     let what = format!("shaders/{}.wgsl:{}", d.shader().name(), d.entry());
-    let source = d.source();
-    let module = naga::front::wgsl::parse_str(&source)
-        .unwrap_or_else(|e| panic!("{what}: {}", e.emit_to_string(&source)));
+    let module = d.module().unwrap_or_else(|e| panic!("{what}: {e}"));
+    // `Shader::texel` asks it as it stands on disk, and takes one with errors for one without textures.
+    let on_disk = d.shader().specialise(&[]);
+    naga::front::wgsl::parse_str(&on_disk)
+        .unwrap_or_else(|e| panic!("{what}: {}", e.emit_to_string(&on_disk)));
     let capabilities = if d.subgroups {
         naga::valid::Capabilities::SUBGROUP
     } else {
@@ -461,7 +463,7 @@ fn reflect_dispatch(d: &Dispatch) {
         .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
         .subgroup_operations(naga::valid::SubgroupOperationSet::all())
         .validate(&module)
-        .unwrap_or_else(|e| panic!("{what}: {}", e.emit_to_string(&source)));
+        .unwrap_or_else(|e| panic!("{what}: {}", e.emit_to_string(&d.source())));
 
     let entry = module
         .entry_points

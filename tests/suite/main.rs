@@ -33,6 +33,7 @@ mod sampling;
 mod shaders;
 mod sparse_operations;
 mod ten_steps;
+mod texels;
 mod watched;
 
 // These need the command-line program or what is built with it.

@@ -204,7 +204,7 @@ fn every_shader_is_used_valid_portable_and_translates() {
     }
 }
 
-/// A kernel's module as the device gets it, by what makes it unlike others.
+/// A kernel's module as a browser gets it, by what makes it unlike others.
 fn specialised(dispatch: &Dispatch) -> (String, serde_json::Value) {
     let source = dispatch.source();
     let key = format!("{}{source}", dispatch.kernel());
