@@ -13,6 +13,7 @@ pub mod file;
 mod fuse;
 pub mod gpu;
 pub mod graph;
+pub mod host_memory;
 pub mod metrics;
 pub mod model;
 pub mod offsets;

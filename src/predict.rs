@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 
 use crate::gpu::{Device, Executable, GpuError, Weights};
 use crate::graph::{Graph, GraphError};
+use crate::host_memory::TooLarge;
 use crate::model::{Builder, Network};
 use crate::op::StepScalars;
 use crate::op::arg_max::ArgMax;
@@ -27,6 +28,9 @@ pub enum PredictError {
     /// The device failed.
     #[error(transparent)]
     Gpu(#[from] GpuError),
+    /// There is no memory for the scan's logits.
+    #[error("the scan's logits are too large: {0}")]
+    Memory(#[from] TooLarge),
     /// A location that is not in the scan.
     #[error("location {} lies outside the scan, at voxel {voxel:?}", .index + 1)]
     Outside {
@@ -203,7 +207,7 @@ impl Predictor {
     ) -> Result<Tensor, PredictError> {
         let shape = prepared.placement.shape();
         let grid = self.preprocessing.grid.unwrap_or(shape);
-        let mut merger = TileMerger::new(self.preprocessing.labels.len(), shape, grid);
+        let mut merger = TileMerger::new(self.preprocessing.labels.len(), shape, grid)?;
         let executable = self.plan_for(device, grid, Keep::Logits).await?;
         let origins = tiles(shape, grid);
         let count = origins.len() as f64;

@@ -8,15 +8,19 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::dataset::{Dataset, DatasetError, Label};
+use crate::host_memory::{self, TooLarge};
 use crate::tensor::Tensor;
 use crate::volume::resample;
 use crate::volume::{self, Geometry, Orientation, Reorientation, Volume, VolumeError};
 
-/// What is done to every scan; stored with a run and with its weights.
+/// What is done to every scan; stored with a run and with its weights, and checked where it is read
+/// ([`Preprocessing::validate`]).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")] // the two functions below go on from those that are derived
 pub struct Preprocessing {
     /// The orientation of the network's D, H, W axes; `None`: as each scan is stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -34,6 +38,20 @@ pub struct Preprocessing {
     pub channels: Vec<Channel>,
     /// The classes in order; the first is the background.
     pub labels: Vec<Label>,
+}
+
+impl<'de> Deserialize<'de> for Preprocessing {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Preprocessing, D::Error> {
+        let preprocessing = Preprocessing::deserialize(deserializer)?;
+        preprocessing.validate().map_err(D::Error::custom)?;
+        Ok(preprocessing)
+    }
+}
+
+impl Serialize for Preprocessing {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Preprocessing::serialize(self, serializer)
+    }
 }
 
 /// An input channel.
@@ -152,6 +170,22 @@ impl Placement {
         std::array::from_fn(|axis| turned[axis] * self.oriented[axis] as f64 / self.resampled[axis] as f64)
     }
 
+    /// Bytes of host memory that preparing a scan of so many channels takes at most, beside the scan: the turned array, the
+    /// array resampled along one axis after the other, of which two are held at once, and the result.
+    pub fn bytes(&self, channels: usize) -> u64 {
+        let [from, to] = [self.oriented, self.resampled];
+        let array = |shape: [usize; 3]| {
+            host_memory::bytes(&[channels, shape[0], shape[1], shape[2]], size_of::<f32>())
+        };
+        let (first, second) = (array([to[0], from[1], from[2]]), array([to[0], to[1], from[2]]));
+        let pairs = [
+            first,
+            first.saturating_add(second),
+            second.saturating_add(array(to)),
+        ];
+        array(from).saturating_add(pairs.into_iter().max().unwrap_or(0))
+    }
+
     /// Whether the prepared array has another grid than the scan.
     pub fn is_resampled(&self) -> bool {
         self.resampled != self.oriented
@@ -161,8 +195,32 @@ impl Placement {
 /// A grid that every axis' `GRID_STEP`-th part divides suits networks that halve it three times.
 const GRID_STEP: usize = 8;
 const GRID_LEAST: usize = 16;
-/// 2^30 voxels are 4 GiB a channel.
-const MOST_VOXELS: usize = 1 << 30;
+
+/// A spacing in mm that a grid can have.
+///
+/// # Errors
+/// One that is not positive on every axis, or beyond what a scan's voxels measure.
+pub fn check_spacing(spacing: [f64; 3]) -> Result<(), String> {
+    match spacing.iter().all(|v| (1e-4..=1e4).contains(v)) {
+        true => Ok(()),
+        false => Err(format!(
+            "the spacing {spacing:?} is not positive on every axis, between 0.0001 and 10000 mm"
+        )),
+    }
+}
+
+/// A number of voxels along each axis that a grid can have.
+///
+/// # Errors
+/// None along an axis, or 2^31 and more together.
+pub fn check_grid(grid: [usize; 3]) -> Result<(), String> {
+    let voxels = grid.iter().try_fold(1usize, |product, n| product.checked_mul(*n));
+    match voxels {
+        Some(0) => Err(format!("the size {grid:?} is not positive on every axis")),
+        Some(voxels) if voxels < 1 << 31 => Ok(()),
+        _ => Err(format!("the size {grid:?} is more than 2147483647 voxels")),
+    }
+}
 
 impl Preprocessing {
     /// The settings that suit a dataset: its most common orientation (the first in alphabetical order among
@@ -176,17 +234,8 @@ impl Preprocessing {
             path: dataset.folder.clone(),
             problem,
         };
-        if let Some(spacing) = overrides
-            .spacing
-            .filter(|s| !s.iter().all(|v| v.is_finite() && *v > 0.0))
-        {
-            return Err(refuse(format!(
-                "the spacing {spacing:?} is not positive on every axis"
-            )));
-        }
-        if let Some(grid) = overrides.grid.filter(|g| g.contains(&0)) {
-            return Err(refuse(format!("the size {grid:?} is not positive on every axis")));
-        }
+        overrides.spacing.map_or(Ok(()), check_spacing).map_err(refuse)?;
+        overrides.grid.map_or(Ok(()), check_grid).map_err(refuse)?;
         let mut geometries = Vec::new();
         for case in &dataset.cases {
             let (geometry, _) = volume::read_geometry(&case.images[0])?;
@@ -240,6 +289,7 @@ impl Preprocessing {
                 size.next_multiple_of(GRID_STEP).max(GRID_LEAST)
             })
         });
+        check_grid(grid).map_err(refuse)?;
         Ok(Preprocessing {
             orientation: Some(orientation),
             spacing,
@@ -257,6 +307,36 @@ impl Preprocessing {
         })
     }
 
+    /// Whether these settings make sense.
+    ///
+    /// # Errors
+    /// A spacing or a grid that can't be, no channel, an intensity scaled by nothing, and labels of one value.
+    pub fn validate(&self) -> Result<(), String> {
+        self.spacing.map_or(Ok(()), check_spacing)?;
+        self.grid.map_or(Ok(()), check_grid)?;
+        if self.channels.is_empty() {
+            return Err("there is no channel".into());
+        }
+        for Channel { name, intensity } in &self.channels {
+            if let Intensity::Linear { divisor, offset } = intensity
+                && !(divisor.is_normal() && offset.is_finite())
+            {
+                return Err(format!(
+                    "the channel {name} is divided by {divisor} and offset by {offset}"
+                ));
+            }
+        }
+        if self.labels.is_empty() {
+            return Err("there is no label".into());
+        }
+        let mut values: Vec<i32> = self.labels.iter().map(|l| l.value).chain(self.ignore).collect();
+        values.sort_unstable();
+        match values.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(format!("two labels have the value {}", pair[0])),
+            None => Ok(()),
+        }
+    }
+
     /// Names of the labels but the background, in order.
     pub fn foreground_names(&self) -> Vec<String> {
         self.labels.iter().skip(1).map(|l| l.name.clone()).collect()
@@ -265,7 +345,8 @@ impl Preprocessing {
     /// How a scan of this geometry is brought to the network.
     ///
     /// # Errors
-    /// An undeclared spacing where one is needed, or a resampled size beyond reason. `source` is named in them.
+    /// An undeclared spacing where one is needed, or a resampled size beyond reason: hardly a voxel along an axis, or 2^31
+    /// together. `source` is named in them.
     pub fn place(&self, geometry: &Geometry, source: &std::path::Path) -> Result<Placement, VolumeError> {
         let turn = geometry
             .orientation
@@ -276,21 +357,22 @@ impl Preprocessing {
             Some(_) if geometry.spacing.contains(&0.0) => return Err(undeclared_spacing(geometry, source)),
             Some(target) => resample::resampled_shape(oriented, turn.permute(geometry.spacing), target),
         };
-        let voxels = resampled
-            .iter()
-            .try_fold(1usize, |product, n| product.checked_mul(*n));
-        if voxels.is_none_or(|v| v > MOST_VOXELS) {
-            let problem = format!(
-                "{:?} voxels of {:?} mm become {resampled:?} of {:?} mm, more than memory holds; \
-                 train with a coarser --spacing",
-                geometry.shape,
-                geometry.spacing,
+        let refuse = |problem: String| VolumeError::Format {
+            path: source.into(),
+            problem: format!(
+                "{geometry} would be resampled to {:?} mm: {problem}",
                 self.spacing.unwrap_or_default()
-            );
-            return Err(VolumeError::Format {
-                path: source.into(),
-                problem,
-            });
+            ),
+        };
+        if let Some(target) = self.spacing {
+            let spacing = turn.permute(geometry.spacing);
+            let vanishes = |a: usize| oriented[a] > 1 && oriented[a] as f64 * spacing[a] < target[a] / 2.0;
+            if (0..3).any(vanishes) {
+                return Err(refuse(
+                    "less than half a voxel is left along an axis; check the voxel size and the unit in its header".into(),
+                ));
+            }
+            check_grid(resampled).map_err(|problem| refuse(format!("{problem}; use a coarser spacing")))?;
         }
         Ok(Placement {
             turn,
@@ -322,10 +404,17 @@ impl Preprocessing {
     /// Turns, scales and resamples a scan.
     ///
     /// # Errors
-    /// Another number of channels than expected, and those of [`Preprocessing::place`].
+    /// Another number of channels than expected, more than there is memory for, and those of [`Preprocessing::place`].
     pub fn prepare_image(&self, scan: &Volume) -> Result<Prepared, VolumeError> {
         self.check_channels(scan)?;
         let placement = self.place(&scan.geometry, &scan.source)?;
+        host_memory::require(placement.bytes(scan.channels)).map_err(|e| VolumeError::Format {
+            path: scan.source.clone(),
+            problem: format!(
+                "{} channels of {:?} voxels, resampled to {:?}: {e}",
+                scan.channels, placement.oriented, placement.resampled
+            ),
+        })?;
         let mut data = placement
             .turn
             .apply(&scan.data, scan.channels, scan.geometry.shape);
@@ -546,7 +635,10 @@ pub struct TileMerger {
 
 impl TileMerger {
     /// For the tiles of an array of `shape` and logits of `classes`.
-    pub fn new(classes: usize, shape: [usize; 3], grid: [usize; 3]) -> TileMerger {
+    ///
+    /// # Errors
+    /// Logits of the whole array that there is no memory for.
+    pub fn new(classes: usize, shape: [usize; 3], grid: [usize; 3]) -> Result<TileMerger, TooLarge> {
         let several = (0..3).any(|a| shape[a] > grid[a]);
         let profile = grid.map(|n| {
             let centre = (n as f64 - 1.0) / 2.0;
@@ -554,13 +646,19 @@ impl TileMerger {
                 .map(|i| (-0.5 * ((i as f64 - centre) / (n as f64 / 8.0)).powi(2)).exp() as f32)
                 .collect()
         });
-        TileMerger {
-            sum: Tensor::zeros(&[classes, shape[0], shape[1], shape[2]]),
-            weight: vec![0.0; if several { shape.iter().product() } else { 0 }],
+        let [d, h, w] = shape;
+        let weighted = usize::from(several);
+        host_memory::require(host_memory::bytes(
+            &[classes + weighted, d, h, w],
+            size_of::<f32>(),
+        ))?;
+        Ok(TileMerger {
+            sum: Tensor::new(&[classes, d, h, w], host_memory::zeros(classes * d * h * w)?),
+            weight: host_memory::zeros(weighted * d * h * w)?,
             profile,
             shape,
             grid,
-        }
+        })
     }
 
     /// Adds the logits `[classes, grid…]` (a leading batch axis of 1 is fine) of the tile at `origin`.
@@ -684,7 +782,7 @@ mod tests {
         ] {
             let grid = [8, 8, 8];
             let logits = count(&[3, shape[0], shape[1], shape[2]]);
-            let mut merger = TileMerger::new(3, shape, grid);
+            let mut merger = TileMerger::new(3, shape, grid).unwrap();
             for origin in tiles(shape, grid) {
                 merger.add(origin, &crop_or_pad(&logits, origin, grid, f32::NAN).data);
             }
@@ -702,7 +800,7 @@ mod tests {
     #[test]
     fn tiles_weigh_by_a_gaussian_around_their_centre() {
         let (shape, grid) = ([12, 1, 1], [8, 1, 1]);
-        let mut merger = TileMerger::new(1, shape, grid);
+        let mut merger = TileMerger::new(1, shape, grid).unwrap();
         let origins = tiles(shape, grid);
         assert_eq!(origins, [[0, 0, 0], [4, 0, 0]]);
         merger.add(origins[0], &[0.0; 8]);

@@ -5,9 +5,10 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
 
 use crate::dataset::{Dataset, DatasetError, Fold};
+use crate::host_memory;
 use crate::preprocess::{Prepared, Preprocessing, centre, crop_or_pad};
 use crate::tensor::Tensor;
-use crate::volume::Geometry;
+use crate::volume::{self, Geometry};
 
 /// A preprocessed case to train on, whole.
 #[derive(Clone, Debug)]
@@ -65,6 +66,9 @@ pub struct TrainingData {
 
 impl TrainingData {
     /// Reads and preprocesses a dataset: a fold's cases, or all of them to train on.
+    ///
+    /// # Errors
+    /// Files that can't be read or don't fit, and more cases than there is memory for, which headers tell before any is read.
     pub fn load(
         dataset: &Dataset,
         preprocessing: Preprocessing,
@@ -74,12 +78,26 @@ impl TrainingData {
             Some(fold) => (fold.train.clone(), fold.validation.clone()),
             None => ((0..dataset.cases.len()).collect(), Vec::new()),
         };
+        let needed = bytes(dataset, &preprocessing, &train, 1)?.saturating_add(bytes(
+            dataset,
+            &preprocessing,
+            &validation,
+            0,
+        )?);
+        host_memory::require(needed).map_err(|e| DatasetError::Invalid {
+            path: dataset.folder.clone(),
+            problem: format!(
+                "its {} prepared cases are too large: {e}",
+                train.len() + validation.len()
+            ),
+        })?;
         let training = train
             .into_iter()
             .map(|i| {
                 let case = &dataset.cases[i];
-                let image = preprocessing.prepare_image(&dataset.image(case)?)?.image;
-                let labels = preprocessing.prepare_labels(&dataset.label(case)?)?;
+                let scan = dataset.image(case)?;
+                let image = preprocessing.prepare_image(&scan)?.image;
+                let labels = preprocessing.prepare_labels(&dataset.label(case, &scan.geometry)?)?;
                 Ok(TrainingCase {
                     id: case.id.clone(),
                     image,
@@ -95,8 +113,8 @@ impl TrainingData {
                 Ok(ValidationCase {
                     id: case.id.clone(),
                     prepared: preprocessing.prepare_image(&scan)?,
+                    labels: dataset.label(case, &scan.geometry)?.labels()?,
                     geometry: scan.geometry,
-                    labels: dataset.label(case)?.labels()?,
                 })
             })
             .collect::<Result<_, DatasetError>>()?;
@@ -115,6 +133,29 @@ impl TrainingData {
             validation,
         })
     }
+}
+
+/// Bytes of the prepared scans of these cases, each with so many label maps on its prepared grid or, for none, one on its own
+/// grid. Reads headers only.
+fn bytes(
+    dataset: &Dataset,
+    preprocessing: &Preprocessing,
+    cases: &[usize],
+    maps: usize,
+) -> Result<u64, DatasetError> {
+    let mut sum = 0u64;
+    for case in cases.iter().map(|i| &dataset.cases[*i]) {
+        let (geometry, _) = volume::read_geometry(&case.images[0])?;
+        let [d, h, w] = preprocessing.place(&geometry, &case.images[0])?.shape();
+        let prepared = host_memory::bytes(&[dataset.channels.len() + maps, d, h, w], size_of::<f32>());
+        let own = if maps == 0 {
+            host_memory::bytes(&geometry.shape, size_of::<i32>())
+        } else {
+            0
+        };
+        sum = sum.saturating_add(prepared).saturating_add(own);
+    }
+    Ok(sum)
 }
 
 /// The order in which epoch `epoch` takes the cases: a Fisher–Yates shuffle with a stream of its own.
