@@ -4,11 +4,15 @@ mod nifti;
 mod orient;
 pub mod resample;
 
+use std::borrow::Cow;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-use glam::DMat4;
+use glam::{DMat4, DVec3};
 
-pub use nifti::{SpatialHeader, encode_labels, read, read_bytes, read_geometry, write_image, write_labels};
+pub use self::nifti::{
+    SpatialHeader, encode_labels, read, read_bytes, read_geometry, write_image, write_labels,
+};
 pub use orient::{Orientation, Reorientation};
 
 /// A scan: voxels and where they lie in the patient.
@@ -32,7 +36,7 @@ pub struct Volume {
 pub struct Geometry {
     /// Voxels along the file's three spatial axes, `[X, Y, Z]`.
     pub shape: [usize; 3],
-    /// Voxel index (i, j, k) to patient millimetres, RAS+ (NIfTI's world).
+    /// Voxel index (i, j, k) to patient millimetres, RAS+ (NIfTI's world); finite and not singular.
     pub affine: DMat4,
     /// Millimetres from voxel to voxel along each axis; 0 where the file declares none.
     pub spacing: [f64; 3],
@@ -48,14 +52,15 @@ impl Geometry {
         self.shape.iter().product()
     }
 
-    /// What differs between two grids: shapes, or affines by more than `tolerance` in any entry. `None` when they
-    /// are the same.
+    /// What differs between two grids: shapes, or places of voxels by more than `tolerance` voxels. `None` when they are
+    /// the same. The text names both grids.
     pub fn difference(&self, other: &Geometry, tolerance: f64) -> Option<String> {
-        if self.shape != other.shape {
-            return Some(format!("shape {:?} against {:?}", self.shape, other.shape));
-        }
-        if self.affine.abs_diff_eq(other.affine, tolerance) {
+        if self.shape == other.shape && self.displacement(other) <= tolerance {
             return None;
+        }
+        let [one, two] = [self, other].map(Geometry::to_string);
+        if one != two {
+            return Some(format!("{one} against {two}"));
         }
         let rows = |affine: DMat4| {
             affine
@@ -64,10 +69,42 @@ impl Geometry {
                 .map(|row| row.map(|v| v as f32))
         };
         Some(format!(
-            "affine rows {:?} against {:?}",
+            "{one}, affine rows {:?} against {:?}",
             &rows(self.affine)[..3],
             &rows(other.affine)[..3]
         ))
+    }
+
+    /// How far apart two grids of one shape place a voxel at most, in the width of this one's finest axis.
+    fn displacement(&self, other: &Geometry) -> f64 {
+        let last = self.shape.map(|n| (n - 1) as f64);
+        let finest = [self.affine.x_axis, self.affine.y_axis, self.affine.z_axis]
+            .map(|axis| axis.length())
+            .into_iter()
+            .fold(f64::INFINITY, f64::min);
+        // the difference of two affine maps is largest at a corner
+        let apart = (0..8).map(|corner| {
+            let voxel = DVec3::from_array(std::array::from_fn(|a| {
+                if corner >> a & 1 == 1 { last[a] } else { 0.0 }
+            }));
+            let [here, there] = [self.affine, other.affine].map(|affine| affine.transform_point3(voxel));
+            here.distance(there)
+        });
+        apart.fold(0.0, f64::max) / finest
+    }
+}
+
+impl fmt::Display for Geometry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lengths =
+            [self.affine.x_axis, self.affine.y_axis, self.affine.z_axis].map(|axis| axis.length() as f32);
+        let [x, y, z] = lengths;
+        let origin = self.affine.w_axis.truncate().to_array();
+        write!(
+            f,
+            "{:?} voxels of {x} × {y} × {z} mm, {} from {origin:.3?} mm",
+            self.shape, self.orientation
+        )
     }
 }
 
@@ -111,12 +148,12 @@ impl Volume {
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
     /// The operating system refused.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {reason}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// The system's reason.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// The file's content, or what was to be written, is not what it must be.
     #[error("{}: {problem}", path.display())]
@@ -128,10 +165,19 @@ pub enum VolumeError {
     },
 }
 
-/// A file's name without `.nii` or `.nii.gz`; `None` for any other ending.
-pub fn stem(path: &Path) -> Option<&str> {
-    let name = path.file_name()?.to_str()?;
-    name.strip_suffix(".nii.gz")
-        .or_else(|| name.strip_suffix(".nii"))
+/// Voxels by which two files of one scan may place a voxel apart: affines carry rounding.
+pub const SAME_PLACE: f64 = 0.1;
+
+/// A file's name without `.nii` or `.nii.gz`, in capitals or not; `None` for any other ending. What is not UTF-8 becomes
+/// `\u{fffd}`.
+pub fn stem(path: &Path) -> Option<Cow<'_, str>> {
+    let name = path.file_name()?.as_encoded_bytes();
+    let without = |ending: &str| {
+        let (start, end) = name.split_at_checked(name.len().checked_sub(ending.len())?)?;
+        end.eq_ignore_ascii_case(ending.as_bytes()).then_some(start)
+    };
+    without(".nii.gz")
+        .or_else(|| without(".nii"))
         .filter(|stem| !stem.is_empty())
+        .map(String::from_utf8_lossy)
 }

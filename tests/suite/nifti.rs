@@ -1,6 +1,7 @@
 //! Reading against nibabel's answers (tests/reference/make_nifti.py), and label maps read back.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use obelisk::volume::{self, Geometry, Volume};
@@ -281,4 +282,206 @@ fn another_reader_opens_our_label_maps() {
             );
         }
     }
+}
+
+/// A copy of a stored file, which is little-endian and of version 1 unless its name says more, with fields replaced.
+fn changed(name: &str, fields: &[(usize, &[u8])]) -> Result<Volume, volume::VolumeError> {
+    let mut bytes = std::fs::read(folder().join(name)).unwrap();
+    for (at, field) in fields {
+        bytes[*at..at + field.len()].copy_from_slice(field);
+    }
+    volume::read_bytes(&bytes, Path::new(name))
+}
+
+fn f32s(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+#[test]
+fn lengths_are_millimetres_whatever_unit_the_header_names() {
+    const UNITS: usize = 123;
+    const PIXDIM: usize = 80;
+    const SFORM_CODE: usize = 254;
+    const QFORM_CODE: usize = 252;
+    const QOFFSET: usize = 268;
+    const ROWS: usize = 280;
+    for (unit, factor) in [(1u8, 1e-3f32), (2, 1.0), (3, 1e3), (0, 1.0), (5, 1.0)] {
+        // time's unit stands in the same byte
+        let unit = &[unit | 8][..];
+        let sizes = f32s(&[0.7 * factor, 1.25 * factor, 3.0 * factor]);
+        let rows: Vec<f32> = [
+            [0.7f32, 0.0, 0.0, -30.0],
+            [0.0, 1.25, 0.0, 12.0],
+            [0.0, 0.0, 3.0, 200.0],
+        ]
+        .concat()
+        .iter()
+        .map(|v| v * factor)
+        .collect();
+        let offset = f32s(&[-30.0 * factor, 12.0 * factor, 200.0 * factor]);
+        let (set, unset) = (&[1u8, 0][..], &[0u8, 0][..]);
+        let base = [(UNITS, unit), (PIXDIM, &sizes)];
+        let sform = changed(
+            "int16.nii",
+            &[base[0], base[1], (SFORM_CODE, set), (ROWS, &f32s(&rows))],
+        );
+        let qform = changed(
+            "int16.nii",
+            &[
+                base[0],
+                base[1],
+                (SFORM_CODE, unset),
+                (QFORM_CODE, set),
+                (256, &f32s(&[0.0; 3])),
+                (QOFFSET, &offset),
+            ],
+        );
+        let neither = changed(
+            "int16.nii",
+            &[base[0], base[1], (SFORM_CODE, unset), (QFORM_CODE, unset)],
+        );
+        for (what, volume) in [("sform", sform), ("qform", qform), ("neither", neither)] {
+            let geometry = volume.unwrap().geometry;
+            assert_eq!(geometry.spacing, [0.7, 1.25, 3.0], "{what} in unit {unit:?}");
+            let lengths = [
+                geometry.affine.x_axis,
+                geometry.affine.y_axis,
+                geometry.affine.z_axis,
+            ];
+            for (column, want) in lengths.iter().zip([0.7, 1.25, 3.0]) {
+                assert!(
+                    (column.length() - want).abs() < 1e-5,
+                    "{what} in unit {unit:?}: {column}"
+                );
+            }
+            if what != "neither" {
+                let origin = geometry.affine.w_axis;
+                assert!(
+                    (origin.x + 30.0).abs() < 1e-4 && (origin.z - 200.0).abs() < 1e-3,
+                    "{origin}"
+                );
+            }
+            // a file on the grid says the same in the same unit
+            let bytes = volume::encode_labels(&vec![0; geometry.voxels()], &geometry, false).unwrap();
+            let back = volume::read_bytes(&bytes, Path::new("back.nii")).unwrap();
+            assert_eq!(back.geometry, geometry, "{what} in unit {unit:?}");
+        }
+    }
+    // NIfTI-2 keeps its units elsewhere
+    let bytes = std::fs::read(folder().join("qform_v2.nii")).unwrap();
+    let millimetres = volume::read_bytes(&bytes, Path::new("a.nii"))
+        .unwrap()
+        .geometry
+        .spacing;
+    let metres = changed("qform_v2.nii", &[(500, &1i32.to_le_bytes())]).unwrap();
+    for (metre, millimetre) in metres.geometry.spacing.iter().zip(millimetres) {
+        assert!((metre - 1e3 * millimetre).abs() < 1e-3, "{metre} {millimetre}");
+    }
+}
+
+#[test]
+fn grids_that_no_scan_has_are_refused() {
+    for (unit, sizes) in [
+        (2u8, [1e-5f32, 1.0, 1.0]),  // a voxel of 10 nm
+        (2, [1.0, 4000.0, 1.0]),     // 16 m
+        (1, [0.7, 1.0, 3000.0]),     // millimetres called metres
+        (3, [0.0007, 0.001, 0.003]), // millimetres called micrometres, and a thousandth of them
+        (2, [1e30, 1.0, 1.0]),
+        (2, [1e-30, 1.0, 1.0]),
+    ] {
+        let rows = [
+            [sizes[0], 0.0, 0.0, 0.0],
+            [0.0, sizes[1], 0.0, 0.0],
+            [0.0, 0.0, sizes[2], 0.0],
+        ]
+        .concat();
+        let fields: [(usize, &[u8]); 4] = [
+            (123, &[unit]),
+            (80, &f32s(&sizes)),
+            (254, &[1, 0]),
+            (280, &f32s(&rows)),
+        ];
+        let message = changed("int16.nii", &fields).unwrap_err().to_string();
+        assert!(
+            message.contains("is no scan's") || message.contains("singular"),
+            "{sizes:?}: {message}"
+        );
+        assert!(message.contains("repair its header"), "{message}");
+    }
+}
+
+#[test]
+fn what_a_header_promises_is_checked_before_memory_is_taken() {
+    let dims = |shape: [u16; 3]| -> Vec<u8> {
+        [3, shape[0], shape[1], shape[2]]
+            .iter()
+            .flat_map(|n| n.to_le_bytes())
+            .collect()
+    };
+    // far more than the file can hold, compressed or not
+    for shape in [[2000, 2000, 1000], [32767, 32767, 1], [5, 4, 4]] {
+        let message = changed("int16.nii", &[(40, &dims(shape))])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("cut off") || message.contains("is no scan's"),
+            "{shape:?}: {message}"
+        );
+    }
+    // a small file that really holds gigabytes of zeros is refused by the memory that there is
+    let mut header = std::fs::read(folder().join("int16.nii")).unwrap()[..352].to_vec();
+    let sizes = f32s(&[0.7, 0.7, 0.7]);
+    let rows = f32s(&[[0.7f32, 0., 0., 0.], [0., 0.7, 0., 0.], [0., 0., 0.7, 0.]].concat());
+    let fields: [(usize, &[u8]); 6] = [
+        (40, &dims([4000, 4000, 4000])),
+        (70, &[2, 0]),
+        (72, &[8, 0]),
+        (80, &sizes),
+        (254, &[1, 0]),
+        (280, &rows),
+    ];
+    for (at, field) in fields {
+        header[at..at + field.len()].copy_from_slice(field);
+    }
+    let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    bomb.write_all(&header).unwrap();
+    for _ in 0..4096 {
+        bomb.write_all(&[0; 1 << 16]).unwrap();
+    }
+    let mut bomb = bomb.finish().unwrap();
+    bomb.resize(100 << 20, 0); // as long as one that holds all of it
+    let message = volume::read_bytes(&bomb, Path::new("bomb.nii.gz"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("[4000, 4000, 4000] voxels") && message.contains("256.3 GB of memory are needed"),
+        "{message}"
+    );
+    // and one that goes on after its voxels
+    let mut endless = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    endless
+        .write_all(&std::fs::read(folder().join("int16.nii")).unwrap())
+        .unwrap();
+    for _ in 0..(17 << 20 >> 16) {
+        endless.write_all(&[0; 1 << 16]).unwrap();
+    }
+    let message = volume::read_bytes(&endless.finish().unwrap(), Path::new("a.nii.gz")).unwrap_err();
+    assert!(message.to_string().contains("goes on"), "{message}");
+}
+
+/// A NIfTI-1 header counts to 32,767, so a longer axis makes a file of version 2.
+#[test]
+fn long_axes_are_written_as_they_are() {
+    let affine = glam::DMat4::from_scale(glam::DVec3::splat(0.1));
+    let geometry = volume::SpatialHeader::from_affine(affine)
+        .geometry([40_000, 1, 2])
+        .unwrap();
+    let written = labels(&geometry, &[0, 1, 2]);
+    let bytes = volume::encode_labels(&written, &geometry, false).unwrap();
+    let back = volume::read_bytes(&bytes, Path::new("long.nii")).unwrap();
+    assert_eq!(
+        (back.geometry.shape, back.geometry.header.version),
+        ([40_000, 1, 2], 2)
+    );
+    assert_eq!(back.labels().unwrap(), written);
 }
