@@ -8,10 +8,13 @@ use glam::{DMat4, DVec3};
 
 use crate::dataset::{DatasetError, scans};
 use crate::file::write_beside;
-use crate::preprocess::{centre, crop_or_pad};
+use crate::host_memory;
+use crate::preprocess::{centre, check_grid, check_spacing, crop_or_pad};
 use crate::tensor::Tensor;
 use crate::volume::resample;
-use crate::volume::{self, Geometry, Orientation, Reorientation, SpatialHeader, Volume, VolumeError};
+use crate::volume::{
+    self, Geometry, Orientation, Reorientation, SAME_PLACE, SpatialHeader, Volume, VolumeError,
+};
 
 /// A box in patient axes: slices counted from the patient's right, from anterior and from inferior, the second of each
 /// pair beyond the box.
@@ -79,16 +82,14 @@ pub struct ListedCrop {
 /// # Errors
 /// A column that is missing, or a field that is no number.
 pub fn cropping_list(text: &str) -> Result<Vec<ListedCrop>, String> {
-    let lines = text.lines().enumerate();
-    let mut lines = lines.filter(|(_, l)| !l.trim().is_empty() && !l.starts_with('#'));
-    let header: Vec<&str> = lines
-        .next()
-        .map_or("", |(_, line)| line)
-        .split(',')
-        .map(str::trim)
-        .collect();
+    let mut table = csv::ReaderBuilder::new()
+        .trim(csv::Trim::All)
+        .comment(Some(b'#'))
+        .flexible(true)
+        .from_reader(text.as_bytes());
+    let header = table.headers().map_err(|e| e.to_string())?.clone();
     let column = |name: &str| {
-        let found = header.iter().position(|h| *h == name);
+        let found = header.iter().position(|h| h == name);
         found.ok_or_else(|| format!("it has no column `{name}`"))
     };
     let (data_set, id) = (column("data set")?, column("original_id")?);
@@ -98,18 +99,19 @@ pub fn cropping_list(text: &str) -> Result<Vec<ListedCrop>, String> {
         .map(|s| column(&format!("extent_{s}")))
         .collect::<Result<_, _>>()?;
     let mut crops = Vec::new();
-    for (i, line) in lines {
-        let fields: Vec<&str> = line.split(',').map(str::trim).collect();
-        let field = |at: usize| fields.get(at).copied().unwrap_or_default();
+    for record in table.records() {
+        let record = record.map_err(|e| e.to_string())?;
+        let line = record.position().map_or(0, csv::Position::line);
+        let field = |at: usize| record.get(at).unwrap_or_default();
         if field(id).is_empty() {
             continue;
         }
         let number = |at: usize| {
             let text = field(at);
             text.parse::<u64>()
-                .map_err(|_| format!("line {}: `{text}` in `{}` is no number", i + 1, header[at]))
+                .map_err(|_| format!("line {line}: `{text}` in `{}` is no number", &header[at]))
         };
-        let bound = |side: usize| number(sides[side]).map(|n| n as usize);
+        let bound = |side: usize| number(sides[side]).map(|n| usize::try_from(n).unwrap_or(usize::MAX));
         crops.push(ListedCrop {
             data_set: field(data_set).to_owned(),
             number: number(id)?,
@@ -132,6 +134,9 @@ pub struct Target {
     pub spacing: Option<[f64; 3]>,
     /// Voxels of the result. Without a spacing the scan is resampled to them.
     pub size: Option<[usize; 3]>,
+    /// Where a label file's header places it elsewhere than its scan: whether its voxels are the scan's all the same.
+    /// Otherwise such a file is refused.
+    pub labels_by_voxel: bool,
 }
 
 /// How one scan becomes its result.
@@ -148,6 +153,7 @@ struct Steps {
 
 impl Steps {
     fn new(target: &Target, geometry: &Geometry, extent: Option<&Extent>) -> Result<Steps, String> {
+        target.spacing.map_or(Ok(()), check_spacing)?;
         let turn = geometry.orientation.to(target.orientation);
         let turned = turn.permute(geometry.shape);
         let crop = match extent {
@@ -162,6 +168,13 @@ impl Steps {
             None => target.size.unwrap_or(crop.1),
         };
         let size = target.size.unwrap_or(resampled);
+        check_grid(resampled)?;
+        check_grid(size)?;
+        // the scan turned, cropped, resampled axis by axis (two of the arrays at a time), and the result
+        let arrays = [turned, crop.1, resampled, resampled, size];
+        let bytes = arrays.map(|shape| host_memory::bytes(&shape, size_of::<f32>()));
+        host_memory::require(bytes.into_iter().fold(0, u64::saturating_add))
+            .map_err(|e| format!("{geometry} to {size:?} voxels: {e}"))?;
         let start = centre(resampled, size);
         Ok(Steps {
             turn,
@@ -329,11 +342,11 @@ pub struct PreparedCase {
     pub dropped: BTreeMap<i32, usize>,
 }
 
-/// Prepares a case. The labels take the scan's place, as datasets' label maps do, where their affines differ. Voxels that
-/// a padding adds are air: −1024, or the scan's lowest value where that is higher.
+/// Prepares a case. Voxels that a padding adds are air: −1024, or the scan's lowest value where that is higher.
 ///
 /// # Errors
-/// Files that can't be read, labels of another shape than the scan, a box outside the scan.
+/// Files that can't be read, labels of another shape than the scan or, unless [`Target::labels_by_voxel`] is set, at another
+/// place, a box outside the scan, and a result that there is no memory for.
 pub fn prepare(
     source: &Source,
     classes: &[Class],
@@ -355,7 +368,7 @@ pub fn prepare(
         ));
     }
     let steps = Steps::new(target, &scan.geometry, extent).map_err(|e| wrong(&source.image, e))?;
-    let (values, dropped) = class_map(source, classes, &scan)?;
+    let (values, dropped) = class_map(source, classes, &scan, target.labels_by_voxel)?;
     let lowest = scan.data.iter().copied().fold(f32::INFINITY, f32::min);
     let image = steps.apply(&scan.data, scan.geometry.shape, lowest.max(-1024.0), false);
     let labels = steps.apply(&values, scan.geometry.shape, 0.0, true);
@@ -376,6 +389,7 @@ fn class_map(
     source: &Source,
     classes: &[Class],
     scan: &Volume,
+    by_voxel: bool,
 ) -> Result<(Vec<f32>, BTreeMap<i32, usize>), VolumeError> {
     let index = |value: i32| classes.iter().position(|c| c.value == value).map(|i| i + 1);
     let mut dropped = BTreeMap::new();
@@ -389,10 +403,10 @@ fn class_map(
         }
     };
     match &source.labels {
-        LabelFiles::All(file) => mark(labels_like(scan, file)?),
+        LabelFiles::All(file) => mark(labels_like(scan, file, by_voxel)?),
         LabelFiles::Each(files) => {
             for (value, file) in files {
-                let map = labels_like(scan, file)?;
+                let map = labels_like(scan, file, by_voxel)?;
                 mark(map.into_iter().map(|v| if v == 0 { 0 } else { *value }).collect());
             }
         }
@@ -401,26 +415,27 @@ fn class_map(
 }
 
 /// A label map in the axes of the scan's array.
-fn labels_like(scan: &Volume, file: &Path) -> Result<Vec<i32>, VolumeError> {
+fn labels_like(scan: &Volume, file: &Path, by_voxel: bool) -> Result<Vec<i32>, VolumeError> {
     let map = volume::read(file)?;
+    let refuse = |problem: String| VolumeError::Format {
+        path: file.into(),
+        problem,
+    };
     let turn = map.geometry.orientation.to(scan.geometry.orientation);
-    if turn.permute(map.geometry.shape) != scan.geometry.shape {
-        let problem = format!(
-            "turned to {}, it has {:?} voxels and its scan {} {:?}",
-            scan.geometry.orientation,
-            turn.permute(map.geometry.shape),
-            scan.source.display(),
-            scan.geometry.shape
-        );
-        return Err(VolumeError::Format {
-            path: file.into(),
-            problem,
-        });
-    }
-    let turned = map.geometry.affine * turn.to_source(map.geometry.shape);
-    if !turned.abs_diff_eq(scan.geometry.affine, 1e-2) {
+    let turned = Geometry {
+        shape: turn.permute(map.geometry.shape),
+        affine: map.geometry.affine * turn.to_source(map.geometry.shape),
+        spacing: turn.permute(map.geometry.spacing),
+        orientation: scan.geometry.orientation,
+        header: map.geometry.header.clone(),
+    };
+    if let Some(difference) = turned.difference(&scan.geometry, SAME_PLACE) {
+        let problem = format!("turned to its scan {}, it is {difference}", scan.source.display());
+        if turned.shape != scan.geometry.shape || !by_voxel {
+            return Err(refuse(problem));
+        }
         tracing::warn!(
-            "{} does not lie where its scan does; its voxels are taken as the scan's",
+            "{}: {problem}; its voxels are taken as the scan's",
             file.display()
         );
     }

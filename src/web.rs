@@ -22,7 +22,7 @@ use crate::predict::points::PointPredictor;
 use crate::predict::{PredictError, Predictor, inference_graph};
 use crate::preprocess::tiles;
 use crate::train::{Event, Settings, TrainError, TrainingCase, TrainingData, train_in_memory};
-use crate::volume::{self, Geometry, Volume, VolumeError, resample};
+use crate::volume::{self, Geometry, SAME_PLACE, Volume, VolumeError, resample};
 use crate::weights;
 
 #[wasm_bindgen(start)]
@@ -511,8 +511,8 @@ impl Trainer {
         let read = || -> Result<TrainingCase, VolumeError> {
             let scan = volume::read_bytes(image, Path::new(name))?;
             let map = volume::read_bytes(labels, &Path::new(name).with_extension("labels"))?;
-            if let Some(difference) = scan.geometry.difference(&map.geometry, 1e-3) {
-                let problem = format!("its labels are on another grid: {difference}");
+            if let Some(difference) = map.geometry.difference(&scan.geometry, SAME_PLACE) {
+                let problem = format!("its labels are not on its grid: {difference}");
                 let path = name.into();
                 return Err(VolumeError::Format { path, problem });
             }

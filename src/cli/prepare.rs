@@ -41,6 +41,9 @@ pub struct Prepare {
     /// Orientation of the stored arrays, as nibabel names it (LAI is c3d's RPS)
     #[arg(long, value_name = "CODE", default_value = "LAI")]
     orient: Orientation,
+    /// Take label voxels as the scan's where the headers place them elsewhere; such label files are refused otherwise
+    #[arg(long)]
+    labels_by_voxel: bool,
     /// The channel's name; CT is scaled from Hounsfield units when training, others are z-scored
     #[arg(long, value_name = "NAME", default_value = "CT")]
     channel: String,
@@ -63,6 +66,7 @@ impl Prepare {
             orientation: self.orient,
             spacing: self.spacing,
             size: self.size,
+            labels_by_voxel: self.labels_by_voxel,
         };
         let jobs = self.jobs()?;
         for folder in ["imagesTr", "labelsTr"] {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use glam::{DMat3, DMat4, DVec3};
-use obelisk::dataset::{Dataset, Folds, read_channels, scans};
+use obelisk::dataset::{Dataset, Folds, find_scans, read_channels, scans};
 use obelisk::preprocess::{Intensity, Overrides, Preprocessing, TileMerger, crop_or_pad, tiles};
 use obelisk::tensor::Tensor;
 use obelisk::volume::{self, Geometry, Orientation, SpatialHeader, Volume};
@@ -146,6 +146,10 @@ fn a_decathlon_dataset_opens_with_its_gaps_in_order() {
             .to_string()
             .contains("6 cases are too few for 7 folds")
     );
+    for few in [0, 1] {
+        let message = dataset.folds(Some(Folds::Count(few))).unwrap_err().to_string();
+        assert!(message.contains("take 2 or more"), "{message}");
+    }
 
     write_json(
         &folder.path().join("splits_final.json"),
@@ -171,11 +175,18 @@ fn a_decathlon_dataset_opens_with_its_gaps_in_order() {
     for (wrong, reason) in [
         (
             json!([{"train": ["x"], "val": []}]),
-            "the case x is not in the dataset",
+            "the case x of fold 0 is not in the dataset",
         ),
         (json!([{"train": ["a", "b"], "val": ["b"]}]), "both"),
         (json!([{"train": [], "val": ["b"]}]), "no case to train on"),
         (json!({"train": []}), "not a list"),
+        (json!([]), "lists no fold"),
+        (json!(5), "not a list"),
+        (json!([{"train": ["a"]}]), "missing field `val`"),
+        (
+            json!([{"train": ["a", "a"], "val": []}]),
+            "fold 0 lists the case a twice",
+        ),
     ] {
         write_json(&folder.path().join("splits_final.json"), wrong);
         let message = Dataset::open(folder.path()).unwrap_err().to_string();
@@ -299,7 +310,7 @@ fn an_nnunet_dataset_opens_with_its_channels_and_ignore_label() {
     );
     let settings = Preprocessing::derive(&dataset, Overrides::default()).unwrap();
     let labels = settings
-        .prepare_labels(&dataset.label(&dataset.cases[0]).unwrap())
+        .prepare_labels(&dataset.label(&dataset.cases[0], &image.geometry).unwrap())
         .unwrap();
     assert_eq!(labels.shape, [1, 8, 9, 10]);
     assert_eq!(labels.data[..4], [0.0, 1.0, -1.0, 0.0]);
@@ -331,6 +342,7 @@ fn an_nnunet_dataset_opens_with_its_channels_and_ignore_label() {
         (json!({"a": 1, "b": 2}), "label 0"),
         (json!({"background": 0, "a": 1, "b": 1}), "one value"),
         (json!({"background": 0, "a": 1.5}), "whole number"),
+        (json!({"background": 0, "a": -1}), "label 0"),
         (json!({"background": 0, "a": "b"}), "whole number"),
     ] {
         write_json(&path, description(labels));
@@ -344,7 +356,7 @@ fn an_nnunet_dataset_opens_with_its_channels_and_ignore_label() {
     fs::remove_file(folder.path().join("imagesTr/x_2_0001.nii.gz")).unwrap();
     let message = Dataset::open(folder.path()).unwrap_err().to_string();
     assert!(
-        message.contains("x_2_0001.nii.gz") && message.contains("missing"),
+        message.contains("x_2_0001.nii.gz") && message.contains("of the case x_2 is missing"),
         "{message}"
     );
 }
@@ -357,13 +369,49 @@ fn faults_of_a_dataset_are_named() {
     let path = folder.path().join("dataset.json");
     for (text, reason) in [
         ("{", "not JSON"),
-        ("{}", "neither `modality`"),
-        (r#"{"modality": {"1": "CT"}}"#, r#"named "0" to "0""#),
-        (r#"{"modality": {}}"#, "no channel"),
-        (r#"{"modality": {"0": "CT"}}"#, "no `labels`"),
+        ("{}", "of no known layout: the Medical Segmentation Decathlon's"),
+        ("[]", "not a dataset's description"),
+        (r#"{"training": []}"#, "neither `modality`"),
+        (r#"{"training": {}}"#, "not a dataset's description"),
+        (
+            r#"{"training": [], "training": []}"#,
+            "duplicate field `training`",
+        ),
+        (r#"{"training": [], "modality": ["CT"]}"#, "expected an object"),
+        (
+            r#"{"training": [], "modality": {"1": "CT"}}"#,
+            r#"named "0" to "0""#,
+        ),
+        (r#"{"training": [], "modality": {"0": 5}}"#, r#"named "0" to "0""#),
+        (
+            r#"{"training": [], "modality": {"0": "CT", "0": "MR"}}"#,
+            "`0` is there twice",
+        ),
+        (r#"{"training": [], "modality": {}}"#, "no channel"),
+        (r#"{"training": [], "modality": {"0": "CT"}}"#, "no `labels`"),
+        (
+            r#"{"training": [], "modality": {"0": "CT"}, "labels": {"0": "b", "1": "a", "1": "c"}}"#,
+            "`1` is there twice",
+        ),
+        (
+            r#"{"training": [], "modality": {"0": "CT"}, "labels": {"0": "b", "1": "a", " 1": "c"}}"#,
+            "have one value, 1",
+        ),
+        (
+            r#"{"training": [], "modality": {"0": "CT"}, "labels": {"0": "b", "1": "a", "2": "a"}}"#,
+            "the values 1 and 2 have one name, a",
+        ),
+        (
+            r#"{"training": [], "modality": {"0": "CT"}, "labels": {"0": "b", "16777216": "a"}}"#,
+            "below 2^24",
+        ),
+        (
+            r#"{"training": [], "modality": {"0": "CT"}, "labels": {"0": "b", "a": 1e30}}"#,
+            "below 2^24",
+        ),
         (
             r#"{"modality": {"0": "CT"}, "labels": {"0": "b", "1": "a"}}"#,
-            "neither a `training` list",
+            "nnU-Net v2's (dataset.json with a `file_ending`)",
         ),
         (
             r#"{"modality": {"0": "CT"}, "labels": {"0": "b", "1": "a"}, "training": []}"#,
@@ -446,7 +494,212 @@ fn faults_of_a_dataset_are_named() {
         tiny.prepare_image(&scan)
             .unwrap_err()
             .to_string()
-            .contains("more than memory")
+            .contains("2147483647 voxels")
+    );
+    // a scan that vanishes between the network's voxels is in another unit than it says
+    let coarse = Preprocessing {
+        spacing: Some([1e3; 3]),
+        ..tiny
+    };
+    let message = coarse.prepare_image(&scan).unwrap_err().to_string();
+    assert!(
+        message.contains("half a voxel") && message.contains("int16.nii"),
+        "{message}"
+    );
+}
+
+/// A label map whose header places it elsewhere than its scan is refused before anything is computed, however little the
+/// voxels differ; rounding is not.
+#[test]
+fn a_label_map_on_another_grid_than_its_scan_is_refused_with_both_grids() {
+    let folder = tempfile::tempdir().unwrap();
+    decathlon(folder.path());
+    let dataset = Dataset::open(folder.path()).unwrap();
+    let case = &dataset.cases[0]; // a, stored as it is made
+    let scan = dataset.image(case).unwrap();
+    let own = volume::read(&case.label).unwrap();
+    let affine = scan.geometry.affine;
+    let shifted = |by: DVec3| DMat4::from_translation(by) * affine;
+    let spaced = |by: f64| affine * DMat4::from_scale(DVec3::new(by, 1.0, 1.0));
+    let turned = affine * DMat4::from_rotation_z(0.02);
+    let flipped = affine * DMat4::from_scale(DVec3::new(1.0, -1.0, 1.0));
+    for (what, affine, fits) in [
+        ("itself", affine, true),
+        ("rounding", shifted(DVec3::splat(1e-4)), true),
+        ("a tenth of a voxel less", shifted(DVec3::X * 0.09), true),
+        ("half a voxel", shifted(DVec3::X * 0.5), false),
+        ("another origin", shifted(DVec3::new(0.0, 0.0, 40.0)), false),
+        ("another spacing", spaced(1.5), false),
+        ("a spacing that adds up", spaced(1.01), false),
+        ("a small turn", turned, false),
+        ("a flip", flipped, false),
+    ] {
+        let geometry = SpatialHeader::from_affine(affine)
+            .geometry(own.geometry.shape)
+            .unwrap();
+        volume::write_labels(&case.label, &own.labels().unwrap(), &geometry, true).unwrap();
+        let read = dataset.label(case, &scan.geometry);
+        let checked = dataset.check();
+        if fits {
+            checked.unwrap();
+            let map = read.unwrap();
+            assert_eq!(map.geometry, scan.geometry, "{what}: the scan's grid counts");
+            assert_eq!(map.data, own.data, "{what}");
+            continue;
+        }
+        for message in [checked.unwrap_err().to_string(), read.unwrap_err().to_string()] {
+            for part in ["labelsTr/a.nii.gz", "imagesTr/a.nii.gz", "against", "mm"] {
+                assert!(message.contains(part), "{what}: `{part}` is not in {message}");
+            }
+        }
+    }
+    // and of another shape
+    let geometry = SpatialHeader::from_affine(affine).geometry([10, 10, 10]).unwrap();
+    volume::write_labels(&case.label, &[0; 1000], &geometry, true).unwrap();
+    let message = dataset.label(case, &scan.geometry).unwrap_err().to_string();
+    assert!(message.contains("[10, 10, 10]"), "{message}");
+}
+
+#[test]
+fn a_scan_that_lacks_a_channel_is_named_and_the_others_are_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let geometry = ras([3, 4, 5], [1.0; 3], [0.0; 3]);
+    let put = |name: &str| save(&folder.path().join(name), &[0; 60], &geometry);
+    for name in [
+        "a_0000", "a_0001", "b_0000", "c_0001", "d_0000", "d_0001", "d_0002",
+    ] {
+        put(&format!("{name}.nii.gz"));
+    }
+    let found = find_scans(folder.path(), 2).unwrap();
+    assert_eq!(found.scans.keys().collect::<Vec<_>>(), ["a"]);
+    assert_eq!(found.scans["a"].len(), 2);
+    let messages: Vec<String> = found.incomplete.iter().map(ToString::to_string).collect();
+    assert_eq!(messages.len(), 3, "{messages:?}");
+    for (message, id, part) in [
+        (&messages[0], "/b: ", "the file b_0001 is missing"),
+        (&messages[1], "/c: ", "the file c_0000 is missing"),
+        (&messages[2], "/d: ", "the file d_0002 is one too many"),
+    ] {
+        assert!(message.contains(id) && message.contains(part), "{message}");
+    }
+    assert!(
+        scans(folder.path(), 2)
+            .unwrap_err()
+            .to_string()
+            .contains("b_0001")
+    );
+
+    // files that hold both channels are scans of their own, whatever number ends their names
+    let folder = tempfile::tempdir().unwrap();
+    let whole = fs::read("tests/reference/nifti/channels.nii.gz").unwrap();
+    for name in [
+        "x_0000.nii.gz",
+        "z_0001.nii.gz",
+        "IXI_0012.nii.gz",
+        "plain.nii.gz",
+    ] {
+        fs::write(folder.path().join(name), &whole).unwrap();
+    }
+    let found = find_scans(folder.path(), 2).unwrap();
+    assert!(found.incomplete.is_empty());
+    assert_eq!(
+        found.scans.keys().collect::<Vec<_>>(),
+        ["IXI_0012", "plain", "x_0000", "z_0001"]
+    );
+    // one of the same id as another's channels
+    let folder = tempfile::tempdir().unwrap();
+    let put = |name: &str| save(&folder.path().join(name), &[0; 60], &geometry);
+    ["a.nii", "a_0000.nii", "a_0001.nii"].into_iter().for_each(put);
+    let message = find_scans(folder.path(), 2).unwrap_err().to_string();
+    assert!(message.contains("same name"), "{message}");
+}
+
+#[test]
+fn scans_of_any_name_are_found_and_none_is_left_out_in_silence() {
+    let folder = tempfile::tempdir().unwrap();
+    let geometry = ras([3, 4, 5], [1.0; 3], [0.0; 3]);
+    let put = |name: &std::ffi::OsStr| save(&folder.path().join(name), &[7; 60], &geometry);
+    for name in ["UP.NII.GZ", "Mixed.Nii", "größe.nii.gz", "a b.nii"] {
+        put(name.as_ref());
+    }
+    fs::write(folder.path().join("notes.txt"), "").unwrap();
+    fs::write(folder.path().join("._a b.nii"), "").unwrap();
+    fs::create_dir(folder.path().join("folder.nii")).unwrap();
+    #[cfg_attr(not(unix), allow(unused_mut))]
+    let mut want = vec!["Mixed", "UP", "a b", "größe"];
+    #[cfg(unix)]
+    {
+        use std::os::unix::ffi::OsStrExt;
+        put(std::ffi::OsStr::from_bytes(b"r\xe9sum\xe9.nii.gz"));
+        want.insert(3, "r\u{fffd}sum\u{fffd}");
+        want.sort_unstable();
+    }
+    let found = scans(folder.path(), 1).unwrap();
+    assert_eq!(found.keys().collect::<Vec<_>>(), want);
+    for files in found.values() {
+        assert_eq!(read_channels(files).unwrap().data, [7.0; 60], "{files:?}");
+    }
+    assert_eq!(
+        fs::read(folder.path().join("UP.NII.GZ")).unwrap()[..2],
+        [0x1f, 0x8b],
+        "written compressed"
+    );
+    put("up2.nii".as_ref());
+    put("up2.NII.GZ".as_ref());
+    let message = scans(folder.path(), 1).unwrap_err().to_string();
+    assert!(message.contains("same name"), "{message}");
+    #[cfg(unix)]
+    {
+        let broken = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("nowhere", broken.path().join("a.nii")).unwrap();
+        let found = scans(broken.path(), 1).unwrap();
+        assert!(read_channels(&found["a"]).is_err());
+    }
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused_where_they_are_read() {
+    let good = settings([1.0; 3]);
+    let stored = serde_json::to_value(&good).unwrap();
+    assert_eq!(
+        serde_json::from_value::<Preprocessing>(stored.clone()).unwrap(),
+        good
+    );
+    for (key, value, reason) in [
+        ("spacing", json!([1.0, -1.0, 1.0]), "positive"),
+        ("spacing", json!([0.0, 1.0, 1.0]), "positive"),
+        ("spacing", json!([1e-9, 1.0, 1.0]), "positive"),
+        ("grid", json!([16, 0, 16]), "positive"),
+        ("grid", json!([1u64 << 40, 1u64 << 40, 1u64 << 40]), "2147483647"),
+        ("grid", json!([1291, 1291, 1291]), "2147483647"),
+        ("channels", json!([]), "no channel"),
+        (
+            "channels",
+            json!([{"name": "CT", "intensity": {"kind": "linear", "divisor": 0.0, "offset": 1.0}}]),
+            "divided by 0",
+        ),
+        ("labels", json!([]), "no label"),
+        (
+            "labels",
+            json!([{"value": 0, "name": "a"}, {"value": 0, "name": "b"}]),
+            "two labels have the value 0",
+        ),
+        ("ignore", json!(7), "two labels have the value 7"),
+    ] {
+        let mut wrong = stored.clone();
+        wrong[key] = value;
+        let message = serde_json::from_value::<Preprocessing>(wrong)
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains(reason), "{key}: {message}");
+    }
+    assert!(
+        toml::from_str::<Preprocessing>(
+            &toml::to_string(&good)
+                .unwrap()
+                .replace("spacing = [1.0", "spacing = [nan")
+        )
+        .is_err()
     );
 }
 
@@ -473,7 +726,7 @@ fn logits(image: &[f32]) -> Vec<f32> {
 fn segment(settings: &Preprocessing, scan: &Volume) -> Vec<i32> {
     let prepared = settings.prepare_image(scan).unwrap();
     let (shape, grid) = (prepared.placement.shape(), settings.grid.unwrap());
-    let mut merger = TileMerger::new(3, shape, grid);
+    let mut merger = TileMerger::new(3, shape, grid).unwrap();
     for origin in tiles(shape, grid) {
         let tile = crop_or_pad(&prepared.image, origin, grid, 0.0);
         merger.add(origin, &logits(&tile.data));
@@ -561,11 +814,10 @@ fn the_hippocampus_dataset_gives_its_settings() {
     let fold = dataset.fold(None, 0).unwrap();
     assert_eq!((fold.train.len(), fold.validation.len()), (166, 42));
     for case in &dataset.cases {
-        let image = settings
-            .prepare_image(&dataset.image(case).unwrap())
-            .unwrap()
-            .image;
-        let labels = settings.prepare_labels(&dataset.label(case).unwrap()).unwrap();
+        let scan = dataset.image(case).unwrap();
+        let image = settings.prepare_image(&scan).unwrap().image;
+        let labels = dataset.label(case, &scan.geometry).unwrap();
+        let labels = settings.prepare_labels(&labels).unwrap();
         assert_eq!(image.shape, labels.shape, "{}", case.id);
         let n = image.data.len() as f64;
         let mean = image.data.iter().map(|v| f64::from(*v)).sum::<f64>() / n;

@@ -281,6 +281,30 @@ fn what_does_not_fit_together_is_refused() {
     refused(&run("--classes liver=1 --size 0,1,1"), 2, "positive");
     scan(&path("labels/b_2.nii.gz"), &grid([6, 5, 3]), [6, 5, 3], |_| 1.0);
     refused(&run("--classes liver=1"), 1, "[6, 5, 3] voxels");
+    // of the scan's shape, but elsewhere
+    std::fs::remove_file(path("labels/b_2.nii.gz")).unwrap();
+    scan(
+        &path("labels/b_2.nii.gz"),
+        &geometry("RAS", shape, [1.0, 1.0, 1.5], 0.0),
+        shape,
+        |_| 1.0,
+    );
+    refused(&run("--classes liver=1"), 1, "[6, 5, 4] voxels of 1 × 1 × 1.5 mm");
+    let notes = done(&run("--classes liver=1 --labels-by-voxel"));
+    assert!(notes.contains("its voxels are taken as the scan's"), "{notes}");
+    std::fs::remove_dir_all(path("out")).unwrap();
+    for size in ["1291,1291,1291", "4096,4096,4096"] {
+        refused(
+            &run(&format!("--classes liver=1 --labels-by-voxel --size {size}")),
+            1,
+            "2147483647 voxels",
+        );
+    }
+    refused(
+        &run("--classes liver=1 --labels-by-voxel --spacing 0.001,0.001,0.001"),
+        1,
+        "2147483647 voxels",
+    );
     std::fs::write(path("list.csv"), LIST).unwrap();
     refused(
         &run("--classes liver=1 --crops list.csv --data-set Pancreas-CT"),
