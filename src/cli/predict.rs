@@ -198,7 +198,9 @@ impl Predict {
         }
         let seconds = start.elapsed().as_secs_f64();
         if self.json {
-            let line = serde_json::json!({ "input": job.files, "output": job.output, "seconds": seconds });
+            let input: Vec<_> = job.files.iter().map(|file| file.to_string_lossy()).collect();
+            let output = job.output.to_string_lossy();
+            let line = serde_json::json!({ "input": input, "output": output, "seconds": seconds });
             println!("{line}");
         } else {
             println!("{}", job.output.display());

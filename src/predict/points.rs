@@ -1,5 +1,7 @@
 //! Prediction at any set of locations, at a cost in proportion to their number.
 
+pub mod table;
+
 use std::collections::HashMap;
 
 use crate::gpu::{Device, Executable, GpuError, Resident, Weights};
@@ -8,7 +10,7 @@ use crate::model::{At, Builder, Network, PointNetwork, Site};
 use crate::op::StepScalars;
 use crate::op::upsample::Upsample;
 use crate::plan::Plan;
-use crate::preprocess::{Placement, Prepared, Preprocessing, TileMerger, crop_or_pad, tiles};
+use crate::preprocess::{Placement, Prepared, Preprocessing, TileMerger, check_grid, crop_or_pad, tiles};
 use crate::tensor::{Spec, Tensor};
 use crate::volume::Volume;
 
@@ -214,7 +216,7 @@ impl PointPredictor {
     /// Logits `[L, D, H, W]` on the prepared grid, from a regular grid of about `spacing` mm that is upsampled to it.
     ///
     /// # Errors
-    /// No scan is loaded, it declares no spacing, or the grid's spacing is not positive.
+    /// No scan is loaded, it declares no spacing, or the grid's spacing is not positive or too fine.
     pub async fn grid(&mut self, device: &Device, spacing: f64) -> Result<Tensor, PredictError> {
         let (scan, grid) = self.loaded()?;
         if !(spacing > 0.0 && spacing.is_finite() && scan.spacing.iter().all(|s| *s > 0.0)) {
@@ -227,8 +229,14 @@ impl PointPredictor {
         let cells: [usize; 3] = std::array::from_fn(|axis| {
             ((grid[axis] as f64 * scan.spacing[axis] / spacing).round() as usize).max(1)
         });
+        check_grid(cells).map_err(|problem| {
+            let millimetres = scan.spacing;
+            GraphError::Name(format!(
+                "a grid of {spacing} mm over {grid:?} voxels of {millimetres:?} mm: {problem}; take a coarser one"
+            ))
+        })?;
         let (shape, tiles) = (scan.placement.shape(), scan.tiles.clone());
-        let mut merger = TileMerger::new(self.preprocessing.labels.len(), shape, grid);
+        let mut merger = TileMerger::new(self.preprocessing.labels.len(), shape, grid)?;
         let executable = self.plan_for(device, Where::Grid(cells)).await?;
         for (origin, image) in tiles {
             executable.bind(device, "image", &image).await?;

@@ -9,6 +9,7 @@ use obelisk::gpu::DeviceOptions;
 use obelisk::model;
 use obelisk::predict::PredictError;
 use obelisk::predict::points::PointPredictor;
+use obelisk::predict::points::table::{self, Axes};
 use obelisk::preprocess::Preprocessing;
 use obelisk::tensor::Tensor;
 use obelisk::volume::Geometry;
@@ -25,10 +26,15 @@ pub fn run(command: &Predict, model: &Model, file: &Path, options: &DeviceOption
     let mut predictor = PointPredictor::new(network, &model.info.preprocessing, &model.tensors)
         .map_err(|e| Usage(e.to_string()))?;
     let text = std::fs::read_to_string(file).with_context(|| format!("{}", file.display()))?;
-    let (lines, points): (Vec<usize>, Vec<[f64; 3]>) = parse(&text)
-        .with_context(|| format!("{}", file.display()))?
-        .into_iter()
-        .unzip();
+    let axes = if command.voxels { Axes::Voxels } else { Axes::World };
+    let hint = if command.voxels {
+        "without --voxels they are millimetres"
+    } else {
+        "--voxels takes indices"
+    };
+    let points = table::read(&text, axes)
+        .map_err(|problem| anyhow::anyhow!("{}: {problem} ({hint})", file.display()))?;
+    let (lines, points): (Vec<u64>, Vec<[f64; 3]>) = points.into_iter().map(|p| (p.line, p.at)).unzip();
 
     let start = std::time::Instant::now();
     let scan = read_channels(std::slice::from_ref(&command.input))?;
@@ -53,7 +59,7 @@ pub fn run(command: &Predict, model: &Model, file: &Path, options: &DeviceOption
         ),
         other => other.into(),
     })?;
-    let text = table(&points, &logits, predictor.preprocessing(), command.voxels);
+    let text = labels_table(&points, &logits, predictor.preprocessing(), command.voxels);
     write_beside(&command.output, text.as_bytes(), command.force)
         .with_context(|| format!("{}", command.output.display()))?;
     println!("{}", command.output.display());
@@ -73,36 +79,8 @@ fn to_voxel(world: [f64; 3], geometry: &Geometry) -> [f64; 3] {
         .to_array()
 }
 
-/// The line number and the first three numbers of every line; a first line of words is a header.
-fn parse(text: &str) -> anyhow::Result<Vec<(usize, [f64; 3])>> {
-    let mut points = Vec::new();
-    for (i, line) in text.lines().enumerate() {
-        let line = line.trim().trim_start_matches('\u{feff}');
-        if line.is_empty() {
-            continue;
-        }
-        let fields: Vec<&str> = line
-            .split([',', ';', '\t', ' '])
-            .map(str::trim)
-            .filter(|f| !f.is_empty())
-            .collect();
-        let numbers: Option<Vec<f64>> = fields
-            .iter()
-            .take(3)
-            .map(|f| f.parse().ok().filter(|v: &f64| v.is_finite()))
-            .collect();
-        match numbers.as_deref() {
-            Some(&[x, y, z]) => points.push((i + 1, [x, y, z])),
-            _ if i == 0 && fields.iter().all(|f| f.parse::<f64>().is_err()) => {}
-            _ => anyhow::bail!("line {}: `{line}` is not three numbers x,y,z", i + 1),
-        }
-    }
-    anyhow::ensure!(!points.is_empty(), "there are no points in it");
-    Ok(points)
-}
-
 /// A line a point: its coordinates as given, the value of its label, and each label's probability.
-fn table(points: &[[f64; 3]], logits: &Tensor, preprocessing: &Preprocessing, voxels: bool) -> String {
+fn labels_table(points: &[[f64; 3]], logits: &Tensor, preprocessing: &Preprocessing, voxels: bool) -> String {
     let labels = &preprocessing.labels;
     let mut text = String::from(if voxels { "i,j,k,label" } else { "x,y,z,label" });
     for label in labels {
@@ -123,19 +101,4 @@ fn table(points: &[[f64; 3]], logits: &Tensor, preprocessing: &Preprocessing, vo
         text.push('\n');
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tables_of_points_may_have_a_header_and_more_columns() {
-        let two = vec![(2, [1.0, -2.5, 3.0]), (4, [4.0, 5.0, 6.0])];
-        assert_eq!(parse("x,y,z\n1,-2.5,3,more\n\n4 5\t6\n").unwrap(), two);
-        let error = parse("1,2,3\n4,5\n").unwrap_err().to_string();
-        assert!(error.contains("line 2"), "{error}");
-        assert!(parse("x,y,z\n").is_err());
-        assert!(parse("1,2,nan\n").is_err());
-    }
 }
