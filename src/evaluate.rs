@@ -35,8 +35,6 @@ pub struct Report {
     /// By metric: the mean of the labels' means.
     #[serde(flatten, with = "metrics::mean_of_first")]
     pub means: Vec<Option<f64>>,
-    /// References that have no prediction; they are not scored.
-    pub unpredicted: Vec<String>,
 }
 
 impl Report {
@@ -67,7 +65,6 @@ impl Report {
             means: label_means.iter().map(|m| mean(m.iter().copied())).collect(),
             label_means,
             cases,
-            unpredicted: Vec::new(),
         }
     }
 
@@ -113,9 +110,6 @@ impl fmt::Display for Report {
             }
             self.table(i, f)?;
         }
-        if !self.unpredicted.is_empty() {
-            writeln!(f, "not predicted: {}", self.unpredicted.join(", "))?;
-        }
         Ok(())
     }
 }
@@ -137,6 +131,21 @@ pub enum EvaluateError {
         /// Where a file of its name should be.
         folder: PathBuf,
     },
+    /// References without a prediction. Scoring the others would raise the mean.
+    #[error(
+        "{} of {references} references in {} have no prediction in {}: {}",
+        missing.len(), folder.display(), predictions.display(), missing.join(", ")
+    )]
+    NoPrediction {
+        /// The references' names.
+        missing: Vec<String>,
+        /// How many references there are.
+        references: usize,
+        /// Where they are.
+        folder: PathBuf,
+        /// Where files of their names should be.
+        predictions: PathBuf,
+    },
     /// A prediction on another grid than its reference.
     #[error("{} is not on the grid of {}: {difference}", prediction.display(), reference.display())]
     Geometry {
@@ -152,7 +161,7 @@ pub enum EvaluateError {
 /// Scores a prediction against its reference.
 ///
 /// # Errors
-/// Files that are no label maps, or grids that differ in shape or, by more than 1e-3, in their affine.
+/// Files that are no label maps, or grids that differ in shape or place a voxel more than a two-hundredth of one apart.
 pub fn compare(
     prediction: &Path,
     reference: &Path,
@@ -160,7 +169,7 @@ pub fn compare(
 ) -> Result<LabelScores, EvaluateError> {
     let predicted = volume::read(prediction)?;
     let expected = volume::read(reference)?;
-    match predicted.geometry.difference(&expected.geometry, 1e-3) {
+    match predicted.geometry.difference(&expected.geometry, 5e-3) {
         Some(difference) => Err(EvaluateError::Geometry {
             prediction: prediction.into(),
             reference: reference.into(),
@@ -178,24 +187,42 @@ pub fn compare(
 /// Without `labels`, every value but 0 that occurs is scored.
 ///
 /// # Errors
-/// Folders without label maps, a prediction without a reference, and those of [`compare`].
+/// Folders without label maps, a prediction without a reference, a reference without a prediction (as nnU-Net has it: a mean
+/// over what happens to be there says nothing), and those of [`compare`].
 pub fn evaluate(
     predictions: &Path,
     references: &Path,
     labels: Option<&[Label]>,
     ignore: Option<i32>,
 ) -> Result<Report, EvaluateError> {
-    let mut expected = scans(references, 1)?;
-    let mut cases = Vec::new();
-    for (id, files) in scans(predictions, 1)? {
-        let Some(reference) = expected.remove(&id) else {
-            return Err(EvaluateError::NoReference {
-                prediction: files[0].clone(),
-                folder: references.into(),
-            });
-        };
-        cases.push((id, compare(&files[0], &reference[0], ignore)?));
+    let expected = scans(references, 1)?;
+    let predicted = scans(predictions, 1)?;
+    if let Some(id) = predicted.keys().find(|id| !expected.contains_key(*id)) {
+        return Err(EvaluateError::NoReference {
+            prediction: predicted[id][0].clone(),
+            folder: references.into(),
+        });
     }
+    let missing: Vec<String> = expected
+        .keys()
+        .filter(|id| !predicted.contains_key(*id))
+        .cloned()
+        .collect();
+    if !missing.is_empty() {
+        return Err(EvaluateError::NoPrediction {
+            missing,
+            references: expected.len(),
+            folder: references.into(),
+            predictions: predictions.into(),
+        });
+    }
+    let cases = predicted
+        .into_iter()
+        .map(|(id, files)| {
+            let overlaps = compare(&files[0], &expected[&id][0], ignore)?;
+            Ok((id, overlaps))
+        })
+        .collect::<Result<Vec<_>, EvaluateError>>()?;
     let occurring = || {
         let values: std::collections::BTreeSet<i32> =
             cases.iter().flat_map(|(_, o)| o.keys().copied()).collect();
@@ -218,9 +245,10 @@ pub fn evaluate(
             );
         }
     }
-    let mut report = Report::new(&labels.map_or_else(occurring, <[Label]>::to_vec), &cases);
-    report.unpredicted = expected.into_keys().collect();
-    Ok(report)
+    Ok(Report::new(
+        &labels.map_or_else(occurring, <[Label]>::to_vec),
+        &cases,
+    ))
 }
 
 #[cfg(test)]

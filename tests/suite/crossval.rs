@@ -191,10 +191,7 @@ fn folds_are_trained_once_and_the_table_has_evaluates_numbers() {
     for (row, network) in table.rows.iter().zip(NETWORKS) {
         let predictions = path("two").join(network).join("predictions");
         let report = evaluate(&predictions, &path("references"), Some(&table.labels), None).unwrap();
-        assert_eq!(
-            (row.cases, report.cases.len(), report.unpredicted.len()),
-            (24, 24, 0)
-        );
+        assert_eq!((row.cases, report.cases.len()), (24, 24));
         near(row.scores[0].unwrap().mean, report.means[0].unwrap());
         assert!(
             markdown.contains(&format!("{:.2} ± ", 100.0 * report.means[0].unwrap())),

@@ -34,8 +34,27 @@ fn predictions(folder: &Path) -> Vec<String> {
 fn a_folder_is_scored_and_what_is_missing_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let missing = predictions(folder.path());
+    // the others' mean would be another one
+    let message = evaluate(folder.path(), &labels_ts(), None, None)
+        .unwrap_err()
+        .to_string();
+    for part in ["1 of 6 references", "labelsTs", &missing[0]] {
+        assert!(message.contains(part), "`{part}` is not in {message}");
+    }
+    let map = volume::read(&labels_ts().join(format!("{}.nii.gz", missing[0]))).unwrap();
+    let path = folder.path().join(format!("{}.nii.gz", missing[0]));
+    volume::write_labels(&path, &vec![0; map.data.len()], &map.geometry, false).unwrap();
     let report = evaluate(folder.path(), &labels_ts(), None, None).unwrap();
-    assert_eq!(report.unpredicted, missing);
+    let empty = report.cases.iter().find(|case| case.case == missing[0]).unwrap();
+    assert_eq!(empty.means[0], Some(0.0), "an empty map counts");
+    fs::remove_file(&path).unwrap();
+    let copies = tempfile::tempdir().unwrap();
+    for file in fs::read_dir(labels_ts()).unwrap().map(|e| e.unwrap().path()) {
+        if volume::stem(&file).unwrap() != missing[0] {
+            fs::copy(&file, copies.path().join(file.file_name().unwrap())).unwrap();
+        }
+    }
+    let report = evaluate(folder.path(), copies.path(), None, None).unwrap();
     assert_eq!(report.labels.iter().map(|l| l.value).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(report.cases.len(), 5);
     for case in &report.cases {
@@ -54,31 +73,24 @@ fn a_folder_is_scored_and_what_is_missing_is_named() {
             assert!(want > 0.5 && want < 1.0);
         }
     }
-    assert!(
-        report
-            .to_string()
-            .contains(&format!("not predicted: {}", missing[0])),
-        "{report}"
-    );
-
     let named = [Label {
         value: 2,
         name: "Posterior".into(),
     }];
-    let posterior = evaluate(folder.path(), &labels_ts(), Some(&named), None).unwrap();
+    let posterior = evaluate(folder.path(), copies.path(), Some(&named), None).unwrap();
     assert_eq!(posterior.label_means[0], report.label_means[0][1..]);
 }
 
 #[test]
 fn other_grids_and_missing_references_are_errors_that_name_both_files() {
     let folder = tempfile::tempdir().unwrap();
-    predictions(folder.path());
+    let missing = format!("{}.nii.gz", predictions(folder.path())[0]);
+    fs::copy(labels_ts().join(&missing), folder.path().join(&missing)).unwrap();
     let first = fs::read_dir(folder.path())
         .unwrap()
-        .next()
-        .unwrap()
-        .unwrap()
-        .path();
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.extension().is_some_and(|ending| ending == "nii"))
+        .unwrap();
     let mut map = volume::read(&first).unwrap();
     let values = map.labels().unwrap();
     map.geometry.header.rows[0][3] += 0.01;
@@ -92,7 +104,10 @@ fn other_grids_and_missing_references_are_errors_that_name_both_files() {
         message.contains(&format!("{name}.nii ")) && message.contains(&format!("{name}.nii.gz")),
         "{message}"
     );
-    assert!(message.contains("affine"), "{message}");
+    assert!(
+        message.contains("voxels of 1 × 1 × 1 mm") && message.contains("against"),
+        "{message}"
+    );
 
     fs::rename(&first, folder.path().join("a.nii")).unwrap();
     let message = evaluate(folder.path(), &labels_ts(), None, None)
@@ -117,7 +132,7 @@ fn records_keep_their_fields() {
         assert_eq!(serde_json::to_string(&record).unwrap(), text);
     }
     keeps::<obelisk::evaluate::Report>(
-        r#"{"labels":[{"value":1,"name":"a"}],"cases":[{"case":"x","dice":[0.5],"mean":0.5},{"case":"y","dice":[null],"mean":null}],"label_means":[0.5],"mean":0.5,"unpredicted":["z"]}"#,
+        r#"{"labels":[{"value":1,"name":"a"}],"cases":[{"case":"x","dice":[0.5],"mean":0.5},{"case":"y","dice":[null],"mean":null}],"label_means":[0.5],"mean":0.5}"#,
     );
     keeps::<obelisk::train::EpochRecord>(
         r#"{"epoch":1,"learning_rate":0.002,"loss":1.5,"dice":[null,0.25],"mean_dice":0.25,"train_seconds":2.0,"validation_seconds":1.0,"offset_sigma":{"offset1":0.05}}"#,
