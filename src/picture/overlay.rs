@@ -5,7 +5,7 @@ use std::path::Path;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::{Area, Canvas, OVERSAMPLING, PictureError, colour, text};
+use super::{Area, Canvas, Drawn, OVERSAMPLING, PictureError, colour, text};
 use crate::dataset::Label;
 use crate::volume::{Orientation, Volume};
 
@@ -253,7 +253,7 @@ impl Layout {
         self.legend.iter().all(Vec::is_empty)
     }
 
-    fn draw_legend(&self, area: &Area, names: &[Label]) -> Result<(), Box<dyn std::error::Error>> {
+    fn draw_legend(&self, area: &Area, names: &[Label]) -> Drawn {
         for (line, entries) in self.legend.iter().enumerate() {
             let y = self.legend_top + LINE * line as u32;
             for (x, index) in entries {
@@ -298,13 +298,7 @@ fn point(x: u32, y: u32) -> (i32, i32) {
 }
 
 /// Writes a slice's name and number above it, and its sides' letters into it.
-fn draw_names(
-    area: &Area,
-    plane: &Plane,
-    slice: usize,
-    corner: (u32, u32),
-    size: (u32, u32),
-) -> Result<(), Box<dyn std::error::Error>> {
+fn draw_names(area: &Area, plane: &Plane, slice: usize, corner: (u32, u32), size: (u32, u32)) -> Drawn {
     let middle = corner.0 + size.0 / 2;
     let title = format!("{} {slice}", plane.name);
     let style = text(17, BRIGHT, HPos::Center, VPos::Bottom);

@@ -7,7 +7,9 @@ use plotters::style::text_anchor::{HPos, VPos};
 
 use crate::metrics::{Metric, Unit};
 
-use super::{Canvas, FONT, OVERSAMPLING, PictureError, colour, text};
+use super::{
+    Area, Canvas, Chart, DARK, Drawn, LEAST_RANGE, OVERSAMPLING, PictureError, colour, font, size, text,
+};
 
 /// Widths in units of the plot's x axis; a label's box takes one.
 const GAP: f64 = 0.8;
@@ -33,7 +35,6 @@ pub fn score_plot(
             problem: "there is no score to draw".into(),
         });
     }
-    let group = labels.len() as f64 + GAP;
     let boxes = networks.len() * labels.len();
     let width = (130 + 46 * boxes + 40 * networks.len()).clamp(480, 2400) as u32;
     let (lowest, highest) = match metric.unit {
@@ -44,21 +45,20 @@ pub fn score_plot(
         ),
         Unit::Symbol(_) => (
             all().fold(0.0, f64::min),
-            all().fold(f64::MIN_POSITIVE, f64::max) * 1.05,
+            all().fold(LEAST_RANGE, f64::max) * 1.05,
         ),
     };
+    let group = labels.len() as f64 + GAP;
+    let across = 0.0..group * networks.len() as f64;
     let mut canvas = Canvas::new(width, 520, WHITE);
     canvas.draw(path, |area| {
-        let size = |points: u32| points * OVERSAMPLING;
-        let dark = RGBColor(40, 40, 40);
-        let style = |points: u32| (FONT, size(points)).into_font().color(&dark);
-        let area = area.margin(size(10), 0, 0, 0).titled(title, style(22))?;
+        let area = area.margin(size(10), 0, 0, 0).titled(title, font(22))?;
         let mut chart = ChartBuilder::on(&area)
             .margin(size(12))
             .margin_top(size(32))
             .x_label_area_size(size(34))
             .y_label_area_size(size(60))
-            .build_cartesian_2d(0.0..group * networks.len() as f64, lowest..highest)?;
+            .build_cartesian_2d(across, lowest..highest)?;
         chart
             .configure_mesh()
             .disable_x_mesh()
@@ -67,73 +67,77 @@ pub fn score_plot(
                 Unit::Fraction => metric.title.to_owned(),
                 Unit::Symbol(_) => metric.heading(),
             })
-            .axis_desc_style(style(16))
-            .label_style(style(14))
+            .axis_desc_style(font(16))
+            .label_style(font(14))
             .light_line_style(TRANSPARENT)
             .bold_line_style(RGBColor(220, 220, 220).stroke_width(OVERSAMPLING))
             .y_label_formatter(&|v| format!("{v:.2}"))
             .draw()?;
         for label in 0..labels.len() {
-            let paint = colour(label);
             for (network, by_label) in scores.iter().enumerate() {
                 let Some(values) = by_label.get(label).filter(|v| !v.is_empty()) else {
                     continue;
                 };
                 let centre = group * network as f64 + GAP / 2.0 + label as f64 + 0.5;
-                let Summary {
-                    low,
-                    box_low,
-                    median,
-                    box_high,
-                    high,
-                } = Summary::of(values);
-                let line = |from: (f64, f64), to: (f64, f64), colour: RGBColor, points: u32| {
-                    PathElement::new([from, to], colour.stroke_width(size(points)))
-                };
-                let (left, right) = (centre - 0.32, centre + 0.32);
-                chart.draw_series([
-                    Rectangle::new([(left, box_low), (right, box_high)], paint.mix(0.35).filled()),
-                    Rectangle::new([(left, box_low), (right, box_high)], paint.stroke_width(size(1))),
-                ])?;
-                chart.draw_series(values.iter().enumerate().map(|(i, v)| {
-                    let at = (centre + scatter(i), *v);
-                    Circle::new(at, size(2), paint.mix(0.8).filled())
-                }))?;
-                chart.draw_series([
-                    line((centre, low), (centre, box_low), dark, 1),
-                    line((centre, box_high), (centre, high), dark, 1),
-                    line((left, median), (right, median), dark, 2),
-                ])?;
+                draw_box(&mut chart, centre, values, colour(label))?;
             }
         }
         for (network, name) in networks.iter().enumerate() {
             let centre = group * (network as f64 + 0.5);
             let (x, y) = chart.backend_coord(&(centre, lowest));
             let (left, top) = area.get_base_pixel();
-            let place = text(16, dark, HPos::Center, VPos::Top);
-            area.draw(&Text::new(
-                name.clone(),
-                (x - left, y - top + size(10) as i32),
-                place,
-            ))?;
+            let below = (x - left, y - top + size(10) as i32);
+            let place = text(16, DARK, HPos::Center, VPos::Top);
+            area.draw(&Text::new(name.clone(), below, place))?;
         }
-        // above the plot, where no box can be
-        let mut x = size(72) as i32;
-        for (label, name) in labels.iter().enumerate() {
-            let (y, side) = (size(10) as i32, size(12) as i32);
-            let swatch = [(x, y), (x + side, y + side)];
-            area.draw(&Rectangle::new(swatch, colour(label).filled()))?;
-            let place = text(15, dark, HPos::Left, VPos::Center);
-            area.draw(&Text::new(
-                name.clone(),
-                (x + side + size(6) as i32, y + side / 2),
-                place,
-            ))?;
-            x += side + size(28 + 8 * name.chars().count() as u32) as i32;
-        }
-        Ok(())
+        draw_legend(&area, labels)
     })?;
     canvas.save(path, force)
+}
+
+/// Draws a box with its whiskers and a dot a case.
+fn draw_box(chart: &mut Chart, centre: f64, values: &[f64], paint: RGBColor) -> Drawn {
+    let Summary {
+        low,
+        box_low,
+        median,
+        box_high,
+        high,
+    } = Summary::of(values);
+    let (left, right) = (centre - 0.32, centre + 0.32);
+    let corners = [(left, box_low), (right, box_high)];
+    chart.draw_series([
+        Rectangle::new(corners, paint.mix(0.35).filled()),
+        Rectangle::new(corners, paint.stroke_width(size(1))),
+    ])?;
+    chart.draw_series(values.iter().enumerate().map(|(i, v)| {
+        let at = (centre + scatter(i), *v);
+        Circle::new(at, size(2), paint.mix(0.8).filled())
+    }))?;
+    let line = |from: (f64, f64), to: (f64, f64), points: u32| {
+        PathElement::new([from, to], DARK.stroke_width(size(points)))
+    };
+    chart.draw_series([
+        line((centre, low), (centre, box_low), 1),
+        line((centre, box_high), (centre, high), 1),
+        line((left, median), (right, median), 2),
+    ])?;
+    Ok(())
+}
+
+/// Names the labels above the plot, where no box can be.
+fn draw_legend(area: &Area, labels: &[String]) -> Drawn {
+    let mut x = size(72) as i32;
+    for (label, name) in labels.iter().enumerate() {
+        let (y, side) = (size(10) as i32, size(12) as i32);
+        let swatch = [(x, y), (x + side, y + side)];
+        area.draw(&Rectangle::new(swatch, colour(label).filled()))?;
+        let place = text(15, DARK, HPos::Left, VPos::Center);
+        let beside = (x + side + size(6) as i32, y + side / 2);
+        area.draw(&Text::new(name.clone(), beside, place))?;
+        x += side + size(28 + 8 * name.chars().count() as u32) as i32;
+    }
+    Ok(())
 }
 
 /// The horizontal place of a case's dot in its box: multiples of the golden ratio spread evenly.
