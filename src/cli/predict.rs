@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
-use obelisk::dataset::{read_channels, scans};
+use obelisk::dataset::{find_scans, read_channels};
 use obelisk::gpu::{Device, DeviceOptions};
 use obelisk::predict::points::PointPredictor;
 use obelisk::predict::{PredictError, Predictor};
@@ -65,12 +65,21 @@ impl Predict {
             return points::run(self, &model, points, options);
         }
         let channels = model.info.preprocessing.channels.len();
+        let mut incomplete = 0;
         let jobs = if self.input.is_dir() {
             if self.logits.is_some() {
                 return Err(Usage("--logits takes one scan, not a folder".into()).into());
             }
             let output = |id: String| self.output.join(format!("{id}.nii.gz"));
-            let jobs: Vec<Job> = scans(&self.input, channels)?
+            let found = find_scans(&self.input, channels)?;
+            // One scan that lacks a file does not keep the others from their labels.
+            found
+                .incomplete
+                .iter()
+                .for_each(|error| eprintln!("error: {error}"));
+            incomplete = found.incomplete.len();
+            let jobs: Vec<Job> = found
+                .scans
                 .into_iter()
                 .map(|(id, files)| Job {
                     files,
@@ -108,20 +117,23 @@ impl Predict {
                 all - jobs.len()
             );
         }
-        if jobs.is_empty() {
+        if jobs.is_empty() && incomplete == 0 {
             return Ok(());
+        }
+        if jobs.is_empty() {
+            anyhow::bail!("{incomplete} of {} scans failed", all + incomplete);
         }
 
         let device = open_device(options)?;
         let mut predictor = self
             .load_predictor(&device, &model)
             .with_context(|| format!("{}: {}", self.model.display(), model.info.arch))?;
-        let mut failed = 0;
+        let mut failed = incomplete;
         for job in &jobs {
             match self.segment(&device, &mut predictor, &model, job) {
                 Ok(()) => {}
                 // One bad scan among many does not keep the others from their labels.
-                Err(error) if all > 1 => {
+                Err(error) if all + incomplete > 1 => {
                     eprintln!("error: {error:#}");
                     failed += 1;
                 }
@@ -129,7 +141,7 @@ impl Predict {
             }
         }
         if failed > 0 {
-            anyhow::bail!("{failed} of {} scans failed", jobs.len());
+            anyhow::bail!("{failed} of {} scans failed", jobs.len() + incomplete);
         }
         Ok(())
     }

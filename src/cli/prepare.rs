@@ -74,8 +74,18 @@ impl Prepare {
             std::fs::create_dir_all(&folder).with_context(|| format!("{}", folder.display()))?;
         }
         let mut ids = Vec::new();
+        let mut failed = 0;
         for (source, extent) in &jobs {
-            let case = prepare::prepare(source, &self.classes, &target, extent.as_ref())?;
+            let case = match prepare::prepare(source, &self.classes, &target, extent.as_ref()) {
+                Ok(case) => case,
+                // One bad scan among many does not keep the others from the dataset.
+                Err(error) if jobs.len() > 1 => {
+                    eprintln!("error: {error}");
+                    failed += 1;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
             let path = |folder: &str| self.out.join(folder).join(format!("{}.nii.gz", source.id));
             volume::write_image(&path("imagesTr"), &case.image, &case.geometry, self.force)?;
             volume::write_labels(&path("labelsTr"), &case.labels, &case.geometry, self.force)?;
@@ -101,9 +111,18 @@ impl Prepare {
             );
             ids.push(source.id.clone());
         }
+        if ids.is_empty() {
+            anyhow::bail!("all {failed} scans failed");
+        }
         prepare::write_description(&self.out, &self.channel, &self.classes, &ids, self.force)
             .with_context(|| format!("{}", self.out.join("dataset.json").display()))?;
         println!("{}", self.out.display());
+        if failed > 0 {
+            anyhow::bail!(
+                "{failed} of {} scans failed and are not in the dataset",
+                jobs.len()
+            );
+        }
         Ok(())
     }
 

@@ -305,6 +305,18 @@ fn what_does_not_fit_together_is_refused() {
         1,
         "2147483647 voxels",
     );
+    // the scans that can be prepared are, and the run fails all the same
+    for folder in ["scans", "labels"] {
+        std::fs::copy(path("scans/a_2.nii.gz"), path(&format!("{folder}/a_5.nii.gz"))).unwrap();
+    }
+    let output = run("--classes liver=1");
+    refused(&output, 1, "1 of 2 scans failed and are not in the dataset");
+    refused(&output, 1, "labels/b_2.nii.gz");
+    assert_eq!(Dataset::open(&path("out")).unwrap().cases.len(), 1);
+    std::fs::remove_dir_all(path("out")).unwrap();
+    for folder in ["scans", "labels"] {
+        std::fs::remove_file(path(&format!("{folder}/a_5.nii.gz"))).unwrap();
+    }
     std::fs::write(path("list.csv"), LIST).unwrap();
     refused(
         &run("--classes liver=1 --crops list.csv --data-set Pancreas-CT"),

@@ -34,7 +34,7 @@ pub fn run(command: &Predict, model: &Model, file: &Path, options: &DeviceOption
     };
     let points = table::read(&text, axes)
         .map_err(|problem| anyhow::anyhow!("{}: {problem} ({hint})", file.display()))?;
-    let (lines, points): (Vec<u64>, Vec<[f64; 3]>) = points.into_iter().map(|p| (p.line, p.at)).unzip();
+    let (lines, points): (Vec<usize>, Vec<[f64; 3]>) = points.into_iter().map(|p| (p.line, p.at)).unzip();
 
     let start = std::time::Instant::now();
     let scan = read_channels(std::slice::from_ref(&command.input))?;

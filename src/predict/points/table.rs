@@ -1,7 +1,5 @@
 //! Tables of points: CSV with the columns x, y, z (millimetres of the scan's world) or i, j, k (its voxels).
 
-use std::borrow::Cow;
-
 /// What a point's three numbers are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Axes {
@@ -25,7 +23,7 @@ impl Axes {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Point {
     /// Its number in the file, from 1.
-    pub line: u64,
+    pub line: usize,
     /// Along the axes, whatever the order of the columns.
     pub at: [f64; 3],
 }
@@ -46,15 +44,21 @@ pub fn read(text: &str, axes: Axes) -> Result<Vec<Point>, String> {
     let separator = [';', '\t', ',']
         .into_iter()
         .find(|separator| first.contains(*separator));
-    let text: Cow<'_, str> = match separator {
-        Some(_) => text.into(),
+    let line = |line: &str| match separator {
+        _ if line.trim().is_empty() => String::new(),
+        Some(_) => line.to_string(),
         // spaces may be several
-        None => {
-            let lines = text
-                .lines()
-                .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
-            lines.collect::<Vec<_>>().join("\n").into()
-        }
+        None => line.split_whitespace().collect::<Vec<_>>().join(" "),
+    };
+    let text = text.lines().map(line).collect::<Vec<_>>().join("\n");
+    // csv counts a line break that follows a record into the next
+    let (mut counted, mut line) = (0, 1);
+    let mut line_of = |position: Option<&csv::Position>| {
+        let start = position.map_or(0, |position| position.byte() as usize);
+        let start = text.len() - text[start.min(text.len())..].trim_start_matches('\n').len();
+        line += text[counted.min(start)..start].matches('\n').count();
+        counted = start;
+        line
     };
     let mut table = csv::ReaderBuilder::new()
         .delimiter(separator.unwrap_or(' ') as u8)
@@ -64,11 +68,18 @@ pub fn read(text: &str, axes: Axes) -> Result<Vec<Point>, String> {
     let mut columns = None;
     let mut points = Vec::new();
     for record in table.records() {
-        let record = record.map_err(|e| problem(&e))?;
-        let line = record.position().map_or(0, csv::Position::line);
-        if record.iter().all(str::is_empty) {
-            continue;
-        }
+        let record = record.map_err(|e| match e.kind() {
+            csv::ErrorKind::UnequalLengths {
+                pos,
+                expected_len,
+                len,
+            } => format!(
+                "line {}: it has {len} columns, the lines before have {expected_len}",
+                line_of(pos.as_ref())
+            ),
+            _ => e.to_string(),
+        })?;
+        let line = line_of(record.position());
         if record[0].starts_with('#') {
             return Err(format!(
                 "line {line}: comments are not read; points are in the columns {}",
@@ -77,7 +88,7 @@ pub fn read(text: &str, axes: Axes) -> Result<Vec<Point>, String> {
         }
         let [a, b, c] = match columns {
             Some(columns) => columns,
-            None if record.iter().all(|field| field.parse::<f64>().is_err()) => {
+            None if is_names(&record) => {
                 columns = Some(named(&record, axes)?);
                 continue;
             }
@@ -104,6 +115,12 @@ pub fn read(text: &str, axes: Axes) -> Result<Vec<Point>, String> {
         true => Err("there are no points in it".into()),
         false => Ok(points),
     }
+}
+
+/// Whether a line names columns: words, and no number.
+fn is_names(record: &csv::StringRecord) -> bool {
+    record.iter().all(|field| field.parse::<f64>().is_err())
+        && record.iter().any(|field| field.contains(char::is_alphabetic))
 }
 
 /// Where the axes' columns are in a line of names.
@@ -145,32 +162,18 @@ fn named(names: &csv::StringRecord, axes: Axes) -> Result<[usize; 3], String> {
     Ok(columns)
 }
 
-fn problem(error: &csv::Error) -> String {
-    match error.kind() {
-        csv::ErrorKind::UnequalLengths {
-            pos,
-            expected_len,
-            len,
-        } => format!(
-            "line {}: it has {len} columns, the lines before have {expected_len}",
-            pos.as_ref().map_or(0, csv::Position::line)
-        ),
-        _ => error.to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn at(text: &str, axes: Axes) -> Result<Vec<(u64, [f64; 3])>, String> {
+    fn at(text: &str, axes: Axes) -> Result<Vec<(usize, [f64; 3])>, String> {
         let points = read(text, axes)?;
         Ok(points.into_iter().map(|p| (p.line, p.at)).collect())
     }
 
     #[test]
     fn columns_are_found_by_their_names_and_separators_by_the_first_line() {
-        let want = |first: u64| Ok(vec![(first, [1.0, -2.5, 3.0]), (first + 1, [4.0, 5.0, 6e1])]);
+        let want = |first: usize| Ok(vec![(first, [1.0, -2.5, 3.0]), (first + 1, [4.0, 5.0, 6e1])]);
         for (text, first) in [
             ("1,-2.5,3\n4,5,60\n", 1),
             ("1;-2.5;3\n4;5;60", 1),
