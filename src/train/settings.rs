@@ -201,7 +201,9 @@ impl Settings {
     /// [`Settings::parse`] of anything.
     pub(crate) fn of<'a, D: serde::Deserializer<'a>>(source: D) -> Result<(Settings, Vec<String>), D::Error> {
         let mut unknown = Vec::new();
-        let settings = serde_ignored::deserialize(source, |path| unknown.push(path.to_string()))?;
+        // `?` stands in the path for what may be absent.
+        let unknown_at = |path: serde_ignored::Path| unknown.push(path.to_string().replace(".?", ""));
+        let settings = serde_ignored::deserialize(source, unknown_at)?;
         Ok((settings, unknown))
     }
 
