@@ -2,47 +2,114 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// Writes `bytes` to a temporary file beside `path` and renames it into place.
+use tempfile::{Builder, NamedTempFile};
+
+/// Writes `bytes` to a temporary file beside `path` and renames it into place, so that after a failure or a crash the
+/// file is what it was before.
 ///
 /// # Errors
-/// [`io::ErrorKind::AlreadyExists`] when `path` exists and `force` is false; otherwise the operating
-/// system's error. The temporary file is removed when writing fails.
+/// [`io::ErrorKind::AlreadyExists`] when `path` exists and `force` is false, also when it came to exist meanwhile;
+/// [`io::ErrorKind::InvalidInput`] when `path` is a folder or a device; otherwise the operating system's error. The
+/// temporary file is removed when writing fails.
 pub fn write_beside(path: &Path, bytes: &[u8], force: bool) -> io::Result<()> {
-    if !force && path.exists() {
-        return Err(io::Error::new(
-            io::ErrorKind::AlreadyExists,
-            "the file exists already; pass --force to replace it",
-        ));
+    let exists = check_place(path)?;
+    if exists && !force {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, EXISTS));
     }
-    let temporary = beside(path)?;
-    let written = File::create(&temporary)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
+    let temporary = beside(path, bytes)?;
+    match force {
+        true => drop(temporary.persist(path)?),
+        false => persist_new(temporary, path)?,
     }
-    written
+    sync_folder(path);
+    Ok(())
 }
 
-/// A name in the folder of `path` that no other process writes to, hidden and with the same ending (libraries
-/// that choose a format by the ending can write to it).
+/// Writes `bytes` to a file as [`write_beside`] does, and keeps what was there as the file `kept` in the same folder. At
+/// every moment one of the two is whole.
 ///
 /// # Errors
-/// [`io::ErrorKind::InvalidInput`] when `path` names no file.
-pub fn beside(path: &Path) -> io::Result<PathBuf> {
-    let name = path
-        .file_name()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path names a folder, not a file"))?;
-    let mut hidden = std::ffi::OsString::from(format!(".{}.", std::process::id()));
-    hidden.push(name);
-    Ok(path.with_file_name(hidden))
+/// As [`write_beside`] with `force`.
+pub fn write_beside_keeping(path: &Path, kept: &Path, bytes: &[u8]) -> io::Result<()> {
+    let exists = check_place(path)?;
+    let temporary = beside(path, bytes)?;
+    if exists {
+        fs::rename(path, kept)?;
+    }
+    temporary.persist(path)?;
+    sync_folder(path);
+    Ok(())
+}
+
+/// Whether there is a file at `path`.
+fn check_place(path: &Path) -> io::Result<bool> {
+    let refuse = |problem: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
+    match fs::metadata(path) {
+        _ if path.file_name().is_none() => refuse("the path names a folder, not a file"),
+        Ok(found) if !found.is_file() => refuse("it is a folder or a device, not a file"),
+        Ok(_) => Ok(true),
+        Err(_) => Ok(false),
+    }
+}
+
+const EXISTS: &str = "the file exists already";
+
+/// A temporary file in the folder of `path` with these bytes, on the disk.
+fn beside(path: &Path, bytes: &[u8]) -> io::Result<NamedTempFile> {
+    // Opened here and not by tempfile, whose files only their owner may read.
+    let mut temporary = Builder::new()
+        .prefix(".obelisk-")
+        .suffix(".tmp")
+        .make_in(folder(path), |path| {
+            File::options().write(true).create_new(true).open(path)
+        })?;
+    temporary.as_file_mut().write_all(bytes)?;
+    temporary.as_file().sync_all()?;
+    Ok(temporary)
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
+}
+
+/// Renames to a path where nothing is.
+fn persist_new(temporary: NamedTempFile, path: &Path) -> io::Result<()> {
+    match temporary.persist_noclobber(path) {
+        Ok(_) => Ok(()),
+        Err(_) if fs::symlink_metadata(path).is_ok() => {
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, EXISTS))
+        }
+        // The file system can rename, but neither link nor rename without replacing.
+        Err(failed) => {
+            failed.file.persist(path)?;
+            Ok(())
+        }
+    }
+}
+
+/// Makes the renaming last through a power failure, where folders can be synced; the file is whole in any case.
+fn sync_folder(path: &Path) {
+    if cfg!(unix) {
+        let _ = File::open(folder(path)).and_then(|folder| folder.sync_all());
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
 
     #[test]
     fn keeps_an_existing_file_unless_forced_and_leaves_no_temporary() {
@@ -56,7 +123,86 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"first");
         write_beside(&path, b"second", true).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"second");
-        assert!(write_beside(&folder.path().join("missing/a.txt"), b"x", false).is_err());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        let missing = write_beside(&folder.path().join("missing/a.txt"), b"x", false).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        assert!(!missing.to_string().contains("tmp"), "{missing}");
+        assert_eq!(names(folder.path()), ["a.txt"]);
+    }
+
+    #[test]
+    fn keeps_the_file_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, kept) = (folder.path().join("new"), folder.path().join("before"));
+        let contents = |path: &Path| fs::read(path).ok();
+        for (i, before) in [(0, None), (1, Some(vec![0])), (2, Some(vec![1]))] {
+            write_beside_keeping(&path, &kept, &[i]).unwrap();
+            assert_eq!(contents(&path), Some(vec![i]));
+            assert_eq!(contents(&kept), before);
+        }
+        // After a crash between the two renames the file is gone and the one before is not.
+        fs::remove_file(&path).unwrap();
+        write_beside_keeping(&path, &kept, &[3]).unwrap();
+        assert_eq!((contents(&path), contents(&kept)), (Some(vec![3]), Some(vec![1])));
+        assert_eq!(names(folder.path()), ["before", "new"]);
+    }
+
+    #[test]
+    fn of_two_that_write_at_once_without_force_one_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        for round in 0..20 {
+            let path = folder.path().join(round.to_string());
+            let written: Vec<bool> = std::thread::scope(|scope| {
+                let writers: Vec<_> = (0..8u8)
+                    .map(|i| (i, path.clone()))
+                    .map(|(i, path)| scope.spawn(move || write_beside(&path, &[i; 1000], false).is_ok()))
+                    .collect();
+                writers.into_iter().map(|writer| writer.join().unwrap()).collect()
+            });
+            let winner = written.iter().position(|ok| *ok).unwrap();
+            assert_eq!(written.iter().filter(|ok| **ok).count(), 1);
+            assert_eq!(fs::read(&path).unwrap(), [winner as u8; 1000]);
+        }
+        assert_eq!(names(folder.path()).len(), 20);
+    }
+
+    #[test]
+    fn replaces_neither_folders_nor_devices() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("inner");
+        fs::create_dir(&inner).unwrap();
+        for path in [&inner, &folder.path().join(".."), Path::new("/")] {
+            for force in [false, true] {
+                let error = write_beside(path, b"x", force).unwrap_err();
+                assert_eq!(
+                    error.kind(),
+                    io::ErrorKind::InvalidInput,
+                    "{}: {error}",
+                    path.display()
+                );
+            }
+        }
+        #[cfg(unix)]
+        {
+            // A socket stands for /dev/null, which this test had better not touch.
+            let socket = folder.path().join("socket");
+            let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+            assert_eq!(
+                write_beside(&socket, b"x", true).unwrap_err().kind(),
+                io::ErrorKind::InvalidInput
+            );
+            assert_eq!(names(folder.path()), ["inner", "socket"]);
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn files_have_the_permissions_of_any_other() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let (plain, beside) = (folder.path().join("plain"), folder.path().join("beside"));
+        fs::write(&plain, b"x").unwrap();
+        write_beside(&beside, b"x", false).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode(&beside), mode(&plain));
     }
 }
