@@ -15,6 +15,7 @@ use std::path::Path;
 use clap::{Parser, Subcommand};
 use obelisk::gpu::{Device, DeviceOptions, FormsChoice, GpuError};
 use obelisk::tune;
+use obelisk::weights::WeightsError;
 
 /// Train and run OBELISK-Net and other small 3D segmentation networks on any GPU.
 #[derive(Debug, Parser)]
@@ -132,6 +133,16 @@ fn cache_folder(off: bool) -> Option<std::path::PathBuf> {
         return None;
     }
     Some(dirs::cache_dir()?.join("obelisk"))
+}
+
+/// Says how weights from elsewhere get the preprocessing that they lack.
+fn how_to_import(error: WeightsError) -> anyhow::Error {
+    match error {
+        WeightsError::NoPreprocessing { .. } => anyhow::anyhow!(
+            "{error}; `obelisk import FILE --like WEIGHTS --output FILE.safetensors` takes them from WEIGHTS"
+        ),
+        other => other.into(),
+    }
 }
 
 /// An output that exists needs `--force`.

@@ -29,7 +29,10 @@ use crate::metrics::{self, Comparison};
 use crate::model;
 use crate::plan::Plan;
 use crate::predict::{PredictError, Predictor, inference_graph};
-use crate::train::{EpochRecord, Event, Settings, TrainError, TrainingData, step_graph, train};
+use crate::train::{
+    EpochRecord, Event, Settings, TrainError, TrainingData, has_checkpoint, remove_checkpoints, step_graph,
+    train,
+};
 use crate::volume::{self, VolumeError};
 use crate::weights::{Model, WeightsError};
 
@@ -315,17 +318,16 @@ impl Job {
     /// # Errors
     /// The operating system's refusal.
     pub fn restart(&self, out: &Path) -> Result<(), CrossvalError> {
+        let run = self.run(out);
         // the result first: a fold without its checkpoint must not count as finished
-        for name in ["result.json", "checkpoint.safetensors"] {
-            let path = self.run(out).join(name);
-            match std::fs::remove_file(&path) {
-                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(CrossvalError::Io { path, source });
-                }
-                _ => {}
+        let path = run.join("result.json");
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(CrossvalError::Io { path, source });
             }
+            _ => {}
         }
-        Ok(())
+        Ok(remove_checkpoints(&run)?)
     }
 
     /// Trains the fold, from its checkpoint where there is one, segments and scores its held-out cases and writes the
@@ -349,7 +351,7 @@ impl Job {
                 source,
             })?;
         }
-        let resume = run.join("checkpoint.safetensors").exists();
+        let resume = has_checkpoint(&run);
         let mut settings = self.settings_for(&run, resume)?;
         settings.forms = Some(device.caps().forms);
         let text = toml::to_string(&settings).map_err(|e| CrossvalError::Recipe(e.to_string()))?;

@@ -326,8 +326,16 @@ impl Preprocessing {
                 ));
             }
         }
-        if self.labels.is_empty() {
-            return Err("there is no label".into());
+        if self.labels.len() < 2 {
+            let labels = self.labels.len();
+            return Err(format!(
+                "{labels} labels, where a background and another are the least"
+            ));
+        }
+        let channels = self.channels.iter().map(|c| &c.name);
+        let mut names = channels.chain(self.labels.iter().map(|l| &l.name));
+        if let Some(name) = names.find(|name| name.chars().any(char::is_control)) {
+            return Err(format!("`{}` is no name", name.escape_debug()));
         }
         let mut values: Vec<i32> = self.labels.iter().map(|l| l.value).chain(self.ignore).collect();
         values.sort_unstable();

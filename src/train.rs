@@ -1,5 +1,6 @@
 //! Training: settings, the graph of one step, the loop over epochs, validation, checkpoints and resuming.
 
+mod checkpoint;
 mod data;
 mod dense;
 mod graph;
@@ -13,16 +14,17 @@ use std::path::{Path, PathBuf};
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use serde::{Deserialize, Serialize};
 use web_time::Instant;
 
 pub use self::log::EpochRecord;
+pub use checkpoint::{has_checkpoint, remove_checkpoints};
 pub use data::{TrainingCase, TrainingData, ValidationCase};
 pub use graph::{add_loss, training_graph};
 pub use settings::{Loss, Schedule, Settings};
 pub use sparse::{Residents, sparse_training_graph};
 
 use self::log::log_csv;
+use checkpoint::{CheckpointRecord, Checkpoints};
 use data::label_counts;
 use dense::Dense;
 use sparse::Sparse;
@@ -48,26 +50,28 @@ pub enum TrainError {
     /// The settings or the dataset don't allow it.
     #[error("{0}")]
     Settings(String),
-    /// The loss is not a number any more.
-    #[error(
-        "the loss became {loss} in epoch {epoch}; lower --learning-rate, and check the scans' intensities"
-    )]
+    /// A loss, or what a step made of the weights, is not finite any more. No such weights have been written.
+    #[error("the training diverged: {what} after step {step} of epoch {epoch}, on {}", .cases.join(", "))]
     Diverged {
         /// Epoch, from 1.
         epoch: usize,
-        /// What the loss was.
-        loss: f32,
+        /// Step of the epoch, from 1.
+        step: usize,
+        /// Ids of the cases of that step.
+        cases: Vec<String>,
+        /// What is not finite.
+        what: String,
     },
     /// A file of the run can't be read or written.
     #[error(transparent)]
     Weights(#[from] WeightsError),
     /// A file of the run can't be written.
-    #[error("{}: {source}", .path.display())]
+    #[error("{}: {cause}", .path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The network can't be built or planned.
     #[error(transparent)]
@@ -141,6 +145,23 @@ impl<'a> Feed<'a> {
         }
     }
 
+    /// The error of a step at which `what` is not finite.
+    fn diverged(&self, data: &TrainingData, epoch: usize, position: usize, what: String) -> TrainError {
+        let cases = match self {
+            Feed::Dense(dense) => dense.cases(epoch, position),
+            Feed::Sparse(sparse) => sparse.cases(epoch * sparse.steps() + position),
+        };
+        TrainError::Diverged {
+            epoch: epoch + 1,
+            step: position + 1,
+            cases: cases
+                .into_iter()
+                .map(|case| data.training[case].id.clone())
+                .collect(),
+            what,
+        }
+    }
+
     /// Uploads what a step of an epoch sees; the same whatever ran before.
     async fn upload(
         &self,
@@ -160,17 +181,42 @@ impl<'a> Feed<'a> {
     }
 }
 
-/// What a checkpoint says beside its tensors.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct CheckpointRecord {
-    settings: Settings,
-    epochs_done: usize,
-    best: Option<f64>,
-    log: Vec<EpochRecord>,
+/// What an epoch left, until it is known to be good: weights whose loss is finite replace older ones.
+struct Trained {
+    model: Model,
+    /// Of Adam.
+    moments: Vec<(String, Tensor)>,
+    /// Whether no epoch before was better.
+    better: bool,
 }
 
-/// Trains a network and fills the run's folder: `config.toml`, `log.csv`, `last.safetensors`, `best.safetensors`
-/// and `checkpoint.safetensors`, from which `resume` goes on. Returns the log.
+impl Trained {
+    /// Writes the run's files.
+    fn write(
+        self,
+        run: &Path,
+        record: &CheckpointRecord,
+        checkpoints: &mut Checkpoints,
+    ) -> Result<(), TrainError> {
+        if self.better {
+            self.model.save(&run.join("best.safetensors"), true)?;
+        }
+        self.model.save(&run.join("last.safetensors"), true)?;
+        let log = log_csv(&record.log, &self.model.info.preprocessing);
+        write(&run.join("log.csv"), log.as_bytes())?;
+        // Last: whatever is interrupted before it is done again by the resumed run.
+        let mut tensors = self.model.tensors;
+        tensors.extend(self.moments);
+        Ok(checkpoints.save(record, &tensors)?)
+    }
+}
+
+/// Trains a network and fills the run's folder: `log.csv`, `last.safetensors`, `best.safetensors`, and the last two
+/// checkpoints, from which `resume` goes on (from the start where there is none, with a warning). Returns the log.
+///
+/// An epoch's files are written once the next step's loss has shown that its weights are good; after the last epoch, once
+/// its validation has, or the loss of one more step that changes nothing. A training that diverges leaves the files of
+/// the last good epoch, and may be resumed with a lower learning rate.
 ///
 /// # Errors
 /// Settings, data or files that don't fit, forms in the settings that are not the device's among them, and the device's
@@ -201,44 +247,50 @@ pub async fn train(
     tracing::debug!("training plan:\n{plan}");
     let weights = Weights::new(device, &plan, true).await?;
 
-    let checkpoint_path = run.join("checkpoint.safetensors");
     let own = Settings {
         forms: Some(forms),
         ..settings.clone()
     };
-    let mut record = CheckpointRecord {
-        settings: own.clone(),
-        epochs_done: 0,
-        best: None,
-        log: Vec::new(),
-    };
-    if resume {
-        let (found, tensors) = weights::load::<CheckpointRecord>(&checkpoint_path)?;
-        let found_settings = Settings {
-            forms: own.forms,
-            ..found.settings.clone()
-        };
-        if found_settings != own {
-            let message = format!(
-                "{} was made with other settings; resume with its own",
-                checkpoint_path.display()
-            );
-            return Err(TrainError::Settings(message));
+    let mut checkpoints = Checkpoints::of(run);
+    let found = if resume { checkpoints.load()? } else { None };
+    let mut record = match found {
+        Some((found, tensors)) => {
+            if let Some(difference) = found.settings.difference(&own) {
+                let message = format!(
+                    "{} was begun with other settings: {difference}; it goes on with its own",
+                    run.display()
+                );
+                return Err(TrainError::Settings(message));
+            }
+            weights.upload(device, &tensors)?;
+            weights.upload_moments(device, &tensors)?;
+            // Other forms and another learning rate are the caller's decision.
+            CheckpointRecord {
+                settings: own,
+                ..found
+            }
         }
-        // Other forms are the caller's decision.
-        record = CheckpointRecord {
-            settings: own,
-            ..found
-        };
-        weights.upload(device, &tensors)?;
-        weights.upload_moments(device, &tensors)?;
-    } else {
-        weights.upload(device, &weights::initialise(&graph, settings.seed))?;
-    }
+        None => {
+            if resume {
+                tracing::warn!(
+                    "{} has no checkpoint yet; the training begins at its start",
+                    run.display()
+                );
+            }
+            weights.upload(device, &weights::initialise(&graph, settings.seed))?;
+            CheckpointRecord {
+                settings: own,
+                epochs_done: 0,
+                best: None,
+                log: Vec::new(),
+            }
+        }
+    };
 
     let mut executable = Executable::new(device, plan, &weights).await?;
     let mut predictor = Predictor::new(device, network, preprocessing, &weights).await?;
     let class_weights = weights_of_classes(settings, data);
+    let mut trained: Option<Trained> = None;
 
     for epoch in record.epochs_done..settings.epochs {
         let start = Instant::now();
@@ -280,10 +332,11 @@ pub async fn train(
             let (position, learning_rate, loss) = in_flight.pop_front().expect("a step ahead");
             let loss = loss.finish(device).await?.data[0];
             if !loss.is_finite() {
-                return Err(TrainError::Diverged {
-                    epoch: epoch + 1,
-                    loss,
-                });
+                return Err(feed.diverged(data, epoch, position, format!("the loss is {loss}")));
+            }
+            if let Some(trained) = trained.take() {
+                trained.write(run, &record, &mut checkpoints)?;
+                report(Event::Epoch(record.log.last().expect("an epoch before")));
             }
             sum += loss as f64;
             report(Event::Step {
@@ -296,16 +349,22 @@ pub async fn train(
         }
         let train_seconds = start.elapsed().as_secs_f64();
 
+        let tensors: HashMap<String, Tensor> = weights.download(device).await?.into_iter().collect();
+        let moments = weights.download_moments(device).await?;
+        let diverged = |what| feed.diverged(data, epoch, steps - 1, what);
+        weights::check_numbers(&tensors).map_err(diverged)?;
+        weights::check_numbers(&moments.iter().cloned().collect()).map_err(diverged)?;
+
         let start = Instant::now();
         let last = epoch + 1 == settings.epochs;
         let mut scores = vec![Vec::new(); METRICS.len()];
         if !data.validation.is_empty() && (last || (epoch + 1).is_multiple_of(settings.validate_every)) {
-            scores = validate(device, &mut predictor, &data.validation, &mut report).await?;
+            let validation = validate(device, &mut predictor, &data.validation, &mut report).await?;
+            scores = validation.map_err(diverged)?;
         }
         let means: Vec<Option<f64>> = scores.iter().map(|s| metrics::mean(s.iter().copied())).collect();
         let validation_seconds = start.elapsed().as_secs_f64();
-        let mut tensors: HashMap<String, Tensor> = weights.download(device).await?.into_iter().collect();
-        let line = EpochRecord {
+        record.log.push(EpochRecord {
             epoch: epoch + 1,
             learning_rate: settings.rate(epoch * steps, steps),
             loss: sum / steps as f64,
@@ -314,8 +373,7 @@ pub async fn train(
             train_seconds,
             validation_seconds,
             offset_sigma: offsets::sigmas(&tensors),
-        };
-        record.log.push(line.clone());
+        });
         record.epochs_done = epoch + 1;
 
         let better = match (means[0], record.best) {
@@ -325,25 +383,52 @@ pub async fn train(
         };
         record.best = if better { means[0] } else { record.best };
         let info = model_info(settings, data, epoch + 1, means);
-        let model = Model {
-            info,
-            tensors: tensors.clone(),
-            batches: Default::default(),
-        };
-        if better {
-            model.save(&run.join("best.safetensors"), true)?;
+        trained = Some(Trained {
+            model: Model {
+                info,
+                tensors,
+                batches: Default::default(),
+            },
+            moments,
+            better,
+        });
+    }
+    if let Some(trained) = trained {
+        if data.validation.is_empty() {
+            let at = (settings.epochs - 1, steps - 1);
+            check_loss(
+                device,
+                settings,
+                data,
+                &feed,
+                &mut executable,
+                class_weights.as_ref(),
+                at,
+            )
+            .await?;
         }
-        model.save(&run.join("last.safetensors"), true)?;
-        write(
-            &run.join("log.csv"),
-            log_csv(&record.log, preprocessing).as_bytes(),
-        )?;
-        // Last: whatever is interrupted before it is done again by the resumed run.
-        tensors.extend(weights.download_moments(device).await?);
-        weights::save(&checkpoint_path, &record, &tensors, true)?;
-        report(Event::Epoch(&line));
+        trained.write(run, &record, &mut checkpoints)?;
+        report(Event::Epoch(record.log.last().expect("an epoch before")));
     }
     Ok(record.log)
+}
+
+/// Whether the loss that the last step's weights have is finite: a step more that does not change them.
+async fn check_loss(
+    device: &Device,
+    settings: &Settings,
+    data: &TrainingData,
+    feed: &Feed<'_>,
+    executable: &mut Executable,
+    class_weights: Option<&Tensor>,
+    at: (usize, usize),
+) -> Result<(), TrainError> {
+    let still = Settings {
+        learning_rate: 0.0,
+        ..settings.clone()
+    };
+    step(device, &still, data, feed, executable, class_weights, at).await?;
+    Ok(())
 }
 
 /// Trains from the start without a folder: no files, no validation, for callers that keep the weights themselves. After
@@ -378,6 +463,7 @@ pub async fn train_in_memory(
         let run = step(
             device,
             settings,
+            data,
             &feed,
             &mut executable,
             class_weights.as_ref(),
@@ -396,9 +482,24 @@ pub async fn train_in_memory(
             break;
         }
     }
+    let tensors: HashMap<String, Tensor> = weights.download(device).await?.into_iter().collect();
+    if let Some(last) = done.checked_sub(1) {
+        let at = (last / steps, last % steps);
+        weights::check_numbers(&tensors).map_err(|what| feed.diverged(data, at.0, at.1, what))?;
+        check_loss(
+            device,
+            settings,
+            data,
+            &feed,
+            &mut executable,
+            class_weights.as_ref(),
+            at,
+        )
+        .await?;
+    }
     Ok(Model {
         info: model_info(settings, data, done / steps, Vec::new()),
-        tensors: weights.download(device).await?.into_iter().collect(),
+        tensors,
         batches: Default::default(),
     })
 }
@@ -407,6 +508,7 @@ pub async fn train_in_memory(
 async fn step(
     device: &Device,
     settings: &Settings,
+    data: &TrainingData,
     feed: &Feed<'_>,
     executable: &mut Executable,
     class_weights: Option<&Tensor>,
@@ -430,10 +532,7 @@ async fn step(
     let loss = executable.read(device, "loss").await?.data[0];
     match loss.is_finite() {
         true => Ok((loss, learning_rate)),
-        false => Err(TrainError::Diverged {
-            epoch: epoch + 1,
-            loss,
-        }),
+        false => Err(feed.diverged(data, epoch, position, format!("the loss is {loss}"))),
     }
 }
 
@@ -474,19 +573,26 @@ pub fn step_graph(settings: &Settings, preprocessing: &Preprocessing) -> Result<
 fn training_grid(preprocessing: &Preprocessing) -> Result<[usize; 3], TrainError> {
     preprocessing
         .grid
-        .ok_or_else(|| TrainError::Settings("training needs a grid; give --size".into()))
+        .ok_or_else(|| TrainError::Settings("training needs a grid".into()))
 }
 
+/// Dice by foreground label; or, in words, what is not finite.
 async fn validate(
     device: &Device,
     predictor: &mut Predictor,
     cases: &[ValidationCase],
     report: &mut impl FnMut(Event),
-) -> Result<Vec<Vec<Option<f64>>>, TrainError> {
+) -> Result<Result<Vec<Vec<Option<f64>>>, String>, TrainError> {
     let preprocessing = predictor.preprocessing().clone();
     let mut scores = Vec::new();
     for (i, case) in cases.iter().enumerate() {
         let logits = predictor.logits(device, &case.prepared).await?;
+        if !logits.data.iter().all(|v| v.is_finite()) {
+            return Ok(Err(format!(
+                "the logits of the held-out case {} are not finite",
+                case.id
+            )));
+        }
         let labels = preprocessing.restore_labels(&logits, &case.prepared.placement);
         let maps = Comparison::new(
             &labels,
@@ -501,7 +607,7 @@ async fn validate(
             cases: cases.len(),
         });
     }
-    Ok(Report::new(&preprocessing.labels, &scores).label_means)
+    Ok(Ok(Report::new(&preprocessing.labels, &scores).label_means))
 }
 
 fn model_info(
@@ -511,7 +617,6 @@ fn model_info(
     scores: Vec<Option<f64>>,
 ) -> ModelInfo {
     ModelInfo {
-        format: 1,
         arch: settings.arch.clone(),
         preprocessing: data.preprocessing.clone(),
         training: Some(TrainingRecord {
@@ -528,9 +633,9 @@ fn model_info(
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
-    write_beside(path, bytes, true).map_err(|source| TrainError::Io {
+    write_beside(path, bytes, true).map_err(|cause| TrainError::Io {
         path: path.into(),
-        source,
+        cause,
     })
 }
 

@@ -1,11 +1,12 @@
-//! Weight files: safetensors with the network's name, labels, preprocessing and training record in the metadata, so
-//! that the file alone is enough to predict. Also files from elsewhere, and how parameters start.
+//! Weight files: safetensors with the network's name, labels, preprocessing, training record and a checksum in the
+//! metadata, so that the file alone is enough to predict. Also files from elsewhere, and how parameters start.
 //!
 //! Tensors have the authors' names, so that a file written here loads into their PyTorch code:
 //! `network.load_state_dict(safetensors.torch.load_file(path))`. Batch norms' `num_batches_tracked` (int64) are kept
 //! with the file that has them and not invented for one that has none: PyTorch accepts both, since a dict without its
 //! private `_metadata` counts as of before these counts, and no published network uses them.
 
+mod file;
 mod pickle;
 pub mod pth;
 mod recognise;
@@ -17,44 +18,81 @@ use std::path::{Path, PathBuf};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
-use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
-use crate::file::write_beside;
+pub(crate) use self::file::encode;
+use self::file::{Contents, parse_record};
 use crate::graph::{Graph, GraphError, Init, Source};
 use crate::metrics;
 use crate::preprocess::Preprocessing;
 use crate::tensor::Tensor;
 
-/// The one metadata key of a weight file. One key, because the order of several would differ from run to run.
-const KEY: &str = "obelisk";
+pub use self::file::{Record, load, save};
 
 /// A weight file that can't be read, written or used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum WeightsError {
     /// The operating system refused.
-    #[error("{}: {source}", .path.display())]
+    #[error("{}: {cause}", .path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
-    /// Not a safetensors file of this program.
+    /// Damaged, or not what it should be.
     #[error("{}: {reason}", .path.display())]
     Format {
         /// The file.
         path: PathBuf,
-        /// What is wrong and what to do.
+        /// What is wrong.
         reason: String,
     },
+    /// Written by a newer version of this program, in a format that this one does not know.
+    #[error("{}: a newer version of this program wrote it (format {format}; this one reads up to {known})", .path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        format: u64,
+        /// The newest format that is read.
+        known: u64,
+    },
+    /// Weights from elsewhere whose network is known, and whose preprocessing was never published.
+    #[error(
+        "{}: its network is {arch}, but nothing says how scans are prepared for it; labels and preprocessing have to \
+        come from the weights of a training run",
+        .path.display()
+    )]
+    NoPreprocessing {
+        /// The file.
+        path: PathBuf,
+        /// The network.
+        arch: &'static str,
+    },
+}
+
+impl WeightsError {
+    /// Makes the error of a file from what is wrong with it.
+    fn format(path: &Path) -> impl Fn(String) -> WeightsError + Copy + '_ {
+        move |reason| WeightsError::Format {
+            path: path.into(),
+            reason,
+        }
+    }
+
+    fn io(path: &Path) -> impl Fn(std::io::Error) -> WeightsError + '_ {
+        move |cause| WeightsError::Io {
+            path: path.into(),
+            cause,
+        }
+    }
 }
 
 /// What a weight file says of itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelInfo {
-    /// Version of this record.
-    pub format: u32,
     /// Network's name, as `--arch` has it.
     pub arch: String,
     /// How scans become tensors and labels become files.
@@ -67,8 +105,21 @@ pub struct ModelInfo {
     pub source: Option<String>,
 }
 
+impl Record for ModelInfo {
+    fn check(&self) -> Result<(), String> {
+        if self.arch.is_empty() || self.arch.chars().any(char::is_control) {
+            return Err(format!(
+                "its network has the unusable name `{}`",
+                self.arch.escape_debug()
+            ));
+        }
+        self.preprocessing.validate()
+    }
+}
+
 /// How weights came to be; no times or host names, so that the same training gives the same bytes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct TrainingRecord {
     /// Name of the dataset's folder.
     pub dataset: String,
@@ -103,9 +154,13 @@ impl Model {
     /// Reads a weight file of this program.
     ///
     /// # Errors
-    /// A file that can't be read, or that is no safetensors file with this program's record.
+    /// A file that can't be read, is damaged, or is no safetensors file with this program's record; values in the record
+    /// that can't be; numbers that are not finite.
     pub fn load(path: &Path) -> Result<Model, WeightsError> {
-        let contents = safetensors_file(path, &read(path)?)?;
+        Model::with_record(Contents::read(path, &read(path)?)?, path)
+    }
+
+    fn with_record(contents: Contents, path: &Path) -> Result<Model, WeightsError> {
         Ok(Model {
             info: parse_record(path, contents.record.as_deref())?,
             tensors: contents.tensors,
@@ -119,9 +174,9 @@ impl Model {
     /// converted with a warning in the log.
     ///
     /// # Errors
-    /// A file that can't be read, is damaged, or would run code; tensors that fit no network (or not `arch`); a
-    /// network from elsewhere whose preprocessing was never published (see [`Model::open_like`]); weights that are
-    /// not finite.
+    /// A file that can't be read, is damaged, or would run code; tensors that fit no network (or not `arch`, or not the
+    /// network of the file's record); a network from elsewhere whose preprocessing was never published (see
+    /// [`Model::open_like`]); a record with values that can't be; weights that are not finite.
     pub fn open(path: &Path, arch: Option<&str>) -> Result<Model, WeightsError> {
         open(&read(path)?, path, arch, None)
     }
@@ -155,15 +210,16 @@ impl Model {
     /// Writes the weight file beside its place and renames it. The bytes depend on the contents alone.
     ///
     /// # Errors
-    /// A file that exists (without `force`) or can't be written.
+    /// A file that exists (without `force`) or can't be written, and those of [`Model::to_bytes`]; the file that was
+    /// there stays.
     pub fn save(&self, path: &Path, force: bool) -> Result<(), WeightsError> {
-        write(path, &self.info, &self.tensors, &self.batches, force)
+        file::write(path, &self.to_bytes(path)?, force)
     }
 
     /// The bytes that [`Model::save`] writes; `name` is for messages.
     ///
     /// # Errors
-    /// None for weights of this program's networks.
+    /// Weights that are not finite, and a record with values that can't be.
     pub fn to_bytes(&self, name: &Path) -> Result<Vec<u8>, WeightsError> {
         encode(name, &self.info, &self.tensors, &self.batches)
     }
@@ -175,29 +231,22 @@ fn open(
     arch: Option<&str>,
     like: Option<&ModelInfo>,
 ) -> Result<Model, WeightsError> {
-    let format = |reason: String| WeightsError::Format {
-        path: path.into(),
-        reason,
-    };
+    let format = WeightsError::format(path);
     let foreign = if pth::looks_like_one(bytes) {
         pth::Checkpoint::read(bytes).map_err(format)?
     } else {
-        let contents = safetensors_file(path, bytes)?;
+        let contents = Contents::read(path, bytes)?;
         if contents.record.is_some() {
-            let mut model = Model {
-                info: parse_record(path, contents.record.as_deref())?,
-                tensors: contents.tensors,
-                batches: contents.batches,
-            };
             if like.is_some() {
                 return Err(format(
                     "it has a record of its network and preprocessing; another file's is only for one without".into(),
                 ));
             }
+            let mut model = Model::with_record(contents, path)?;
             if let Some(arch) = arch {
-                recognise::check(arch, &model.info.preprocessing, &model.tensors).map_err(format)?;
                 model.info.arch = arch.into();
             }
+            recognise::check(&model.info.arch, &model.info.preprocessing, &model.tensors).map_err(format)?;
             return Ok(model);
         }
         pth::Checkpoint {
@@ -212,10 +261,12 @@ fn open(
             path.display()
         );
     }
-    if let Some((name, _)) = (foreign.tensors.iter()).find(|(_, t)| t.data.iter().any(|v| !v.is_finite())) {
-        return Err(format(format!("tensor `{name}` has values that are not finite")));
-    }
+    check_numbers(&foreign.tensors).map_err(format)?;
     let (network, preprocessing) = recognise::recognise(&foreign.tensors, arch, like).map_err(format)?;
+    let preprocessing = preprocessing.ok_or_else(|| WeightsError::NoPreprocessing {
+        path: path.into(),
+        arch: network.name,
+    })?;
     if let Some(name) = (foreign.batches.keys()).find(|name| !counts_a_norm(name, &foreign.tensors)) {
         return Err(format(format!(
             "`{name}` belongs to no batch norm of {}",
@@ -224,7 +275,6 @@ fn open(
     }
     Ok(Model {
         info: ModelInfo {
-            format: 1,
             arch: network.name.into(),
             preprocessing,
             training: None,
@@ -235,6 +285,27 @@ fn open(
     })
 }
 
+/// That every number is finite, and no batch norm's running variance and no second moment of Adam's negative.
+///
+/// # Errors
+/// The first tensor, in alphabetical order, with a number that can't be, in words for the user.
+pub(crate) fn check_numbers(tensors: &HashMap<String, Tensor>) -> Result<(), String> {
+    let wrong = tensors.iter().filter_map(|(name, tensor)| {
+        let square = name.ends_with("running_var") || name.starts_with("adam.1.");
+        let impossible = |v: &f32| !v.is_finite() || (square && *v < 0.0);
+        Some((name, *tensor.data.iter().find(|v| impossible(v))?))
+    });
+    match wrong.min_by_key(|(name, _)| *name) {
+        None => Ok(()),
+        Some((name, value)) if value.is_finite() => Err(format!(
+            "tensor `{name}` has the value {value}, where none can be negative"
+        )),
+        Some((name, value)) => Err(format!(
+            "tensor `{name}` has values that are not finite ({value})"
+        )),
+    }
+}
+
 /// Whether a count's batch norm is among the tensors.
 fn counts_a_norm(name: &str, tensors: &HashMap<String, Tensor>) -> bool {
     let norm = name.strip_suffix(pth::BATCHES).unwrap_or(name);
@@ -242,122 +313,7 @@ fn counts_a_norm(name: &str, tensors: &HashMap<String, Tensor>) -> bool {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, WeightsError> {
-    std::fs::read(path).map_err(|source| WeightsError::Io {
-        path: path.into(),
-        source,
-    })
-}
-
-/// What a safetensors file has: this program's record, if it is there, and the tensors.
-struct Contents {
-    record: Option<String>,
-    tensors: HashMap<String, Tensor>,
-    batches: BTreeMap<String, i64>,
-}
-
-fn safetensors_file(path: &Path, bytes: &[u8]) -> Result<Contents, WeightsError> {
-    let format = |reason: String| WeightsError::Format {
-        path: path.into(),
-        reason,
-    };
-    let not_weights = |e: safetensors::SafeTensorError| {
-        format(format!(
-            "this is no safetensors file ({e}) and no PyTorch checkpoint; give the `best.safetensors` of a training \
-            run or a published network's weights"
-        ))
-    };
-    let (_, header) = safetensors::SafeTensors::read_metadata(bytes).map_err(not_weights)?;
-    let file = safetensors::SafeTensors::deserialize(bytes).map_err(not_weights)?;
-    let mut contents = Contents {
-        record: header.metadata().as_ref().and_then(|m| m.get(KEY)).cloned(),
-        tensors: HashMap::new(),
-        batches: BTreeMap::new(),
-    };
-    for (name, view) in file.iter() {
-        match (view.dtype(), view.data()) {
-            (Dtype::F32, data) => {
-                let (numbers, _) = data.as_chunks();
-                let data = numbers.iter().map(|b| f32::from_le_bytes(*b)).collect();
-                contents
-                    .tensors
-                    .insert(name.to_owned(), Tensor::new(view.shape(), data));
-            }
-            (Dtype::I64, &[a, b, c, d, e, f, g, h]) if name.rsplit('.').next() == Some(pth::BATCHES) => {
-                let count = i64::from_le_bytes([a, b, c, d, e, f, g, h]);
-                contents.batches.insert(name.to_owned(), count);
-            }
-            (other, _) => return Err(format(format!("tensor `{name}` is {other:?}; only F32 is used"))),
-        }
-    }
-    Ok(contents)
-}
-
-fn parse_record<R: for<'a> Deserialize<'a>>(path: &Path, record: Option<&str>) -> Result<R, WeightsError> {
-    let format = |reason: String| WeightsError::Format {
-        path: path.into(),
-        reason,
-    };
-    let record = record.ok_or_else(|| {
-        format(
-            "the file's metadata has no `obelisk` record, so its network and preprocessing are unknown"
-                .into(),
-        )
-    })?;
-    serde_json::from_str(record).map_err(|e| format(format!("its `obelisk` record is unreadable: {e}")))
-}
-
-/// Reads a safetensors file of f32 tensors with a record of type `R` under this program's metadata key.
-pub fn load<R: for<'a> Deserialize<'a>>(path: &Path) -> Result<(R, HashMap<String, Tensor>), WeightsError> {
-    let contents = safetensors_file(path, &read(path)?)?;
-    Ok((parse_record(path, contents.record.as_deref())?, contents.tensors))
-}
-
-/// Writes f32 tensors as safetensors with a record under this program's metadata key, beside its place, then renames.
-pub fn save<R: Serialize>(
-    path: &Path,
-    record: &R,
-    tensors: &HashMap<String, Tensor>,
-    force: bool,
-) -> Result<(), WeightsError> {
-    write(path, record, tensors, &BTreeMap::new(), force)
-}
-
-fn write<R: Serialize>(
-    path: &Path,
-    record: &R,
-    tensors: &HashMap<String, Tensor>,
-    batches: &BTreeMap<String, i64>,
-    force: bool,
-) -> Result<(), WeightsError> {
-    let bytes = encode(path, record, tensors, batches)?;
-    write_beside(path, &bytes, force).map_err(|source| WeightsError::Io {
-        path: path.into(),
-        source,
-    })
-}
-
-fn encode<R: Serialize>(
-    path: &Path,
-    record: &R,
-    tensors: &HashMap<String, Tensor>,
-    batches: &BTreeMap<String, i64>,
-) -> Result<Vec<u8>, WeightsError> {
-    let format = |reason: String| WeightsError::Format {
-        path: path.into(),
-        reason,
-    };
-    let record = serde_json::to_string(record).map_err(|e| format(e.to_string()))?;
-    let mut views: BTreeMap<&str, TensorView> = BTreeMap::new();
-    for (name, t) in tensors {
-        let view = TensorView::new(Dtype::F32, t.shape.clone(), bytemuck::cast_slice(&t.data));
-        views.insert(name, view.expect("a tensor's data fits its shape"));
-    }
-    for (name, count) in batches {
-        let view = TensorView::new(Dtype::I64, Vec::new(), bytemuck::bytes_of(count));
-        views.insert(name, view.expect("one number has no axes"));
-    }
-    safetensors::serialize(views, Some(HashMap::from([(KEY.to_owned(), record)])))
-        .map_err(|e| format(e.to_string()))
+    std::fs::read(path).map_err(WeightsError::io(path))
 }
 
 /// Fresh parameters and states of a graph. Each tensor has a random stream of its own, by seed and name, so that adding

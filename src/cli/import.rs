@@ -4,7 +4,7 @@ use clap::Args;
 use obelisk::model;
 use obelisk::weights::Model;
 
-use super::{Usage, refuse_existing};
+use super::{Usage, how_to_import, refuse_existing};
 
 /// `obelisk import`
 #[derive(Debug, Args)]
@@ -42,14 +42,14 @@ impl Import {
         }
         let model = match &self.like {
             Some(like) => Model::open_like(&self.input, arch, &Model::load(like)?.info)?,
-            None => Model::open(&self.input, arch)?,
+            None => Model::open(&self.input, arch).map_err(how_to_import)?,
         };
-        model.save(&self.output, self.force)?;
-
         let preprocessing = &model.info.preprocessing;
         let network = model::find(&model.info.arch)?;
         let parameters = model.parameter_count()?;
         let labels: Vec<&str> = preprocessing.labels.iter().map(|l| l.name.as_str()).collect();
+        // When nothing can fail any more: a failure leaves no file.
+        model.save(&self.output, self.force)?;
         if self.json {
             let report = serde_json::json!({
                 "input": self.input, "output": self.output, "arch": network.name,

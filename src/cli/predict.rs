@@ -13,7 +13,7 @@ use obelisk::volume::{self, Orientation, Volume};
 use obelisk::weights::Model;
 use obelisk::{model, picture, weights};
 
-use super::{Usage, open_device, refuse_existing};
+use super::{Usage, how_to_import, open_device, refuse_existing};
 
 /// `obelisk predict`
 #[derive(Debug, Args)]
@@ -151,7 +151,7 @@ impl Predict {
         if let Some(name) = &self.arch {
             model::find(name).map_err(|e| Usage(e.to_string()))?;
         }
-        let mut model = Model::open(&self.model, self.arch.as_deref())?;
+        let mut model = Model::open(&self.model, self.arch.as_deref()).map_err(how_to_import)?;
         if let Some(code) = self.orient {
             if let Some(own) = model.info.preprocessing.orientation {
                 let message = format!(

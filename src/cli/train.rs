@@ -10,7 +10,9 @@ use obelisk::metrics::METRICS;
 use obelisk::model;
 use obelisk::picture::{self, CurvePoint};
 use obelisk::preprocess::{Overrides, Preprocessing};
-use obelisk::train::{EpochRecord, Event, Loss, Schedule, Settings, TrainingData, train};
+use obelisk::train::{
+    EpochRecord, Event, Loss, Schedule, Settings, TrainError, TrainingData, has_checkpoint, train,
+};
 use obelisk::weights::Model;
 
 use super::{Usage, open_device};
@@ -116,9 +118,16 @@ pub(super) fn three<T: std::str::FromStr>(text: &str) -> Result<[T; 3], String> 
 
 impl Train {
     pub fn run(&self, options: &DeviceOptions) -> anyhow::Result<()> {
-        let mut settings = self.settings()?;
+        let (read, mut settings) = self.settings()?;
         let config_path = self.out.join("config.toml");
-        if !self.resume && !self.force && config_path.exists() {
+        let goes_on = self.resume && has_checkpoint(&self.out);
+        if goes_on && let Some(difference) = read.difference(&settings) {
+            let message =
+                "a training goes on with its own settings, of which only --learning-rate may change";
+            return Err(Usage(format!("{message}: in {}, {difference}", config_path.display())).into());
+        }
+        // A folder with settings alone is of a training that failed before its first checkpoint: nothing would be lost.
+        if !self.resume && !self.force && holds_run(&self.out) {
             anyhow::bail!(
                 "{} holds a run; --resume goes on with it, --force starts anew",
                 self.out.display()
@@ -137,14 +146,16 @@ impl Train {
             false => open_device(options)?,
             true => open_recorded(options, settings.recorded_forms(), &config_path)?,
         };
-        settings.forms = Some(device.caps().forms);
-
         std::fs::create_dir_all(&self.out).with_context(|| format!("{}", self.out.display()))?;
-        if !self.resume {
+        let forms = Some(device.caps().forms);
+        if !goes_on || settings.learning_rate != read.learning_rate {
+            // The forms that a run was begun with stay on record.
+            settings.forms = if goes_on { read.forms } else { forms };
             let text = toml::to_string(&settings)?;
             obelisk::file::write_beside(&config_path, text.as_bytes(), true)
                 .with_context(|| format!("{}", config_path.display()))?;
         }
+        settings.forms = forms;
         let names = data.preprocessing.foreground_names();
         let mut progress = Progress::new(settings.epochs, settings.batch, names);
         let log = pollster::block_on(train(
@@ -154,8 +165,9 @@ impl Train {
             &self.out,
             self.resume,
             |event| progress.show(&event),
-        ))?;
+        ));
         progress.finish();
+        let log = log.map_err(|error| self.advise(error))?;
         draw_pictures(&self.out, &settings, &data, &log)?;
         let first = &METRICS[0];
         if let Some(best) = log
@@ -178,7 +190,8 @@ impl Train {
         Ok(())
     }
 
-    fn settings(&self) -> anyhow::Result<Settings> {
+    /// The settings to start from, and with what the options say instead.
+    fn settings(&self) -> anyhow::Result<(Settings, Settings)> {
         if self.options.paper && (self.config.is_some() || self.resume) {
             return Err(
                 Usage("--paper starts from the paper's settings, not from a config.toml".into()).into(),
@@ -192,7 +205,7 @@ impl Train {
             (None, true) => Some(self.out.join("config.toml")),
             (None, false) => None,
         };
-        let mut settings = match config {
+        let read = match config {
             Some(path) => {
                 let text = std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
                 let (mut settings, unknown) =
@@ -217,6 +230,7 @@ impl Train {
                 self.options.start(dataset.clone(), arch)?
             }
         };
+        let mut settings = read.clone();
         if let Some(dataset) = &self.dataset {
             settings.dataset = dataset.clone();
         }
@@ -228,8 +242,29 @@ impl Train {
         }
         settings.fold = self.fold.or(settings.fold);
         self.options.apply(&mut settings)?;
-        Ok(settings)
+        Ok((read, settings))
     }
+
+    /// What to do about an error, in options.
+    fn advise(&self, error: TrainError) -> anyhow::Error {
+        match error {
+            TrainError::Diverged { .. } if has_checkpoint(&self.out) => anyhow::anyhow!(
+                "{error}; `obelisk train --resume --out {} --learning-rate RATE` goes on from the last good epoch with a \
+                lower rate",
+                self.out.display()
+            ),
+            TrainError::Diverged { .. } => {
+                anyhow::anyhow!("{error}; lower --learning-rate, and check the scans' intensities")
+            }
+            other => other.into(),
+        }
+    }
+}
+
+/// Whether the folder has what a training would replace.
+fn holds_run(folder: &Path) -> bool {
+    let weights = |name: &str| folder.join(name).exists();
+    has_checkpoint(folder) || weights("best.safetensors") || weights("last.safetensors")
 }
 
 /// Opens the device with the forms of the kernels that are on record.

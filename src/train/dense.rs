@@ -18,7 +18,7 @@ impl<'a> Dense<'a> {
         let steps = data.training.len() / settings.batch;
         if steps == 0 {
             let message = format!(
-                "{} training cases don't fill a batch of {}; lower --batch or add cases",
+                "{} training cases don't fill a batch of {}; a smaller batch or more cases do",
                 data.training.len(),
                 settings.batch
             );
@@ -48,6 +48,13 @@ impl<'a> Dense<'a> {
         ]
     }
 
+    /// The cases of a step.
+    pub fn cases(&self, epoch: usize, position: usize) -> Vec<usize> {
+        let Settings { seed, batch, .. } = *self.settings;
+        let order = epoch_order(seed, epoch, self.data.training.len());
+        order[position * batch..(position + 1) * batch].to_vec()
+    }
+
     pub fn upload(
         &self,
         device: &Device,
@@ -59,8 +66,7 @@ impl<'a> Dense<'a> {
             seed, batch, affine, ..
         } = *self.settings;
         let shape @ [_, _, d, h, w] = self.shape();
-        let order = epoch_order(seed, epoch, self.data.training.len());
-        let cases = &order[position * batch..(position + 1) * batch];
+        let cases = self.cases(epoch, position);
         let mut image = Vec::with_capacity(shape.iter().product());
         let mut labels = Vec::with_capacity(batch * d * h * w);
         let mut theta = Vec::with_capacity(batch * 12);

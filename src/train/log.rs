@@ -9,7 +9,8 @@ use crate::metrics::{self, METRICS};
 use crate::preprocess::Preprocessing;
 
 /// A line of the run's log.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct EpochRecord {
     /// From 1.
     pub epoch: usize,
@@ -28,7 +29,6 @@ pub struct EpochRecord {
     /// Seconds of its validation.
     pub validation_seconds: f64,
     /// Standard deviation of each OBELISK layer's offsets at its end, by parameter; see [`crate::offsets::sigmas`].
-    #[serde(default)]
     pub offset_sigma: BTreeMap<String, f64>,
 }
 

@@ -1,5 +1,6 @@
 //! What a training run is told; the run's `config.toml`.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -184,6 +185,29 @@ impl Settings {
         }
     }
 
+    /// What is different in `other`, but for what a training may be resumed with: a learning rate, which the rest of it
+    /// takes, and forms. In words: names, and both values.
+    pub fn difference(&self, other: &Settings) -> Option<String> {
+        let values = |settings: &Settings| match serde_json::to_value(settings) {
+            Ok(serde_json::Value::Object(values)) => values,
+            _ => unreachable!("settings are a table"),
+        };
+        let (own, other) = (values(self), values(other));
+        let names: BTreeSet<&String> = own.keys().chain(other.keys()).collect();
+        let shown = |value: Option<&serde_json::Value>| match value {
+            None | Some(serde_json::Value::Null) => "absent".to_owned(),
+            Some(value) => value.to_string(),
+        };
+        let different: Vec<String> = names
+            .into_iter()
+            .filter(|name| !["learning_rate", "forms"].contains(&name.as_str()))
+            .map(|name| (name, shown(own.get(name)), shown(other.get(name))))
+            .filter(|(_, own, other)| own != other)
+            .map(|(name, own, other)| format!("`{name}` is {own} and not {other}"))
+            .collect();
+        (!different.is_empty()).then(|| different.join(", "))
+    }
+
     /// The choice of forms that resumes the run.
     pub fn recorded_forms(&self) -> FormsChoice {
         self.forms.map_or(FormsChoice::BuiltIn, FormsChoice::from)
@@ -236,6 +260,25 @@ mod tests {
         assert_eq!(paper.rate(0, steps), 0.002);
         assert_eq!(paper.rate(steps - 1, steps), 0.002);
         assert!((paper.rate(2 * steps, steps) - 0.002 * 0.99 * 0.99).abs() < 1e-9);
+    }
+
+    #[test]
+    fn differences_are_named_but_for_what_a_training_may_be_resumed_with() {
+        let settings = Settings::new("data".into(), "obelisk");
+        let other = Settings {
+            batch: 7,
+            steps: None,
+            learning_rate: 1.0,
+            ..settings.clone()
+        };
+        let difference = settings.difference(&other).unwrap();
+        assert_eq!(difference, "`batch` is 3 and not 7, `steps` is 64 and not absent");
+        let slower = Settings {
+            learning_rate: 1e-4,
+            forms: Some(Default::default()),
+            ..settings.clone()
+        };
+        assert_eq!(settings.difference(&slower), None);
     }
 
     #[test]

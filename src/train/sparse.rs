@@ -136,6 +136,19 @@ impl<'a> Sparse<'a> {
         [self.data.preprocessing.channels.len(), d, h, w]
     }
 
+    /// The cases of a step.
+    pub fn cases(&self, step: usize) -> Vec<usize> {
+        (0..self.settings.batch)
+            .map(|slot| self.case(step, slot))
+            .collect()
+    }
+
+    fn case(&self, step: usize, slot: usize) -> usize {
+        // Pass after pass over the shuffled cases, wherever epochs end.
+        let (index, cases) = (step * self.settings.batch + slot, self.scans.len());
+        epoch_order(self.settings.seed, index / cases, cases)[index % cases]
+    }
+
     pub async fn upload(
         &self,
         device: &Device,
@@ -147,12 +160,7 @@ impl<'a> Sparse<'a> {
         } = *self.settings;
         let mut labels = Vec::with_capacity(batch * self.samples);
         for slot in 0..batch {
-            // Pass after pass over the shuffled cases, wherever epochs end.
-            let (pass, position) = (
-                (step * batch + slot) / self.scans.len(),
-                (step * batch + slot) % self.scans.len(),
-            );
-            let case = &self.scans[epoch_order(seed, pass, self.scans.len())[position]];
+            let case = &self.scans[self.case(step, slot)];
             let mut rng = stream(seed, step, slot);
             let scan = &case[below(&mut rng, case.len())];
             let theta = augmentation(&mut rng, affine);

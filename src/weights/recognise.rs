@@ -16,18 +16,18 @@ const LISTED: usize = 3;
 
 type Shapes = BTreeMap<String, Vec<usize>>;
 
-/// The network of these tensors, and how its scans are read: as its authors published it, or as `like` says.
+/// The network of these tensors, and how its scans are read: as its authors published it, or as `like` says; `None`
+/// where nobody does.
 ///
 /// Without `arch` and `like` every network is tried, at its published number of labels or at that of the tensors.
 ///
 /// # Errors
-/// In words for the user: tensors that fit no network, and why not the nearest; a network whose preprocessing nobody
-/// published.
+/// In words for the user: tensors that fit no network, and why not the nearest.
 pub(super) fn recognise(
     tensors: &HashMap<String, Tensor>,
     arch: Option<&str>,
     like: Option<&ModelInfo>,
-) -> Result<(&'static Network, Preprocessing), String> {
+) -> Result<(&'static Network, Option<Preprocessing>), String> {
     let named = arch.or(like.map(|l| l.arch.as_str()));
     let candidates: Vec<&Network> = match named {
         Some(name) => vec![model::find(name).map_err(|e| e.to_string())?],
@@ -60,13 +60,6 @@ pub(super) fn recognise(
         };
         return Err(format!("{nearest}: {differences}"));
     }
-    let preprocessing = preprocessing.ok_or_else(|| {
-        format!(
-            "its network is {}, but nothing says how scans are prepared for it; `obelisk import FILE --like WEIGHTS \
-            --output FILE.safetensors` takes labels and preprocessing from the weights of a training run",
-            network.name
-        )
-    })?;
     Ok((network, preprocessing))
 }
 

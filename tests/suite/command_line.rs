@@ -221,6 +221,58 @@ fn a_training_records_its_forms_and_resuming_obeys_them() {
 }
 
 #[test]
+fn a_training_that_failed_at_its_start_does_not_block_the_corrected_command() {
+    if !adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let weights = |run: &str| std::fs::read(path(run).join("last.safetensors")).unwrap();
+    let config = |run: &str| std::fs::read_to_string(path(run).join("config.toml")).unwrap();
+    let resume = |run: &str, more: &[&str]| {
+        let run = path(run);
+        obelisk(&[&["train", "--resume", "--out", text(&run)], more].concat())
+    };
+    for run in ["again", "resumed"] {
+        let failed = train(&path(run), &["--learning-rate", "1e30"]);
+        refused(&failed, 1, "diverged");
+        refused(&failed, 1, "lower --learning-rate");
+        let left = std::fs::read_dir(path(run))
+            .unwrap()
+            .map(|e| e.unwrap().file_name());
+        assert_eq!(left.collect::<Vec<_>>(), ["config.toml"]);
+    }
+    done(&train(&path("again"), &["--learning-rate", "0.001"]));
+    let resumed = resume("resumed", &["--learning-rate", "0.001"]);
+    done(&resumed);
+    assert!(String::from_utf8_lossy(&resumed.stderr).contains("no checkpoint yet"));
+    assert_eq!(weights("again"), weights("resumed"));
+    assert_eq!(config("again"), config("resumed"));
+
+    // Once there is a checkpoint, only the rate may change, and is on record then.
+    refused(&train(&path("again"), &[]), 1, "holds a run");
+    refused(&resume("again", &["--batch", "7"]), 2, "`batch` is 2 and not 7");
+    assert_eq!(config("again"), config("resumed"));
+    done(&resume("again", &["--learning-rate", "0.0005"]));
+    assert_eq!(
+        config("again"),
+        config("resumed").replace("learning_rate = 0.001", "learning_rate = 0.0005")
+    );
+
+    // A setting of another version does not keep a run from going on; in a file that a person gives it is a mistake.
+    let newer = format!("momentum = 0.5\n{}", config("again"));
+    std::fs::write(path("again").join("config.toml"), &newer).unwrap();
+    let resumed = resume("again", &[]);
+    done(&resumed);
+    assert!(String::from_utf8_lossy(&resumed.stderr).contains("momentum"));
+    assert_eq!(config("again"), newer);
+    let (given, run) = (path("again").join("config.toml"), path("other"));
+    let given = obelisk(&["train", "--config", text(&given), "--out", text(&run)]);
+    refused(&given, 2, "unknown settings: momentum");
+    assert!(!run.exists());
+}
+
+#[test]
 fn options_override_the_papers_settings() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");

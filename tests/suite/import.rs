@@ -97,22 +97,23 @@ fn the_authors_checkpoints_are_recognised_and_keep_their_names_shapes_and_bytes(
 /// The lengths' low bytes are those that pickles (0x80) and zip archives (`PK`) begin with, too.
 #[test]
 fn weights_are_read_back_whatever_the_length_of_their_header() {
-    let trained = Model::load(&trained()).unwrap();
-    let tensors = HashMap::from([("one".to_owned(), Tensor::new(&[1], vec![1.0]))]);
+    let mut model = Model::load(&trained()).unwrap();
+    model.info.source = Some(String::new());
+    let length = |bytes: &[u8]| u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let shortest = length(&model.to_bytes(Path::new("w")).unwrap());
+    let zip = usize::from(u16::from_le_bytes(*b"PK"));
+    let longer = (0..256)
+        .step_by(8)
+        .chain([zip - 8, zip, zip + 8].map(|wanted| wanted - shortest));
     let mut first_bytes = HashSet::new();
-    for longer in (0..24_000).step_by(8) {
-        let mut info = trained.info.clone();
-        info.source = Some("x".repeat(longer));
-        let model = Model {
-            info,
-            tensors: tensors.clone(),
-            batches: BTreeMap::new(),
-        };
+    for longer in longer {
+        model.info.source = Some("x".repeat(longer));
         let bytes = model.to_bytes(Path::new("w")).unwrap();
+        assert_eq!(length(&bytes), shortest + longer);
         first_bytes.insert([bytes[0], bytes[1]]);
         let read = Model::from_bytes(&bytes, Path::new("w"))
             .unwrap_or_else(|e| panic!("a header of {:x?} bytes: {e}", &bytes[..8]));
-        assert_eq!((read.info, read.tensors), (model.info, model.tensors));
+        assert_eq!((&read.info, &read.tensors), (&model.info, &model.tensors));
     }
     let has = |wanted: fn(&[u8; 2]) -> bool| first_bytes.iter().any(wanted);
     assert!(has(|b| b[0] == 0x80) && has(|b| b == b"PK"));
@@ -194,7 +195,7 @@ fn weights_whose_preprocessing_nobody_published_take_that_of_another_file() {
     foreign(&path, &like.tensors);
     let error = refusal(&path, None);
     assert!(
-        error.contains("obelisk-hybrid") && error.contains("--like"),
+        error.contains("obelisk-hybrid") && error.contains("from the weights of a training run"),
         "{error}"
     );
     let model = Model::open_like(&path, None, &like.info).unwrap();
@@ -217,7 +218,7 @@ fn weights_whose_preprocessing_nobody_published_take_that_of_another_file() {
     let error = Model::open_like(&path, None, &like.info).unwrap_err().to_string();
     assert!(error.contains("`batch7U.bias` is [5] instead of [3]"), "{error}");
     assert!(
-        refusal(&path, None).contains("--like"),
+        refusal(&path, None).contains("its network is obelisk-hybrid"),
         "recognised by any number of labels"
     );
 
@@ -276,6 +277,37 @@ fn the_program_imports_and_keeps_what_exists() {
     );
     assert!(error.contains("`batch7U.bias` is [9] instead of [3]"), "{error}");
     assert!(!folder.path().join("b.safetensors").exists());
+
+    // A preprocessing that has to come from elsewhere, and a record that its tensors contradict.
+    let bare = Model::load(&like).unwrap();
+    foreign(&folder.path().join("bare.safetensors"), &bare.tensors);
+    let output = obelisk(
+        folder.path(),
+        &["import", "bare.safetensors", "--output", "c.safetensors"],
+    );
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("obelisk import FILE --like WEIGHTS"), "{error}");
+    let mut contradicted = bare;
+    contradicted.info.arch = "unet".into();
+    contradicted
+        .save(&folder.path().join("unet.safetensors"), false)
+        .unwrap();
+    let output = obelisk(
+        folder.path(),
+        &["import", "unet.safetensors", "--output", "c.safetensors"],
+    );
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("not those of unet"), "{error}");
+    // A cause is told once.
+    let output = obelisk(
+        folder.path(),
+        &["import", "absent.pth", "--output", "c.safetensors"],
+    );
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(error.matches("No such file").count(), 1, "{error}");
+    assert!(!folder.path().join("c.safetensors").exists());
 }
 
 #[cfg(feature = "cli")]

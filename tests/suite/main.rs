@@ -4,6 +4,7 @@
 mod common;
 
 mod batch_norm;
+mod checkpoints;
 mod concat;
 mod conv3d;
 mod cross_entropy;
@@ -35,6 +36,7 @@ mod sparse_operations;
 mod ten_steps;
 mod texels;
 mod watched;
+mod weights;
 
 // These need the command-line program or what is built with it.
 #[cfg(feature = "cli")]
