@@ -2,7 +2,7 @@
 // `partial`: each invocation walks a run of one channel block (common/walk.wgsl); it or its workgroup leaves a sum
 // [blocks][partials] (common/together.wgsl).
 // `reduce`: one workgroup a channel block.
-@group(0) @binding(0) var<uniform> params: BiasGradient;
+@group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> source: array<vec4f>;
 @group(0) @binding(2) var<storage, read_write> sums: array<vec4f>;
 

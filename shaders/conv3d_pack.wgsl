@@ -8,37 +8,6 @@ const BLOCKS: u32 = 4u;
 const TAPS: u32 = 3u;
 const CHANNELS: u32 = 4u;
 
-struct Params {
-    total: u32,
-    // The weight [Cout, Cin / groups, KD, KH, KW].
-    weight_outputs: u32,
-    weight_inputs: u32,
-    kernel_z: u32,
-    kernel_y: u32,
-    kernel_x: u32,
-    // Outputs and inputs a group of the weight.
-    outputs_a_group: u32,
-    // First channel of this source among the weight's inputs over all groups, and its channels.
-    source_first: u32,
-    source_channels: u32,
-    transposed: u32,
-    first_z: i32,
-    first_y: i32,
-    first_x: i32,
-    step_z: i32,
-    step_y: i32,
-    step_x: i32,
-    taps_z: u32,
-    taps_y: u32,
-    taps_x: u32,
-    blocks: u32,
-    group_outputs: u32,
-    group_inputs: u32,
-    bias_base: u32,
-    // Channels between blocks: 4 in a map, whatever CHANNELS it has; 1 in an image.
-    block_channels: u32,
-    in_blocks: u32,
-}
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> weights: array<f32>;
 @group(0) @binding(2) var<storage, read_write> packed: array<vec4f>;
@@ -149,10 +118,10 @@ fn combined(
     let first = combine_plane(output, input, 0u, kx);
     let second = combine_plane(output, input, 1u, kx);
     let third = combine_plane(output, input, 2u, kx);
-    put_row(at * 16u, 0u, first, second, third);
-    put_row(at * 16u, 1u, first, second, third);
-    put_row(at * 16u, 2u, first, second, third);
-    put_row(at * 16u, 3u, first, second, third);
+    // unroll
+    for (var row = 0u; row < 4u; row++) {
+        put_row(at * 16u, row, first, second, third);
+    }
 }
 
 // The bias behind the weights, one vec4 an output block: `weights` is the bias here.

@@ -9,27 +9,6 @@ const CHANNELS: u32 = 4u;
 const ROWS_ALONG_X: u32 = 0u;
 const SUMS: u32 = TAPS_X * TAPS * BLOCKS * CHANNELS;
 
-struct Params {
-    total: u32,
-    chunks: u32,
-    lanes: u32,
-    taps_z: u32,
-    taps_y: u32,
-    taps_x: u32,
-    // The weight [Cout, Cin / groups, KD, KH, KW]; KH is taps_y · TAPS, KW is taps_x · TAPS_X (ROWS_ALONG_X: KW and KH).
-    outputs: u32,
-    inputs: u32,
-    outputs_a_group: u32,
-    source_first: u32,
-    source_channels: u32,
-    group_outputs: u32,
-    group_inputs: u32,
-    block_channels: u32,
-    in_blocks: u32,
-    blocks: u32,
-    // 1: add to what other planes gave.
-    add: u32,
-}
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> partial: array<vec4f>;
 @group(0) @binding(2) var<storage, read_write> gradient: array<f32>;

@@ -9,32 +9,6 @@ const OUTPUTS: u32 = 4u;
 const SPAN: u32 = ROWS + 2u;
 const SUMS: u32 = 9u * CHANNELS;
 
-struct Params {
-    lanes: u32,
-    chunks: u32,
-    first_chunk: u32,
-    strips: u32,
-    strips_a_chunk: u32,
-    first_plane: u32,
-    row_groups: u32,
-    depth: i32,
-    height: i32,
-    width: i32,
-    g_base: i32,
-    in_depth: i32,
-    in_height: i32,
-    in_width: i32,
-    x_base: i32,
-    x_stride_n: i32,
-    x_stride_c: i32,
-    x_stride_z: i32,
-    start_z: i32,
-    start_y: i32,
-    start_x: i32,
-    stride_z: i32,
-    step_z: i32,
-    taps_z: u32,
-}
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> g: array<vec4f>;
 @group(0) @binding(3) var<storage, read_write> partial: array<vec4f>;
@@ -94,14 +68,10 @@ fn multiply(r: u32, tap_x: u32, tap_y: u32, channel: u32) {
 
 fn add_channels(tap_x: u32, tap_y: u32, channel: u32) {
     if (channel < CHANNELS) {
-        multiply(0u, tap_x, tap_y, channel);
-        multiply(1u, tap_x, tap_y, channel);
-        multiply(2u, tap_x, tap_y, channel);
-        multiply(3u, tap_x, tap_y, channel);
-        multiply(4u, tap_x, tap_y, channel);
-        multiply(5u, tap_x, tap_y, channel);
-        multiply(6u, tap_x, tap_y, channel);
-        multiply(7u, tap_x, tap_y, channel);
+        // unroll
+        for (var r = 0u; r < 8u; r++) {
+            multiply(r, tap_x, tap_y, channel);
+        }
     }
 }
 
@@ -113,14 +83,11 @@ fn add_tap(tap_x: u32, tap_y: u32) {
 fn store(tap: u32, at: u32) {
     let s = tap * CHANNELS;
     partial[at + s * params.lanes] = sums[s];
-    if (CHANNELS > 1u) {
-        partial[at + (s + 1u) * params.lanes] = sums[s + 1u];
-    }
-    if (CHANNELS > 2u) {
-        partial[at + (s + 2u) * params.lanes] = sums[s + 2u];
-    }
-    if (CHANNELS > 3u) {
-        partial[at + (s + 3u) * params.lanes] = sums[s + 3u];
+    // unroll
+    for (var channel = 1u; channel < 4u; channel++) {
+        if (CHANNELS > channel) {
+            partial[at + (s + channel) * params.lanes] = sums[s + channel];
+        }
     }
 }
 
@@ -147,75 +114,44 @@ fn main(
         let inside_z = iz >= 0 && iz < params.in_depth;
         let x_at = n * params.x_stride_n + c_at + iz * params.x_stride_z;
         let g_plane = plane * params.height * params.width - params.g_base;
-        place_row(0u, oy + params.start_y);
-        place_row(1u, oy + params.start_y);
-        place_row(2u, oy + params.start_y);
-        place_row(3u, oy + params.start_y);
-        place_row(4u, oy + params.start_y);
-        place_row(5u, oy + params.start_y);
-        place_row(6u, oy + params.start_y);
-        place_row(7u, oy + params.start_y);
-        place_row(8u, oy + params.start_y);
-        place_row(9u, oy + params.start_y);
-        place_upstream(0u, oy);
-        place_upstream(1u, oy);
-        place_upstream(2u, oy);
-        place_upstream(3u, oy);
-        place_upstream(4u, oy);
-        place_upstream(5u, oy);
-        place_upstream(6u, oy);
-        place_upstream(7u, oy);
+        // unroll
+        for (var k = 0u; k < 10u; k++) {
+            place_row(k, oy + params.start_y);
+        }
+        // unroll
+        for (var r = 0u; r < 8u; r++) {
+            place_upstream(r, oy);
+        }
         for (var column = 0; column < params.width + 2; column++) {
             let ix = column + params.start_x;
             let inside = inside_z && ix >= 0 && ix < params.in_width;
             let at = select(0, x_at + ix, inside);
-            load_row(0u, at, inside);
-            load_row(1u, at, inside);
-            load_row(2u, at, inside);
-            load_row(3u, at, inside);
-            load_row(4u, at, inside);
-            load_row(5u, at, inside);
-            load_row(6u, at, inside);
-            load_row(7u, at, inside);
-            load_row(8u, at, inside);
-            load_row(9u, at, inside);
+            // unroll
+            for (var k = 0u; k < 10u; k++) {
+                load_row(k, at, inside);
+            }
             let inside_g = column < params.width;
             let at_g = g_plane + select(0, column, inside_g);
-            load_upstream(0u, at_g, inside_g);
-            load_upstream(1u, at_g, inside_g);
-            load_upstream(2u, at_g, inside_g);
-            load_upstream(3u, at_g, inside_g);
-            load_upstream(4u, at_g, inside_g);
-            load_upstream(5u, at_g, inside_g);
-            load_upstream(6u, at_g, inside_g);
-            load_upstream(7u, at_g, inside_g);
-            add_tap(0u, 0u);
-            add_tap(0u, 1u);
-            add_tap(0u, 2u);
-            add_tap(1u, 0u);
-            add_tap(1u, 1u);
-            add_tap(1u, 2u);
-            add_tap(2u, 0u);
-            add_tap(2u, 1u);
-            add_tap(2u, 2u);
-            next_column(0u);
-            next_column(1u);
-            next_column(2u);
-            next_column(3u);
-            next_column(4u);
-            next_column(5u);
-            next_column(6u);
-            next_column(7u);
+            // unroll
+            for (var r = 0u; r < 8u; r++) {
+                load_upstream(r, at_g, inside_g);
+            }
+            // unroll
+            for (var tap_x = 0u; tap_x < 3u; tap_x++) {
+                // unroll
+                for (var tap_y = 0u; tap_y < 3u; tap_y++) {
+                    add_tap(tap_x, tap_y);
+                }
+            }
+            // unroll
+            for (var r = 0u; r < 8u; r++) {
+                next_column(r);
+            }
         }
     }
     let at = (params.first_chunk + chunk) * SUMS * params.lanes + lane;
-    store(0u, at);
-    store(1u, at);
-    store(2u, at);
-    store(3u, at);
-    store(4u, at);
-    store(5u, at);
-    store(6u, at);
-    store(7u, at);
-    store(8u, at);
+    // unroll
+    for (var tap = 0u; tap < 9u; tap++) {
+        store(tap, at);
+    }
 }

@@ -5,7 +5,8 @@
 // g, which is what makes it cheap: no sum over invocations, no float atomics, always the same order.
 // conv3d_reduce.wgsl adds the chunks. The piece before this file reads x (conv3d_map, conv3d_image) and g
 // (conv3d_upstream_plain, conv3d_upstream_lanes).
-// 16 -> 16 channels at 72³ on 2 cores: 85 GFLOP/s with 192 sums an invocation, 65 with 96, 27 with 48.
+// Many sums an invocation pay: each upstream gradient that is loaded serves all of them. Params stands in
+// src/op/conv3d/kernels/direct_weight_gradient.rs.
 const ROWS: u32 = 4u;
 const BLOCKS: u32 = 4u;
 const TAPS: u32 = 3u;
@@ -19,51 +20,6 @@ const SPAN: u32 = (ROWS - 1u) * STEP + TAPS;
 const CARRIED: u32 = max(TAPS, STEP) - STEP;
 const SUMS: u32 = TAPS * BLOCKS * CHANNELS;
 
-struct Params {
-    lanes: u32,
-    // Invocations between chunks: lanes, or the next multiple of the subgroup size.
-    lane_stride: u32,
-    chunks: u32,
-    first_chunk: u32,
-    columns: u32,
-    columns_a_chunk: u32,
-    first_plane: u32,
-    block_groups: u32,
-    in_blocks: u32,
-    blocks: u32,
-    group_outputs: u32,
-    group_inputs: u32,
-    block_channels: u32,
-    depth: i32,
-    height: i32,
-    width: i32,
-    out_blocks: i32,
-    g_base: i32,
-    in_depth: i32,
-    in_height: i32,
-    in_width: i32,
-    x_base: i32,
-    x_stride_n: i32,
-    x_stride_c: i32,
-    x_stride_z: i32,
-    x_stride_row: i32,
-    x_stride_column: i32,
-    g_stride_row: i32,
-    g_stride_column: i32,
-    start_z: i32,
-    start_y: i32,
-    start_x: i32,
-    stride_z: i32,
-    stride_y: i32,
-    stride_x: i32,
-    step_z: i32,
-    step_y: i32,
-    step_x: i32,
-    row_step: i32,
-    taps_z: u32,
-    taps_y: u32,
-    taps_x: u32,
-}
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read_write> partial: array<vec4f>;
 
@@ -82,23 +38,10 @@ fn place_row(k: u32) {
 }
 
 fn place_rows() {
-    place_row(0u);
-    place_row(1u);
-    place_row(2u);
-    place_row(3u);
-    place_row(4u);
-    place_row(5u);
-    place_row(6u);
-    place_row(7u);
-    place_row(8u);
-    place_row(9u);
-    place_row(10u);
-    place_row(11u);
-    place_row(12u);
-    place_row(13u);
-    place_row(14u);
-    place_row(15u);
-    place_row(16u);
+    // unroll
+    for (var k = 0u; k < 17u; k++) {
+        place_row(k);
+    }
 }
 
 // at: index of row 0 in x; iy: its y.
@@ -111,23 +54,10 @@ fn load_row(k: u32, at: i32, iy: i32, inside: bool) {
 }
 
 fn load_rows(at: i32, iy: i32, inside: bool) {
-    load_row(CARRIED + 0u, at, iy, inside);
-    load_row(CARRIED + 1u, at, iy, inside);
-    load_row(CARRIED + 2u, at, iy, inside);
-    load_row(CARRIED + 3u, at, iy, inside);
-    load_row(CARRIED + 4u, at, iy, inside);
-    load_row(CARRIED + 5u, at, iy, inside);
-    load_row(CARRIED + 6u, at, iy, inside);
-    load_row(CARRIED + 7u, at, iy, inside);
-    load_row(CARRIED + 8u, at, iy, inside);
-    load_row(CARRIED + 9u, at, iy, inside);
-    load_row(CARRIED + 10u, at, iy, inside);
-    load_row(CARRIED + 11u, at, iy, inside);
-    load_row(CARRIED + 12u, at, iy, inside);
-    load_row(CARRIED + 13u, at, iy, inside);
-    load_row(CARRIED + 14u, at, iy, inside);
-    load_row(CARRIED + 15u, at, iy, inside);
-    load_row(CARRIED + 16u, at, iy, inside);
+    // unroll
+    for (var k = 0u; k < 17u; k++) {
+        load_row(CARRIED + k, at, iy, inside);
+    }
 }
 
 // The rows that later steps carry over.
@@ -159,23 +89,19 @@ fn add_channel(block: u32, output: u32, tap: u32, channel: u32) {
     if (tap < TAPS && channel < CHANNELS) {
         let at = (tap * BLOCKS + block) * CHANNELS + channel;
         var sum = sums[at][output];
-        sum = multiply(0u, output, tap, channel, sum);
-        sum = multiply(1u, output, tap, channel, sum);
-        sum = multiply(2u, output, tap, channel, sum);
-        sum = multiply(3u, output, tap, channel, sum);
-        sum = multiply(4u, output, tap, channel, sum);
-        sum = multiply(5u, output, tap, channel, sum);
-        sum = multiply(6u, output, tap, channel, sum);
-        sum = multiply(7u, output, tap, channel, sum);
+        // unroll
+        for (var r = 0u; r < 8u; r++) {
+            sum = multiply(r, output, tap, channel, sum);
+        }
         sums[at][output] = sum;
     }
 }
 
 fn add_tap(block: u32, output: u32, tap: u32) {
-    add_channel(block, output, tap, 0u);
-    add_channel(block, output, tap, 1u);
-    add_channel(block, output, tap, 2u);
-    add_channel(block, output, tap, 3u);
+    // unroll
+    for (var channel = 0u; channel < 4u; channel++) {
+        add_channel(block, output, tap, channel);
+    }
 }
 
 fn add_output(block: u32, output: u32) {
@@ -194,18 +120,14 @@ fn take(r: u32, block: u32) {
 
 fn add_block(block: u32) {
     if (block < BLOCKS) {
-        take(0u, block);
-        take(1u, block);
-        take(2u, block);
-        take(3u, block);
-        take(4u, block);
-        take(5u, block);
-        take(6u, block);
-        take(7u, block);
-        add_output(block, 0u);
-        add_output(block, 1u);
-        add_output(block, 2u);
-        add_output(block, 3u);
+        // unroll
+        for (var r = 0u; r < 8u; r++) {
+            take(r, block);
+        }
+        // unroll
+        for (var output = 0u; output < 4u; output++) {
+            add_output(block, output);
+        }
     }
 }
 
@@ -213,14 +135,11 @@ fn store(tap: u32, block: u32, at: u32) {
     if (tap < TAPS && block < BLOCKS) {
         let s = (tap * BLOCKS + block) * CHANNELS;
         partial[at + s * params.lanes] = sums[s];
-        if (CHANNELS > 1u) {
-            partial[at + (s + 1u) * params.lanes] = sums[s + 1u];
-        }
-        if (CHANNELS > 2u) {
-            partial[at + (s + 2u) * params.lanes] = sums[s + 2u];
-        }
-        if (CHANNELS > 3u) {
-            partial[at + (s + 3u) * params.lanes] = sums[s + 3u];
+        // unroll
+        for (var channel = 1u; channel < 4u; channel++) {
+            if (CHANNELS > channel) {
+                partial[at + (s + channel) * params.lanes] = sums[s + channel];
+            }
         }
     }
 }
@@ -261,14 +180,10 @@ fn accumulate(index: u32, block_group: u32, subgroup_lane: i32) {
         for (var oy = 0; oy < params.height; oy += i32(ROWS)) {
             load_rows(at, oy * params.stride_y + ky, inside);
             load_upstream(g_at, oy, i32(block_group * BLOCKS), subgroup_lane);
-            add_block(0u);
-            add_block(1u);
-            add_block(2u);
-            add_block(3u);
-            add_block(4u);
-            add_block(5u);
-            add_block(6u);
-            add_block(7u);
+            // unroll
+            for (var block = 0u; block < 8u; block++) {
+                add_block(block);
+            }
             carry_row(0u);
             carry_row(1u);
             at += step_at;
@@ -286,22 +201,17 @@ fn accumulate(index: u32, block_group: u32, subgroup_lane: i32) {
     if (own < params.lanes && index / params.lane_stride < params.chunks) {
         let group = (params.first_chunk + chunk) * params.block_groups + block_group;
         let at = group * SUMS * params.lanes + lane;
-        store(0u, 0u, at);
-        store(0u, 1u, at);
-        store(0u, 2u, at);
-        store(0u, 3u, at);
-        store(1u, 0u, at);
-        store(1u, 1u, at);
-        store(1u, 2u, at);
-        store(1u, 3u, at);
-        store(2u, 0u, at);
-        store(2u, 1u, at);
-        store(2u, 2u, at);
-        store(2u, 3u, at);
+        // unroll
+        for (var tap = 0u; tap < 3u; tap++) {
+            // unroll
+            for (var block = 0u; block < 4u; block++) {
+                store(tap, block, at);
+            }
+        }
         // More than four blocks come with one tap only.
-        store(0u, 4u, at);
-        store(0u, 5u, at);
-        store(0u, 6u, at);
-        store(0u, 7u, at);
+        // unroll
+        for (var block = 4u; block < 8u; block++) {
+            store(0u, block, at);
+        }
     }
 }

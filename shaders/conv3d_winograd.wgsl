@@ -26,43 +26,6 @@ const SPAN: u32 = ROWS + 2u;
 const EDGES: u32 = 2u;
 const CHUNK: u32 = BLOCKS * 48u;
 
-struct Params {
-    total: u32,
-    first_plane: u32,
-    // Behind the last, in the same entry of the batch.
-    end_plane: u32,
-    depth: u32,
-    height: u32,
-    width: u32,
-    row_groups: u32,
-    in_depth: i32,
-    in_height: i32,
-    x_base: i32,
-    x_stride_n: i32,
-    x_stride_c: i32,
-    x_stride_z: i32,
-    channels: u32,
-    x1_base: i32,
-    x1_stride_n: i32,
-    x1_stride_z: i32,
-    x1_channels: u32,
-    x2_base: i32,
-    x2_stride_n: i32,
-    x2_stride_z: i32,
-    x2_channels: u32,
-    start_z: i32,
-    start_y: i32,
-    out_blocks: u32,
-    y_base: u32,
-    bias_base: u32,
-    // 0: y = sum; 1: y = bias + sum; 2: y += sum.
-    mode: u32,
-    // Of a leaky ReLU behind the sum; 1 for none.
-    slope: f32,
-    // Of a 1×1×1 convolution behind it, for labels: its outputs, and where its weights lie.
-    classes: u32,
-    pointwise_base: u32,
-}
 @group(0) @binding(0) var<uniform> params: Params;
 
 // [output block][output][row of a tile]
@@ -234,17 +197,17 @@ fn add_output(block: u32, output: u32) {
 }
 
 fn add_block(block: u32) {
-    add_output(block, 0u);
-    add_output(block, 1u);
-    add_output(block, 2u);
-    add_output(block, 3u);
+    // unroll
+    for (var output = 0u; output < 4u; output++) {
+        add_output(block, output);
+    }
 }
 
 fn place_sources(stride_z: i32) {
-    place_source(0u, stride_z);
-    place_source(1u, stride_z);
-    place_source(2u, stride_z);
-    place_source(3u, stride_z);
+    // unroll
+    for (var k = 0u; k < 4u; k++) {
+        place_source(k, stride_z);
+    }
 }
 
 // `first_at`: of the lane at z = y = 0; `edge_first`: of what it loads for the outer lanes.
@@ -253,25 +216,23 @@ fn add_source(source: u32, first_at: i32, edge_first: i32, channels: u32, first_
     var edge_at = edge_first;
     var w_at = first_w;
     for (var first = 0u; first < channels; first += CHANNELS) {
-        load_row(source, 0u, at);
-        load_row(source, 1u, at);
-        load_row(source, 2u, at);
-        load_row(source, 3u, at);
-        load_row(source, 4u, at);
-        load_row(source, 5u, at);
+        // unroll
+        for (var k = 0u; k < 6u; k++) {
+            load_row(source, k, at);
+        }
         load_edge(source, 0u, edge_at);
         load_edge(source, 1u, edge_at);
         let here = min(CHANNELS, channels - first);
         for (var channel = 0u; channel < here; channel++) {
-            combine_plane(0u, channel, lane, outside);
-            combine_plane(1u, channel, lane, outside);
-            combine_plane(2u, channel, lane, outside);
-            combine_plane(3u, channel, lane, outside);
+            // unroll
+            for (var z = 0u; z < 4u; z++) {
+                combine_plane(z, channel, lane, outside);
+            }
             load_weights(w_at, lane);
-            add_block(0u);
-            add_block(1u);
-            add_block(2u);
-            add_block(3u);
+            // unroll
+            for (var block = 0u; block < 4u; block++) {
+                add_block(block);
+            }
             w_at += CHUNK;
         }
         at += params.x_stride_c;
@@ -313,16 +274,14 @@ fn convolve(index: u32, block_group: u32, lane: u32) {
     let edge_y = select(subgroupShuffle(first_y, 0u), subgroupShuffle(first_y, 7u), right);
     let ends = vec2u(u32(left_outside), u32(right_outside));
     let there = select(subgroupShuffle(ends.x, 0u), subgroupShuffle(ends.y, 7u), right) == 0u;
-    place_plane(0u, first_z, edge_z);
-    place_plane(1u, first_z, edge_z);
-    place_plane(2u, first_z, edge_z);
-    place_plane(3u, first_z, edge_z);
-    place_row(0u, first_y);
-    place_row(1u, first_y);
-    place_row(2u, first_y);
-    place_row(3u, first_y);
-    place_row(4u, first_y);
-    place_row(5u, first_y);
+    // unroll
+    for (var k = 0u; k < 4u; k++) {
+        place_plane(k, first_z, edge_z);
+    }
+    // unroll
+    for (var k = 0u; k < 6u; k++) {
+        place_row(k, first_y);
+    }
     place_edge(0u, edge_y, lane, there);
     place_edge(1u, edge_y, lane, there);
 

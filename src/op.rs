@@ -183,6 +183,15 @@ impl Target {
     pub fn is_cpu(self) -> bool {
         self != Target::Gpu
     }
+
+    /// Lanes of a subgroup, where handing values round by shuffles beats loading them in each lane: a driver on the processor
+    /// reads a uniform address lane by lane, a GPU once.
+    pub fn lanes(self) -> Option<u32> {
+        match self {
+            Target::CpuLanes(lanes) => Some(lanes),
+            _ => None,
+        }
+    }
 }
 
 /// What of the adapter decides a kernel's variant and split.

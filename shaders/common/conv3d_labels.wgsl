@@ -56,10 +56,10 @@ fn add_channel(block: u32, output: u32, weights: vec4f) {
 }
 
 fn add_channels(block: u32, weights: vec4f) {
-    add_channel(block, 0u, weights);
-    add_channel(block, 1u, weights);
-    add_channel(block, 2u, weights);
-    add_channel(block, 3u, weights);
+    // unroll
+    for (var output = 0u; output < 4u; output++) {
+        add_channel(block, output, weights);
+    }
 }
 
 fn put_label(at: u32, t: u32, row: u32, place: Target) {
@@ -74,20 +74,20 @@ fn put_label(at: u32, t: u32, row: u32, place: Target) {
 }
 
 fn finish(place: Target) {
-    end_block(0u);
-    end_block(1u);
-    end_block(2u);
-    end_block(3u);
+    // unroll
+    for (var block = 0u; block < 4u; block++) {
+        end_block(block);
+    }
     if (POINTWISE == 1u) {
         for (var number = 0u; number < params.classes; number++) {
             let weights = w[params.pointwise_base + 8u * number + (place.lane & 7u)];
             let bias = subgroupShuffle(weights.x, 4u);
             logits[0] = Planes(bias);
             logits[1] = Planes(bias);
-            add_channels(0u, weights);
-            add_channels(1u, weights);
-            add_channels(2u, weights);
-            add_channels(3u, weights);
+            // unroll
+            for (var block = 0u; block < 4u; block++) {
+                add_channels(block, weights);
+            }
             consider(0u, number);
             consider(1u, number);
         }
@@ -96,8 +96,11 @@ fn finish(place: Target) {
         return;
     }
     let at = (place.n * params.depth + place.z) * params.height * params.width + place.x - params.y_base;
-    put_label(at, 0u, 0u, place);
-    put_label(at, 0u, 1u, place);
-    put_label(at, 1u, 0u, place);
-    put_label(at, 1u, 1u, place);
+    // unroll
+    for (var t = 0u; t < 2u; t++) {
+        // unroll
+        for (var row = 0u; row < 2u; row++) {
+            put_label(at, t, row, place);
+        }
+    }
 }

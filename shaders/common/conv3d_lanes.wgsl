@@ -13,30 +13,10 @@ fn load_eight(k: u32, at: u32) {
 
 fn load_weights(first: u32, lane: u32) {
     let at = first + (lane & 7u);
-    load_eight(0u, at);
-    load_eight(1u, at);
-    load_eight(2u, at);
-    load_eight(3u, at);
-    load_eight(4u, at);
-    load_eight(5u, at);
-    load_eight(6u, at);
-    load_eight(7u, at);
-    load_eight(8u, at);
-    load_eight(9u, at);
-    load_eight(10u, at);
-    load_eight(11u, at);
-    load_eight(12u, at);
-    load_eight(13u, at);
-    load_eight(14u, at);
-    load_eight(15u, at);
-    load_eight(16u, at);
-    load_eight(17u, at);
-    load_eight(18u, at);
-    load_eight(19u, at);
-    load_eight(20u, at);
-    load_eight(21u, at);
-    load_eight(22u, at);
-    load_eight(23u, at);
+    // unroll
+    for (var k = 0u; k < 24u; k++) {
+        load_eight(k, at);
+    }
 }
 
 // Shifts: a division is one more function of the driver's to inline, and there are a thousand of these.

@@ -37,10 +37,10 @@ fn store(t: u32, b: u32, y_at: u32, block: u32, place: Target) {
 }
 
 fn store_tile(t: u32, y_at: u32, block: u32, place: Target) {
-    store(t, 0u, y_at, block, place);
-    store(t, 1u, y_at, block, place);
-    store(t, 2u, y_at, block, place);
-    store(t, 3u, y_at, block, place);
+    // unroll
+    for (var b = 0u; b < 4u; b++) {
+        store(t, b, y_at, block, place);
+    }
 }
 
 fn finish(place: Target) {

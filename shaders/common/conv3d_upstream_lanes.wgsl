@@ -18,10 +18,10 @@ fn load_eight(k: u32, at: i32, oy: i32, block: i32, lane: i32) {
 }
 
 fn load_upstream(at: i32, oy: i32, block: i32, lane: i32) {
-    load_eight(0u, at, oy, block, lane);
-    load_eight(1u, at, oy, block, lane);
-    load_eight(2u, at, oy, block, lane);
-    load_eight(3u, at, oy, block, lane);
+    // unroll
+    for (var k = 0u; k < 4u; k++) {
+        load_eight(k, at, oy, block, lane);
+    }
 }
 
 fn upstream_at(r: u32, block: u32) -> vec4f {

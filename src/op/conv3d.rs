@@ -8,7 +8,7 @@ mod labels;
 mod reference;
 
 use super::*;
-use kernels::{Axis, Lattice, WeightGradient};
+use kernels::{Axis, Lattice, SumVariant, WeightGradient};
 pub use labels::Conv3dLabels;
 
 /// Weights of an output channel up to which a convolution is computed again rather than kept.
@@ -88,6 +88,20 @@ impl Conv3d {
     /// Number of sources among `inputs` inputs.
     pub(crate) fn sources(&self, inputs: usize) -> usize {
         inputs.saturating_sub(1 + self.bias as usize)
+    }
+
+    /// The sums and their kernels: one of all sources where a kernel takes them together, else one of each.
+    fn sums(&self, io: &Io, caps: &Caps) -> Vec<(Lattice, SumVariant)> {
+        let count = self.sources(io.inputs.len());
+        let sum = |sources: Range<usize>| {
+            let lattice = self.lattice(io.inputs, &io.outputs[0], sources);
+            let variant = lattice.variant(io.in_place, caps);
+            (lattice, variant)
+        };
+        match sum(0..count) {
+            joined @ (_, SumVariant::Winograd) => vec![joined],
+            _ => (0..count).map(|i| sum(i..i + 1)).collect(),
+        }
     }
 
     /// Of some of the sources among these inputs, for outputs of that shape.
@@ -179,18 +193,11 @@ impl Op for Conv3d {
     }
 
     fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
-        let count = self.sources(io.inputs.len());
-        let lattice = |sources: Range<usize>| self.lattice(io.inputs, &io.outputs[0], sources);
-        let together = lattice(0..count);
-        if together.is_winograd(caps) {
-            return together.dispatches(io, caps);
-        }
-        let lattices: Vec<Lattice> = (0..count).map(|i| lattice(i..i + 1)).collect();
-        let mut dispatches = Vec::new();
-        for lattice in lattices {
-            dispatches.extend(lattice.dispatches(io, caps)?);
-        }
-        Ok(dispatches)
+        kernels::dispatches(self.sums(io, caps), io, caps)
+    }
+
+    fn variant(&self, io: &Io, caps: &Caps) -> &'static str {
+        kernels::name(&self.sums(io, caps))
     }
 
     fn gradient(
@@ -296,6 +303,35 @@ impl Conv3dInputGradient {
         let kernel = &inputs[1].shape[2..];
         [0, 1, 2].map(|a| Axis::gradient(&self.config, a, size[a], kernel[a]))
     }
+
+    /// A sum for each combination of residues, with its kernels.
+    fn sums(&self, io: &Io, caps: &Caps) -> Vec<(Lattice, SumVariant)> {
+        let weight = io.inputs[1].ncdhw().expect("checked on insertion");
+        let [z, y, x] = self.axes(io.inputs);
+        let rows = z.iter().flat_map(|z| y.iter().map(move |y| (*z, *y)));
+        let axes = rows.flat_map(|(z, y)| x.iter().map(move |x| [z, y, *x]));
+        axes.map(|axes| {
+            let lattice = Lattice {
+                op: self.name(),
+                axes,
+                x: (BufferRef::Input(0), io.inputs[0].clone()),
+                more: Vec::new(),
+                y: (BufferRef::Output(0), io.outputs[0].clone()),
+                labels: None,
+                weight: (BufferRef::Input(1), weight),
+                bias: None,
+                transposed: true,
+                source: (self.first, self.source.shape[1]),
+                whole: self.whole,
+                groups: self.config.groups,
+                add: false,
+                slope: 1.0,
+            };
+            let variant = lattice.variant(io.in_place, caps);
+            (lattice, variant)
+        })
+        .collect()
+    }
 }
 
 impl Op for Conv3dInputGradient {
@@ -312,34 +348,11 @@ impl Op for Conv3dInputGradient {
     }
 
     fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
-        let weight = io.inputs[1].ncdhw().expect("checked on insertion");
-        let x = self.source.ncdhw().expect("checked on insertion");
-        let axes = self.axes(io.inputs);
-        let mut dispatches = Vec::new();
-        for &z in &axes[0] {
-            for &y in &axes[1] {
-                for &x_axis in &axes[2] {
-                    let lattice = Lattice {
-                        op: self.name(),
-                        axes: [z, y, x_axis],
-                        x: (BufferRef::Input(0), io.inputs[0].clone()),
-                        more: Vec::new(),
-                        y: (BufferRef::Output(0), io.outputs[0].clone()),
-                        labels: None,
-                        weight: (BufferRef::Input(1), weight),
-                        bias: None,
-                        transposed: true,
-                        source: (self.first, x[1]),
-                        whole: self.whole,
-                        groups: self.config.groups,
-                        add: false,
-                        slope: 1.0,
-                    };
-                    dispatches.extend(lattice.dispatches(io, caps)?);
-                }
-            }
-        }
-        Ok(dispatches)
+        kernels::dispatches(self.sums(io, caps), io, caps)
+    }
+
+    fn variant(&self, io: &Io, caps: &Caps) -> &'static str {
+        kernels::name(&self.sums(io, caps))
     }
 
     fn reads(&self, inputs: &[Spec], _: &[Spec], planes: Range<usize>) -> Option<Reads> {
@@ -376,6 +389,31 @@ pub struct Conv3dWeightGradient {
     pub weight: Vec<usize>,
 }
 
+impl Conv3dWeightGradient {
+    /// The gradient of the weights of each source.
+    fn by_source(&self, io: &Io) -> Vec<WeightGradient> {
+        let (g_spec, sources) = io.inputs.split_last().expect("sources and an upstream gradient");
+        let weight: [usize; 5] = self.weight.as_slice().try_into().expect("checked on insertion");
+        let g = g_spec.ncdhw().expect("checked on insertion");
+        let mut first = 0;
+        let of = |(i, source): (usize, &Spec)| {
+            let channels = source.shape[1];
+            first += channels;
+            WeightGradient {
+                op: self.name(),
+                axes: [0, 1, 2].map(|a| Axis::forward(&self.config, a, g[2 + a], weight[2 + a])),
+                x: (BufferRef::Input(i), source.clone()),
+                g: (BufferRef::Input(sources.len()), g_spec.clone()),
+                weight,
+                source: (first - channels, channels),
+                whole: sources.len() == 1,
+                groups: self.config.groups,
+            }
+        };
+        sources.iter().enumerate().map(of).collect()
+    }
+}
+
 impl Op for Conv3dWeightGradient {
     fn name(&self) -> &'static str {
         "conv3d weight gradient"
@@ -386,27 +424,15 @@ impl Op for Conv3dWeightGradient {
     }
 
     fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
-        let count = io.inputs.len() - 1;
-        let weight: [usize; 5] = self.weight.as_slice().try_into().expect("checked on insertion");
-        let g = io.inputs[count].ncdhw().expect("checked on insertion");
         let mut dispatches = Vec::new();
-        let mut first = 0;
-        for i in 0..count {
-            let channels = io.inputs[i].shape[1];
-            let gradient = WeightGradient {
-                op: self.name(),
-                axes: [0, 1, 2].map(|a| Axis::forward(&self.config, a, g[2 + a], weight[2 + a])),
-                x: (BufferRef::Input(i), io.inputs[i].clone()),
-                g: (BufferRef::Input(count), io.inputs[count].clone()),
-                weight,
-                source: (first, channels),
-                whole: count == 1,
-                groups: self.config.groups,
-            };
-            dispatches.extend(gradient.dispatches(io, caps)?);
-            first += channels;
+        for gradient in self.by_source(io) {
+            dispatches.extend(gradient.dispatches(gradient.variant(caps), io, caps)?);
         }
         Ok(dispatches)
+    }
+
+    fn variant(&self, io: &Io, caps: &Caps) -> &'static str {
+        self.by_source(io)[0].variant(caps).name()
     }
 
     fn reads(&self, inputs: &[Spec], _: &[Spec], planes: Range<usize>) -> Option<Reads> {
@@ -446,6 +472,10 @@ impl Op for Conv3dBiasGradient {
 
     fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
         Ok(kernels::bias_gradient(io, caps))
+    }
+
+    fn variant(&self, _: &Io, caps: &Caps) -> &'static str {
+        kernels::bias_variant(caps)
     }
 
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {

@@ -294,7 +294,7 @@ impl Layer {
         let [d, h, w] = self.g.size;
         let count = self.g.n * (d + 4) * (h + 3) * (w + 3);
         let samples = self.g.locations() * self.g.k * self.g.terms;
-        let pays = shuffles(caps) && caps.forms.texels && samples >= SAMPLES_A_CELL * count;
+        let pays = caps.target.lanes().is_some() && caps.forms.texels && samples >= SAMPLES_A_CELL * count;
         let fits = count as u64 * 16 <= caps.spare.min(caps.max_binding);
         let flat = self.g.c == 1 && self.image.layout == Layout::Flat;
         (pays && fits && flat).then(|| io.scratch(count as u64 * 16))
@@ -324,11 +324,6 @@ impl Layer {
     }
 }
 
-/// Whether shuffles hand the weights round (`shaders/common/conv3d_lanes.wgsl`).
-fn shuffles(caps: &Caps) -> bool {
-    matches!(caps.target, Target::CpuLanes(_))
-}
-
 impl Op for ObeliskLayer {
     fn name(&self) -> &'static str {
         "obelisk_layer"
@@ -343,7 +338,7 @@ impl Op for ObeliskLayer {
         let weight = io.inputs.len() - 1;
         let (pieces, run) = layer.pieces(16);
         let z = layer.groups * pieces;
-        let lanes = shuffles(caps);
+        let lanes = caps.target.lanes().is_some();
         // Locations of an invocation, and columns that it takes at once.
         let (locations, columns) = if lanes { (2, 4) } else { (1, 1) };
         let vectors = z * layer.columns.next_multiple_of(columns) * run;
@@ -559,7 +554,7 @@ impl Op for ObeliskLayerOffsetGradient {
         let upstream = io.inputs.len() - 1;
         let weight = upstream - 1;
         let layer = Layer::new(self.name(), &io.inputs[..upstream], &self.0)?;
-        if shuffles(caps) {
+        if caps.target.lanes().is_some() {
             let unused = io.scratch(layer.weight.bytes());
             return Ok(layer.gradients(io, caps, BufferRef::Output(0), unused));
         }
@@ -693,7 +688,7 @@ impl Op for ObeliskLayerWeightGradient {
     fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
         let upstream = io.inputs.len() - 1;
         let layer = Layer::new(self.name(), &io.inputs[..upstream], &self.0)?;
-        if shuffles(caps) {
+        if caps.target.lanes().is_some() {
             let unused = io.scratch(io.inputs[1].bytes());
             return Ok(layer.gradients(io, caps, unused, BufferRef::Output(0)));
         }
@@ -798,7 +793,7 @@ impl Op for ObeliskLayerGradients {
     }
 
     fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
-        if shuffles(caps) {
+        if caps.target.lanes().is_some() {
             let inputs = &io.inputs[..io.inputs.len() - 1];
             let layer = Layer::new(self.name(), inputs, &self.0)?;
             return Ok(layer.gradients(io, caps, BufferRef::Output(0), BufferRef::Output(1)));

@@ -18,7 +18,8 @@ pub struct Conv3dLabels {
 impl Conv3dLabels {
     /// Whether an invocation of the convolution's kernel has all outputs of a voxel on this adapter.
     pub fn fits(&self, inputs: &[Spec], caps: &Caps) -> Result<bool, GraphError> {
-        Ok(self.lattice(inputs)?.has_labels(caps))
+        let lattice = self.lattice(inputs)?;
+        Ok(lattice.y.1.blocks() <= 4 && lattice.variant(false, caps) == SumVariant::Winograd)
     }
 
     /// The inputs of the convolution, and of the 1×1×1 convolution behind it.
@@ -71,7 +72,17 @@ impl Op for Conv3dLabels {
     }
 
     fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
-        self.lattice(io.inputs)?.dispatches(io, caps)
+        if !self.fits(io.inputs, caps)? {
+            let reason =
+                "no kernel has all outputs of a voxel at hand: put an arg max behind the convolution";
+            return Err(GraphError::shape(self.name(), io.inputs, reason));
+        }
+        let lattice = self.lattice(io.inputs)?;
+        kernels::dispatches(vec![(lattice, SumVariant::Winograd)], io, caps)
+    }
+
+    fn variant(&self, _: &Io, _: &Caps) -> &'static str {
+        SumVariant::Winograd.name()
     }
 
     fn reference(&self, inputs: &[&Tensor], step: &StepScalars) -> Vec<Tensor> {
