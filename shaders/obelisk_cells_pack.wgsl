@@ -2,8 +2,7 @@
 // voxels (y - 2, x - 2), (y - 2, x - 1), (y - 1, x - 2) and (y - 1, x - 1) of plane z - 2, zeros where there are none: the
 // outermost cells and planes hold zeros alone, for all that lies farther outside. One invocation ROWS cells along y, which share loads.
 const ROWS: u32 = 4u;
-struct Params { count: u32, size_x: u32, size_y: u32, size_z: u32 }
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: CellsPack;
 @group(0) @binding(1) var<storage, read> image: array<f32>;
 @group(0) @binding(2) var<storage, read_write> cells: array<vec4f>;
 

@@ -2,15 +2,7 @@
 // outputs and columns stand in runs of RUN vec4s. One invocation a vec4; missing outputs and columns are zeros.
 const RUN: u32 = 1u;
 const COLUMNS: u32 = 1u;
-struct Params {
-    count: u32,
-    outputs: u32,       // of all groups
-    group_outputs: u32,
-    columns: u32,       // of one group
-    pieces: u32,        // runs that make a group's outputs
-    column_blocks: u32, // vec4s that make a group's columns
-}
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: Pack;
 @group(0) @binding(1) var<storage, read> weights: array<f32>;
 @group(0) @binding(2) var<storage, read_write> packed: array<vec4f>;
 

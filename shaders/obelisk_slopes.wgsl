@@ -3,16 +3,7 @@
 // partial: one invocation four offsets and every `threads`-th location, adjacent invocations adjacent locations; leaves
 // [threads, K/4, TERMS] vec4s. total: one invocation such a vec4, summed over threads.
 const TERMS: u32 = 3u;
-struct Params {
-    count: u32,   // locations of this dispatch, or vec4s
-    plane: u32,   // H W of the grid
-    blocks: u32,  // C K / 4
-    offsets: u32, // K / 4
-    channels: u32,
-    threads: u32,
-    first: u32,   // threads of earlier dispatches
-}
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: SlopeSums;
 @group(0) @binding(1) var<storage, read> upstream: array<vec4f>;
 @group(0) @binding(2) var<storage, read> slopes: array<vec4f>;
 @group(0) @binding(3) var<storage, read_write> sums: array<vec4f>;

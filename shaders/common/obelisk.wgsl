@@ -3,34 +3,7 @@
 const BINARY: u32 = 0u;
 const POINTS: u32 = 0u;
 const CELLS: u32 = 0u;
-struct Params {
-    count: u32,        // invocations or locations of this dispatch
-    first: u32,        // first slice (n, depth) of X's or F's binding
-    end: u32,          // past its last slice, for the gather of the image's gradient
-    headroom: u32,     // of sums in fixed point
-    partials: u32,     // partial sums of each number, all dispatches together
-    partial_base: u32, // those of earlier dispatches
-    threads: u32,      // invocations that share the locations of a dispatch
-    channels: u32,     // C
-    offsets: u32,      // K
-    size_x: u32,
-    size_y: u32,
-    size_z: u32,
-    grid_x: u32,
-    grid_y: u32,
-    grid_z: u32,
-    stride_x: u32,
-    stride_y: u32,
-    stride_z: u32,
-    stride_lane: u32,  // of one channel inside four
-    stride_block: u32, // of four channels
-    stride_n: u32,
-    columns: u32,      // of a layer: channels of X in a group
-    blocks: u32,       // of a layer: vec4s of F in a group
-    outputs: u32,      // of a layer: channels of F
-    pieces: u32,       // of a layer: runs of vec4s that make a group
-}
-@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(0) var<uniform> params: Sampling;
 @group(0) @binding(1) var<storage, read> image: array<f32>; // read by trilinear.wgsl
 @group(0) @binding(3) var<storage, read> offsets: array<f32>;
 @group(0) @binding(4) var<storage, read> points: array<f32>;

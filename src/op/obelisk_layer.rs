@@ -3,8 +3,34 @@
 
 use super::conv3d::{Conv3dConfig, Conv3dInputGradient, conv3d};
 use super::interleave::Interleave;
-use super::obelisk_sample::{Geometry, Locations, ObeliskImageGradient, ObeliskSample, OwnParams, geometry};
+use super::obelisk_sample::{Geometry, Locations, ObeliskImageGradient, ObeliskSample, Sampling, geometry};
 use super::*;
+
+params! {
+    /// The uniform of `obelisk_cells_pack.wgsl`.
+    struct CellsPack {
+        count: u32,
+        size_x: u32,
+        size_y: u32,
+        size_z: u32,
+    }
+}
+
+params! {
+    /// The uniform of `obelisk_layer_pack.wgsl`.
+    struct Pack {
+        count: u32,
+        /// Of all groups.
+        outputs: u32,
+        group_outputs: u32,
+        /// Of one group.
+        columns: u32,
+        /// Runs that make a group's outputs.
+        pieces: u32,
+        /// Vec4s that make a group's columns.
+        column_blocks: u32,
+    }
+}
 
 /// Adds an OBELISK layer, F[n, o, s] = Σ W[o, c·K + k] · X[n, c·K + k, s] with X of [`ObeliskSample`], to the graph.
 ///
@@ -123,14 +149,14 @@ impl Layer {
         Spec::map([self.g.n, self.outputs, d, h, w])
     }
 
-    fn params(&self, own: OwnParams) -> Vec<(&'static str, Word)> {
-        let own = OwnParams {
-            columns: self.columns,
-            blocks: self.blocks,
-            outputs: self.outputs,
-            ..own
-        };
-        self.g.params(&self.image, own)
+    /// The uniform; what differs between dispatches is zero.
+    fn params(&self) -> Sampling {
+        Sampling {
+            columns: int(self.columns),
+            blocks: int(self.blocks),
+            outputs: int(self.outputs),
+            ..self.g.params(&self.image)
+        }
     }
 
     /// Locations in a run of slices of the features.
@@ -161,18 +187,18 @@ impl Layer {
     ) -> Dispatch {
         Dispatch {
             constants: vec![("RUN", run as u32)],
-            params: vec![
-                ("count", vectors.into()),
-                ("outputs", self.outputs.into()),
-                ("group_outputs", (self.outputs / self.groups).into()),
-                ("columns", self.columns.into()),
-                ("pieces", pieces.into()),
-                ("column_blocks", self.columns.div_ceil(4).into()),
-            ]
+            params: Pack {
+                count: int(vectors),
+                outputs: int(self.outputs),
+                group_outputs: int(self.outputs / self.groups),
+                columns: int(self.columns),
+                pieces: int(pieces),
+                column_blocks: int(self.columns.div_ceil(4)),
+            }
             .into(),
             bindings: vec![read(BufferRef::Input(weight)), write(to)],
             workgroups: linear_groups(vectors, 64),
-            ..Dispatch::new(shader!("obelisk_layer_pack"), entry)
+            ..Dispatch::new(shader!("obelisk_layer_pack"; Pack), entry)
         }
     }
 
@@ -216,17 +242,16 @@ impl Layer {
             dispatches.push(Dispatch {
                 constants: constants.clone(),
                 subgroups: true,
-                params: self
-                    .params(OwnParams {
-                        count,
-                        first: part.first,
-                        partials,
-                        partial_base,
-                        threads,
-                        pieces,
-                        ..Default::default()
-                    })
-                    .into(),
+                params: Sampling {
+                    count: int(count),
+                    first: int(part.first),
+                    partials: int(partials),
+                    partial_base: int(partial_base),
+                    threads: int(threads),
+                    pieces: int(pieces),
+                    ..self.params()
+                }
+                .into(),
                 bindings: vec![
                     read(BufferRef::Input(0)),
                     read(BufferRef::Input(upstream - 1)),
@@ -244,8 +269,7 @@ impl Layer {
                         "obelisk_layer_gradients",
                         "common/divide",
                         "common/obelisk",
-                        "common/trilinear"
-                    ),
+                        "common/trilinear"; Sampling),
                     "main",
                 )
             });
@@ -253,14 +277,13 @@ impl Layer {
         }
         let total = |entry, sums, output, count: usize, partials: usize, each: usize| Dispatch {
             constants: self.total_constants(run, 8 * columns),
-            params: self
-                .params(OwnParams {
-                    count,
-                    partials,
-                    pieces,
-                    ..Default::default()
-                })
-                .into(),
+            params: Sampling {
+                count: int(count),
+                partials: int(partials),
+                pieces: int(pieces),
+                ..self.params()
+            }
+            .into(),
             bindings: vec![read(sums), write(output)],
             workgroups: linear_groups(count, 64),
             iterations: (each * (partials + 1)) as u64,
@@ -353,17 +376,17 @@ impl Op for ObeliskLayer {
             // Four cells along y an invocation.
             let threads = layer.g.n * (d + 4) * (h + 3).div_ceil(4) * (w + 3);
             dispatches.push(Dispatch {
-                params: vec![
-                    ("count", threads.into()),
-                    ("size_x", w.into()),
-                    ("size_y", h.into()),
-                    ("size_z", d.into()),
-                ]
+                params: CellsPack {
+                    count: int(threads),
+                    size_x: int(w),
+                    size_y: int(h),
+                    size_z: int(d),
+                }
                 .into(),
                 bindings: vec![read(BufferRef::Input(0)), write(cells)],
                 workgroups: linear_groups(threads, 64),
                 iterations: 4,
-                ..Dispatch::new(shader!("obelisk_cells_pack", "common/divide"), "main")
+                ..Dispatch::new(shader!("obelisk_cells_pack", "common/divide"; CellsPack), "main")
             });
         }
         let (shader, entry) = if lanes {
@@ -375,16 +398,14 @@ impl Op for ObeliskLayer {
                         "common/obelisk",
                         "common/trilinear",
                         "common/obelisk_cells",
-                        "common/conv3d_lanes"
-                    ),
+                        "common/conv3d_lanes"; Sampling),
                     None => shader!(
                         "obelisk_layer_lanes",
                         "common/divide",
                         "common/obelisk",
                         "common/trilinear",
                         "common/obelisk_voxels",
-                        "common/conv3d_lanes"
-                    ),
+                        "common/conv3d_lanes"; Sampling),
                 },
                 "lanes",
             )
@@ -395,8 +416,7 @@ impl Op for ObeliskLayer {
                     "common/divide",
                     "common/obelisk",
                     "common/trilinear",
-                    "common/conv3d_plain"
-                ),
+                    "common/conv3d_plain"; Sampling),
                 "plain",
             )
         };
@@ -417,15 +437,14 @@ impl Op for ObeliskLayer {
             dispatches.push(Dispatch {
                 constants,
                 subgroups: lanes,
-                params: layer
-                    .params(OwnParams {
-                        count,
-                        first: part.first,
-                        threads,
-                        pieces,
-                        ..Default::default()
-                    })
-                    .into(),
+                params: Sampling {
+                    count: int(count),
+                    first: int(part.first),
+                    threads: int(threads),
+                    pieces: int(pieces),
+                    ..layer.params()
+                }
+                .into(),
                 bindings: [
                     // The offsets stand in for an image that is packed, and for points where there are none.
                     read(BufferRef::Input(cells.is_some() as usize)),
@@ -572,19 +591,19 @@ impl Op for ObeliskLayerOffsetGradient {
         let mut partial_base = 0;
         for (part, threads) in runs.iter().zip(threads) {
             let count = layer.locations(part);
-            let own = OwnParams {
-                count,
-                first: part.first,
-                partials,
-                partial_base,
-                threads,
-                pieces,
-                ..Default::default()
-            };
             let [x, y, _] = linear_groups(threads, 64);
             dispatches.push(Dispatch {
                 constants: layer.constants(run),
-                params: layer.params(own).into(),
+                params: Sampling {
+                    count: int(count),
+                    first: int(part.first),
+                    partials: int(partials),
+                    partial_base: int(partial_base),
+                    threads: int(threads),
+                    pieces: int(pieces),
+                    ..layer.params()
+                }
+                .into(),
                 bindings: vec![
                     read(BufferRef::Input(0)),
                     read(packed),
@@ -603,26 +622,25 @@ impl Op for ObeliskLayerOffsetGradient {
                         "common/divide",
                         "common/obelisk",
                         "common/trilinear",
-                        "common/conv3d_plain"
-                    ),
+                        "common/conv3d_plain"; Sampling),
                     "plain",
                 )
             });
             partial_base += threads;
         }
         let count = layer.g.k * layer.g.terms * 3;
-        let own = OwnParams {
-            count,
-            partials,
-            ..Default::default()
-        };
         let (entry, shares) = match caps.target.is_cpu() {
             true => ("offsets_total", 1),
             false => ("offsets_shared_total", 64),
         };
         dispatches.push(Dispatch {
             constants: layer.total_constants(run, 4),
-            params: layer.params(own).into(),
+            params: Sampling {
+                count: int(count),
+                partials: int(partials),
+                ..layer.params()
+            }
+            .into(),
             bindings: vec![read(sums), write(BufferRef::Output(0))],
             workgroups: linear_groups(count, 64 / shares),
             iterations: (layer.g.c * (partials.div_ceil(shares) + 1) + 6) as u64,
@@ -671,8 +689,7 @@ const TOTAL: Shader = shader!(
     "common/divide",
     "common/obelisk",
     "common/sum64",
-    "common/trilinear"
-);
+    "common/trilinear"; Sampling);
 
 impl Op for ObeliskLayerWeightGradient {
     fn name(&self) -> &'static str {
@@ -704,18 +721,18 @@ impl Op for ObeliskLayerWeightGradient {
         let mut partial_base = 0;
         for (part, threads) in runs.iter().zip(threads) {
             let count = layer.locations(part);
-            let own = OwnParams {
-                count,
-                first: part.first,
-                partials,
-                partial_base,
-                threads,
-                pieces,
-                ..Default::default()
-            };
             dispatches.push(Dispatch {
                 constants: layer.constants(run),
-                params: layer.params(own).into(),
+                params: Sampling {
+                    count: int(count),
+                    first: int(part.first),
+                    partials: int(partials),
+                    partial_base: int(partial_base),
+                    threads: int(threads),
+                    pieces: int(pieces),
+                    ..layer.params()
+                }
+                .into(),
                 bindings: vec![
                     read(BufferRef::Input(0)),
                     part.of(&features, read(BufferRef::Input(upstream))),
@@ -734,23 +751,22 @@ impl Op for ObeliskLayerWeightGradient {
                         "obelisk_layer_weight_gradient",
                         "common/divide",
                         "common/obelisk",
-                        "common/trilinear"
-                    ),
+                        "common/trilinear"; Sampling),
                     "main",
                 )
             });
             partial_base += threads;
         }
         let count = layer.weight.count();
-        let own = OwnParams {
-            count,
-            partials,
-            pieces,
-            ..Default::default()
-        };
         dispatches.push(Dispatch {
             constants: layer.total_constants(run, 2),
-            params: layer.params(own).into(),
+            params: Sampling {
+                count: int(count),
+                partials: int(partials),
+                pieces: int(pieces),
+                ..layer.params()
+            }
+            .into(),
             bindings: vec![read(sums), write(BufferRef::Output(0))],
             workgroups: linear_groups(count, 64),
             iterations: partials as u64,

@@ -3,6 +3,24 @@
 use super::fixed_point::Scatter;
 use super::*;
 
+params! {
+    /// The uniform of `obelisk_slopes.wgsl`.
+    struct SlopeSums {
+        /// Locations of this dispatch, or vec4s.
+        count: u32,
+        /// H W of the grid.
+        plane: u32,
+        /// C K / 4.
+        blocks: u32,
+        /// K / 4.
+        offsets: u32,
+        channels: u32,
+        threads: u32,
+        /// Threads of earlier dispatches.
+        first: u32,
+    }
+}
+
 /// The gather of the image's gradient for [`Geometry::is_sparse`], with subgroups of eight or without.
 fn gather_module(lanes: bool, interleaved: bool) -> Shader {
     macro_rules! gather {
@@ -13,8 +31,7 @@ fn gather_module(lanes: bool, interleaved: bool) -> Shader {
                 "common/obelisk",
                 "common/obelisk_near",
                 $upstream,
-                "common/trilinear"
-            )
+                "common/trilinear"; Sampling)
         };
     }
     match (lanes, interleaved) {
@@ -31,8 +48,7 @@ const SHADER: Shader = shader!(
     "common/obelisk",
     "common/trilinear",
     "common/fixed_point",
-    "common/fixed_point_add"
-);
+    "common/fixed_point_add"; Sampling);
 
 /// Where an OBELISK layer samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,37 +202,27 @@ impl Geometry {
         ]
     }
 
-    /// The uniform that every kernel of `shaders/common/obelisk.wgsl` reads.
-    pub(super) fn params(&self, image: &Spec, own: OwnParams) -> Vec<(&'static str, Word)> {
-        let [d, h, w] = self.size;
-        let strides = strides(image);
-        vec![
-            ("count", own.count.into()),
-            ("first", own.first.into()),
-            ("end", own.end.into()),
-            ("headroom", own.headroom.into()),
-            ("partials", own.partials.into()),
-            ("partial_base", own.partial_base.into()),
-            ("threads", own.threads.into()),
-            ("channels", self.c.into()),
-            ("offsets", self.k.into()),
-            ("size_x", w.into()),
-            ("size_y", h.into()),
-            ("size_z", d.into()),
-            ("grid_x", self.grid[2].into()),
-            ("grid_y", self.grid[1].into()),
-            ("grid_z", self.grid[0].into()),
-            ("stride_x", strides[0].into()),
-            ("stride_y", strides[1].into()),
-            ("stride_z", strides[2].into()),
-            ("stride_lane", strides[3].into()),
-            ("stride_block", strides[4].into()),
-            ("stride_n", strides[5].into()),
-            ("columns", own.columns.into()),
-            ("blocks", own.blocks.into()),
-            ("outputs", own.outputs.into()),
-            ("pieces", own.pieces.into()),
-        ]
+    /// The uniform of a kernel that samples this image; what differs between dispatches is zero.
+    pub(super) fn params(&self, image: &Spec) -> Sampling {
+        let [d, h, w] = self.size.map(int);
+        let [stride_x, stride_y, stride_z, stride_lane, stride_block, stride_n] = strides(image).map(int);
+        Sampling {
+            channels: int(self.c),
+            offsets: int(self.k),
+            size_x: w,
+            size_y: h,
+            size_z: d,
+            grid_x: int(self.grid[2]),
+            grid_y: int(self.grid[1]),
+            grid_z: int(self.grid[0]),
+            stride_x,
+            stride_y,
+            stride_z,
+            stride_lane,
+            stride_block,
+            stride_n,
+            ..Sampling::default()
+        }
     }
 
     /// Calls `visit(n, k, sign, location, position)` for every sample; `location` counts over `grid`, positions are
@@ -281,20 +287,51 @@ impl Geometry {
     }
 }
 
-/// What of the uniform differs between dispatches; `shaders/common/obelisk.wgsl` says what each is.
-#[derive(Clone, Copy, Default)]
-pub(super) struct OwnParams {
-    pub count: usize,
-    pub first: usize,
-    pub end: usize,
-    pub headroom: usize,
-    pub partials: usize,
-    pub partial_base: usize,
-    pub threads: usize,
-    pub columns: usize,
-    pub blocks: usize,
-    pub outputs: usize,
-    pub pieces: usize,
+params! {
+    /// The uniform of every kernel that includes `common/obelisk.wgsl`.
+    #[derive(Default)]
+    pub(super) struct Sampling {
+        /// Invocations or locations of this dispatch.
+        count: u32,
+        /// First slice (n, depth) of X's or F's binding.
+        first: u32,
+        /// Past its last slice, for the gather of the image's gradient.
+        end: u32,
+        /// Of sums in fixed point.
+        headroom: u32,
+        /// Partial sums of each number, all dispatches together.
+        partials: u32,
+        /// Those of earlier dispatches.
+        partial_base: u32,
+        /// Invocations that share the locations of a dispatch.
+        threads: u32,
+        /// C.
+        channels: u32,
+        /// K.
+        offsets: u32,
+        size_x: u32,
+        size_y: u32,
+        size_z: u32,
+        grid_x: u32,
+        grid_y: u32,
+        grid_z: u32,
+        stride_x: u32,
+        stride_y: u32,
+        stride_z: u32,
+        /// Of one channel inside four.
+        stride_lane: u32,
+        /// Of four channels.
+        stride_block: u32,
+        stride_n: u32,
+        /// Of a layer: channels of X in a group.
+        columns: u32,
+        /// Of a layer: vec4s of F in a group.
+        blocks: u32,
+        /// Of a layer: channels of F.
+        outputs: u32,
+        /// Of a layer: runs of vec4s that make a group.
+        pieces: u32,
+    }
 }
 
 /// Elements between neighbours along x, y, z, channels inside four, blocks of four channels, and n.
@@ -366,15 +403,15 @@ impl Op for ObeliskSample {
             .map(|run| {
                 let count = run.count * g.grid[1] * g.grid[2];
                 let invocations = count.next_multiple_of(8) * samples.blocks();
-                let own = OwnParams {
-                    count,
-                    first: run.first,
-                    ..Default::default()
-                };
                 let fours = ("FOURS", (g.k % 4 == 0) as u32);
                 Dispatch {
                     constants: [g.constants(), vec![fours]].concat(),
-                    params: g.params(&io.inputs[0], own).into(),
+                    params: Sampling {
+                        count: int(count),
+                        first: int(run.first),
+                        ..g.params(&io.inputs[0])
+                    }
+                    .into(),
                     bindings: [
                         read(BufferRef::Input(0)),
                         run.of(&samples, write(BufferRef::Output(0))),
@@ -498,7 +535,7 @@ impl Op for ObeliskSlopeGradient {
         let terms = self.offsets.shape[3] * 3;
         let plane = upstream.shape[3] * upstream.shape[4];
         let channels = upstream.blocks() / offsets;
-        let shader = shader!("obelisk_slopes", "common/divide");
+        let shader = shader!("obelisk_slopes", "common/divide"; SlopeSums);
         let runs = slices(&[upstream, slopes], caps);
         let threads = |run: &Slices| {
             let count = run.count * plane;
@@ -510,16 +547,14 @@ impl Op for ObeliskSlopeGradient {
             enough.max((count * channels).div_ceil(60_000)).min(count)
         };
         let partials: usize = runs.iter().map(threads).sum();
-        let params = |count: usize, threads: usize, first: usize| {
-            vec![
-                ("count", count.into()),
-                ("plane", plane.into()),
-                ("blocks", upstream.blocks().into()),
-                ("offsets", offsets.into()),
-                ("channels", channels.into()),
-                ("threads", threads.into()),
-                ("first", first.into()),
-            ]
+        let params = |count: usize, threads: usize, first: usize| SlopeSums {
+            count: int(count),
+            plane: int(plane),
+            blocks: int(upstream.blocks()),
+            offsets: int(offsets),
+            channels: int(channels),
+            threads: int(threads),
+            first: int(first),
         };
         let sums = io.scratch((partials * offsets * terms * 16) as u64);
         let mut first = 0;
@@ -613,17 +648,17 @@ impl Op for ObeliskOffsetGradient {
         let mut dispatches = Vec::new();
         for (run, threads) in runs.into_iter().zip(threads) {
             let count = run.count * g.grid[1] * g.grid[2];
-            let own = OwnParams {
-                count,
-                first: run.first,
-                partials,
-                partial_base,
-                threads,
-                ..Default::default()
-            };
             dispatches.push(Dispatch {
                 constants: g.constants(),
-                params: g.params(&image, own).into(),
+                params: Sampling {
+                    count: int(count),
+                    first: int(run.first),
+                    partials: int(partials),
+                    partial_base: int(partial_base),
+                    threads: int(threads),
+                    ..g.params(&image)
+                }
+                .into(),
                 bindings: vec![
                     read(BufferRef::Input(0)),
                     run.of(&samples, read(BufferRef::Input(upstream))),
@@ -638,14 +673,14 @@ impl Op for ObeliskOffsetGradient {
             });
             partial_base += threads;
         }
-        let own = OwnParams {
-            count: numbers,
-            partials,
-            ..Default::default()
-        };
         dispatches.push(Dispatch {
             constants: g.constants(),
-            params: g.params(&image, own).into(),
+            params: Sampling {
+                count: int(numbers),
+                partials: int(partials),
+                ..g.params(&image)
+            }
+            .into(),
             bindings: vec![read(scratch), write(BufferRef::Output(0))],
             workgroups: linear_groups(numbers, 64),
             iterations: partials as u64,
@@ -702,15 +737,15 @@ impl ObeliskImageGradient {
         shader: Shader,
         entry: &'static str,
     ) -> Dispatch {
-        let own = OwnParams {
-            count,
-            first: run.first,
-            end: run.first + run.count,
-            ..Default::default()
-        };
         Dispatch {
             constants: g.constants(),
-            params: g.params(&self.image, own).into(),
+            params: Sampling {
+                count: int(count),
+                first: int(run.first),
+                end: int(run.first + run.count),
+                ..g.params(&self.image)
+            }
+            .into(),
             bindings: vec![
                 read(BufferRef::Input(0)), // stands in for the image, which this kernel does not read
                 run.of(&g.samples(), read(BufferRef::Input(upstream))),
@@ -731,14 +766,14 @@ impl ObeliskImageGradient {
         let samples = g.locations() / g.n * g.k * g.terms;
         let scatter = Scatter::new(io, self.image.device_len(), samples);
         let count = g.locations() * g.k;
-        let own = OwnParams {
-            count,
-            headroom: scatter.headroom,
-            ..Default::default()
-        };
         let adds = Dispatch {
             constants: g.constants(),
-            params: g.params(&self.image, own).into(),
+            params: Sampling {
+                count: int(count),
+                headroom: int(scatter.headroom),
+                ..g.params(&self.image)
+            }
+            .into(),
             bindings: vec![
                 read(scatter.largest),
                 read(BufferRef::Input(upstream)),
