@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Trains a small network on the 18 sample scans, segments the 6 unseen ones, scores and draws them; then does the same
 # with the weights that come with the program. Under 5 minutes after the build on 2 cores without a GPU.
+# scripts/demo.sh [FOLDER]; EPOCHS=N trains for N epochs, OBELISK=PROGRAM takes a program that is built.
 . "$(dirname "$0")/setup.sh"
 
 epochs=${EPOCHS:-30}
@@ -10,9 +11,11 @@ if [ -e "$out" ]; then
     exit 1
 fi
 
-say "Building (a few minutes the first time)"
-cargo build --release --locked
-obelisk=target/release/obelisk
+obelisk=${OBELISK:-target/release/obelisk}
+if [ -z "${OBELISK:-}" ]; then
+    say "Building (a few minutes the first time)"
+    cargo build --release --locked
+fi
 data=examples/data
 "$obelisk" info
 

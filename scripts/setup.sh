@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: installs what is missing (a C compiler, a Vulkan driver where there is none) and checks
 # for Rust. Debian and Ubuntu are served; elsewhere it says what to install.
 set -euo pipefail
@@ -25,7 +26,8 @@ if ! command -v cargo >/dev/null; then
     say "Rust is missing: install it from https://rustup.rs, then run this again"
     exit 1
 fi
-command -v cc >/dev/null || install build-essential
+# On Windows Rust brings what it needs, or finds Visual Studio's.
+[[ $(uname) = MINGW* || $(uname) = MSYS* ]] || command -v cc >/dev/null || install build-essential
 
 if [ "$(uname)" = Linux ]; then
     # The loader, and software Vulkan where no driver is registered.
@@ -34,3 +36,13 @@ if [ "$(uname)" = Linux ]; then
         install mesa-vulkan-drivers
     fi
 fi
+
+# Whether rustup has the standard libraries of these targets, or can fetch them.
+rustup_has() {
+    command -v rustup >/dev/null || return 1
+    local target
+    for target in "$@"; do
+        rustup target list --installed | grep -x "$target" >/dev/null ||
+            timeout 120 rustup target add "$target" 2>/dev/null || return 1
+    done
+}

