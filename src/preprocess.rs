@@ -317,6 +317,11 @@ impl Preprocessing {
         if self.channels.is_empty() {
             return Err("there is no channel".into());
         }
+        let channels = self.channels.iter().map(|c| &c.name);
+        let mut names = channels.chain(self.labels.iter().map(|l| &l.name));
+        if let Some(name) = names.find(|name| name.chars().any(char::is_control)) {
+            return Err(format!("`{}` is no name", name.escape_debug()));
+        }
         for Channel { name, intensity } in &self.channels {
             if let Intensity::Linear { divisor, offset } = intensity
                 && !(divisor.is_normal() && offset.is_finite())
@@ -331,11 +336,6 @@ impl Preprocessing {
             return Err(format!(
                 "{labels} labels, where a background and another are the least"
             ));
-        }
-        let channels = self.channels.iter().map(|c| &c.name);
-        let mut names = channels.chain(self.labels.iter().map(|l| &l.name));
-        if let Some(name) = names.find(|name| name.chars().any(char::is_control)) {
-            return Err(format!("`{}` is no name", name.escape_debug()));
         }
         let mut values: Vec<i32> = self.labels.iter().map(|l| l.value).chain(self.ignore).collect();
         values.sort_unstable();

@@ -117,7 +117,9 @@ impl Checkpoints {
             Err(before) if is_gone(&before) && is_gone(&newest) => Ok(None),
             Err(before) if is_gone(&newest) => Err(before),
             Err(before) => {
-                tracing::warn!("{before}");
+                if !is_gone(&before) {
+                    tracing::warn!("{before}");
+                }
                 Err(newest)
             }
         }
