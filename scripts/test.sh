@@ -31,6 +31,9 @@ targets() { scripts/targets.sh; }
 
 page_build() { scripts/web.sh prepare; }
 
+# The crate's package, and a program outside of the project that uses the library.
+package() { scripts/package.sh; }
+
 # Without the scans of 144³ and training, which take minutes in a browser without a GPU: `scripts/web.sh test` has them too.
 page() { QUICK=1 scripts/web.sh test; }
 

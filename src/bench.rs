@@ -23,6 +23,7 @@ use crate::weights::initialise;
 
 /// What can go wrong while measuring.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum BenchError {
     /// The network can't be built or planned at this size.
     #[error(transparent)]
@@ -110,6 +111,7 @@ impl Spread {
 
 /// Inference or training steps, measured on a device of their own.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Measurement {
     /// One submission: from handing over to done, inputs on the device.
     pub seconds: Spread,
@@ -139,6 +141,7 @@ pub struct Measurement {
 
 /// One kernel of a submission.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Kernel {
     /// The operation.
     pub op: &'static str,
@@ -154,6 +157,7 @@ pub struct Kernel {
 
 /// A device and what was measured on it.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Report {
     /// The adapter.
     pub adapter: AdapterSummary,

@@ -1,5 +1,6 @@
 //! Subcommands, one file each.
 
+mod advice;
 mod bench;
 mod crossval;
 mod evaluate;
@@ -92,6 +93,14 @@ pub fn run(arguments: Arguments, started: std::time::Instant) -> anyhow::Result<
         Command::Import(command) => command.run(),
         Command::Offsets(command) => command.run(&options),
         Command::Evaluate(command) => command.run(),
+    }
+}
+
+/// An error with its causes and what to do, in a line.
+pub fn told(error: &anyhow::Error) -> String {
+    match advice::advice(error) {
+        Some(advice) => format!("{error:#}; {advice}"),
+        None => format!("{error:#}"),
     }
 }
 

@@ -38,17 +38,37 @@ use crate::weights::{Model, WeightsError};
 
 /// What can go wrong in a cross-validation.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CrossvalError {
     /// A recipe, or what was asked for beside it, makes no sense.
     #[error("{0}")]
     Recipe(String),
-    /// A folder that holds something else than what is asked for.
+    /// Nothing says which networks are compared.
+    #[error("no network is named; a recipe names them in tables [networks.NAME]")]
+    NoNetworks,
+    /// A file that is not what its name says.
     #[error("{}: {problem}", .path.display())]
     Folder {
         /// The file or folder.
         path: PathBuf,
-        /// What is wrong and what to do.
+        /// What is wrong.
         problem: String,
+    },
+    /// A file that should hold a finished fold's result.
+    #[error("{}: it is no fold's result ({problem})", .path.display())]
+    Result {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A folder that holds another training than what is asked for.
+    #[error("{}: its training has other {what}", .path.display())]
+    OtherTraining {
+        /// The run's folder.
+        path: PathBuf,
+        /// What differs: `settings` or `folds`.
+        what: &'static str,
     },
     /// A file can't be read or written.
     #[error("{}: {source}", .path.display())]
@@ -82,6 +102,7 @@ pub enum CrossvalError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Epoch {
     /// Those of the last epoch
     Last,
@@ -100,6 +121,7 @@ impl Epoch {
 
 /// What a fold gave; the fold's `result.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct FoldResult {
     /// The row's name: its folder.
     pub name: String,
@@ -137,6 +159,7 @@ pub struct FoldResult {
 
 /// A case that its fold's network has not seen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct HeldOut {
     /// Its id.
     pub case: String,
@@ -175,9 +198,9 @@ pub fn fold_result(run: &Path) -> Result<Option<FoldResult>, CrossvalError> {
     };
     serde_json::from_slice(&bytes)
         .map(Some)
-        .map_err(|e| CrossvalError::Folder {
+        .map_err(|e| CrossvalError::Result {
             path,
-            problem: format!("it is no fold's result ({e}); --force trains the fold anew"),
+            problem: e.to_string(),
         })
 }
 
@@ -283,11 +306,9 @@ impl Job {
         let Some(result) = fold_result(&run)? else {
             return Ok(false);
         };
-        let other = |what: &str| CrossvalError::Folder {
+        let other = |what| CrossvalError::OtherTraining {
             path: run.clone(),
-            problem: format!(
-                "it was trained with other {what}; --force trains it anew, another --out keeps it"
-            ),
+            what,
         };
         if result.folds != self.folds
             || result
@@ -405,10 +426,9 @@ impl Job {
         settings.forms = before.forms;
         match settings == before {
             true => Ok(settings),
-            false => Err(CrossvalError::Folder {
+            false => Err(CrossvalError::OtherTraining {
                 path: run.into(),
-                problem: "its training was begun with other settings; --force begins it anew, another --out keeps it"
-                    .into(),
+                what: "settings",
             }),
         }
     }

@@ -116,6 +116,7 @@ impl fmt::Display for Report {
 
 /// Why maps cannot be compared.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum EvaluateError {
     /// A folder cannot be used.
     #[error(transparent)]

@@ -1,4 +1,9 @@
 //! The only module that names wgpu: adapters and the device, pipelines, buffers, submission, reading back.
+//!
+//! Functions that wait for the device are `async`. In a browser they leave the thread to others meanwhile. Natively a future
+//! blocks the thread that polls it, while the device works (`waiting.rs`) and while the host does: compiling kernels (on all
+//! cores), preprocessing, files that [`crate::train::train`] writes. A runtime that serves others runs a training or a
+//! prediction on a thread of its own, such as `spawn_blocking`'s.
 
 mod cache;
 mod device;
@@ -7,6 +12,7 @@ mod forms;
 mod memory;
 mod reading;
 mod timing;
+mod waiting;
 
 pub use device::{AdapterSummary, Device, DeviceOptions, adapters};
 pub use executable::{Executable, Resident, Weights};
@@ -18,6 +24,7 @@ use crate::op::Forms;
 
 /// What can go wrong with a device.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum GpuError {
     /// No adapter, or none that fits the request.
     #[error("{0}")]
@@ -41,7 +48,7 @@ pub enum GpuError {
         problem: String,
     },
     /// A buffer could not be allocated.
-    #[error("the device has no memory for {label} ({mib} MiB): {reason}; use a smaller grid or batch")]
+    #[error("the device has no memory for {label} ({mib} MiB): {reason}")]
     OutOfMemory {
         /// What it was for.
         label: String,

@@ -20,6 +20,7 @@ impl Value {
 
 /// How a parameter starts.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Init {
     /// Every element this number.
     Constant(f32),
@@ -81,6 +82,7 @@ pub struct Node {
 
 /// An operation that its inputs don't fit, or a graph that can't be planned on an adapter.
 #[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
 pub enum GraphError {
     /// The inputs don't fit the operation.
     #[error("{op}: {reason} (inputs: {inputs:?})")]

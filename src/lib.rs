@@ -1,7 +1,53 @@
-//! OBELISK-Net (Heinrich, Oktay, Bouteldja, *Medical Image Analysis* 2019) as a portable GPU compute program.
+//! OBELISK-Net (Heinrich, Oktay, Bouteldja, *Medical Image Analysis* 2019) as a portable GPU compute program: networks for
+//! segmentation in 3D are trained and run by WGSL compute shaders on whatever adapter wgpu finds, software Vulkan and browsers
+//! among them.
 //!
 //! Data flows one way: scan → volume → tensor → graph → plan → dispatches → labels → scan. `ARCHITECTURE.md` in the
 //! repository describes the house.
+//!
+//! # Segment a scan
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use obelisk::gpu::{Device, DeviceOptions};
+//! use obelisk::model;
+//! use obelisk::predict::Predictor;
+//! use obelisk::volume;
+//! use obelisk::weights::Model;
+//!
+//! # async fn segment() -> Result<(), Box<dyn std::error::Error>> {
+//! // Weights that `obelisk train` wrote; they say how scans are prepared and what the labels are.
+//! let model = Model::load(Path::new("hippocampus.safetensors"))?;
+//! let network = model::find(&model.info.arch)?;
+//! let preprocessing = &model.info.preprocessing;
+//!
+//! // The fastest adapter there is; without a GPU, software Vulkan.
+//! let device = Device::open(&DeviceOptions::default()).await?;
+//! let mut predictor = Predictor::with_weights(&device, network, preprocessing, &model.tensors).await?;
+//!
+//! let scan = volume::read(Path::new("scan.nii.gz"))?;
+//! let labels = predictor.labels(&device, &scan).await?; // one a voxel, x fastest, as in the file
+//! for label in &preprocessing.labels {
+//!     let voxels = labels.iter().filter(|value| **value == label.value).count();
+//!     println!("{}: {voxels} voxels", label.name);
+//! }
+//! volume::write_labels(Path::new("labels.nii.gz"), &labels, &scan.geometry, false)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `pollster::block_on` or a thread of any runtime runs it; [`gpu`] says what blocks.
+//!
+//! # Features
+//!
+//! - `cli` (default): the command-line program, and the modules that only it uses, for pictures, benchmarks and measured
+//!   variants of kernels. A library takes `default-features = false` and gets neither clap nor plotters nor indicatif.
+//! - `web`: the interface for JavaScript, on wasm32.
+//!
+//! # Operations of one's own
+//!
+//! [`op::Op`] is the contract, [`shader!`] and [`params!`] make its kernels; `examples/add_an_operation.rs` is one.
 
 pub mod autodiff;
 #[cfg(feature = "cli")]

@@ -13,7 +13,7 @@ fn main() -> std::process::ExitCode {
     match cli::run(arguments, started) {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", cli::told(&error));
             std::process::ExitCode::from(if error.is::<cli::Usage>() { 2 } else { 1 })
         }
     }

@@ -21,6 +21,7 @@ pub use scores::score_plot;
 
 /// Why a picture could not be made.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PictureError {
     /// The file could not be written.
     #[error("{}: {source}", path.display())]

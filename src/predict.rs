@@ -18,6 +18,7 @@ use crate::volume::{Volume, VolumeError};
 
 /// What can go wrong while predicting.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PredictError {
     /// The scan does not fit the model's preprocessing.
     #[error(transparent)]
@@ -52,6 +53,7 @@ const WATCHED_FLOPS: u64 = 1_000_000_000;
 
 /// What an inference graph keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Keep {
     /// `logits` `[1, L, D, H, W]`.
     Logits,

@@ -46,10 +46,22 @@ use crate::weights::{self, Model, ModelInfo, TrainingRecord, WeightsError};
 
 /// What can go wrong while training.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TrainError {
     /// The settings or the dataset don't allow it.
     #[error("{0}")]
     Settings(String),
+    /// Nothing says on which grid to train.
+    #[error("training needs a grid")]
+    NoGrid,
+    /// Fewer cases than a step takes.
+    #[error("{cases} training cases don't fill a batch of {batch}")]
+    FewCases {
+        /// Cases to train on.
+        cases: usize,
+        /// Cases of a step.
+        batch: usize,
+    },
     /// A loss, or what a step made of the weights, is not finite any more. No such weights have been written.
     #[error("the training diverged: {what} after step {step} of epoch {epoch}, on {}", .cases.join(", "))]
     Diverged {
@@ -86,6 +98,7 @@ pub enum TrainError {
 
 /// What training tells its caller as it goes.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Event<'a> {
     /// The scans of a sparse training are on the device.
     Resident(Residents),
@@ -571,9 +584,7 @@ pub fn step_graph(settings: &Settings, preprocessing: &Preprocessing) -> Result<
 }
 
 fn training_grid(preprocessing: &Preprocessing) -> Result<[usize; 3], TrainError> {
-    preprocessing
-        .grid
-        .ok_or_else(|| TrainError::Settings("training needs a grid".into()))
+    preprocessing.grid.ok_or(TrainError::NoGrid)
 }
 
 /// Dice by foreground label; or, in words, what is not finite.

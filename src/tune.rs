@@ -20,6 +20,7 @@ const LEAST_SECONDS: f64 = 0.005;
 
 /// What was measured on an adapter.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Tuning {
     /// The choice.
     pub forms: Forms,

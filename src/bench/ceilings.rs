@@ -12,6 +12,7 @@ use crate::tensor::{ALIGNMENT, Spec};
 
 /// The most that kernels of this program's kind reach on the adapter, measured.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
+#[non_exhaustive]
 pub struct Ceilings {
     /// Bytes read and written a second by a copy, in 10⁹.
     pub gigabytes: f64,

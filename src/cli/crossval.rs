@@ -68,6 +68,9 @@ impl Crossval {
         };
         let mut rows = crossval::rows(&recipe, self.dataset.as_deref(), &self.arch, self.options.paper)
             .map_err(|e| match &self.config {
+                _ if matches!(e, CrossvalError::NoNetworks) => {
+                    Usage("name the networks: --arch a,b,c, or [networks.NAME] tables in a recipe".into())
+                }
                 Some(path) => Usage(format!("{}: {e}", path.display())),
                 None => Usage(e.to_string()),
             })?;
@@ -220,7 +223,7 @@ impl Crossval {
                 }
                 // A network that can't be trained does not keep the others from their rows.
                 Err(error) => {
-                    eprintln!("error: {what}: {error:#}");
+                    eprintln!("error: {what}: {}", super::told(&error));
                     failed.push(what);
                 }
             }

@@ -134,7 +134,7 @@ impl Predict {
                 Ok(()) => {}
                 // One bad scan among many does not keep the others from their labels.
                 Err(error) if all + incomplete > 1 => {
-                    eprintln!("error: {error:#}");
+                    eprintln!("error: {}", super::told(&error));
                     failed += 1;
                 }
                 Err(error) => return Err(error),

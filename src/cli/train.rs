@@ -478,6 +478,7 @@ impl Progress {
                     None => eprintln!("{text}"),
                 }
             }
+            _ => {}
         }
     }
 

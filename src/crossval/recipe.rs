@@ -45,9 +45,7 @@ pub fn rows(
         Some(_) => return Err(wrong("`networks` must be tables, [networks.NAME]".into())),
     };
     if common.contains_key("fold") {
-        return Err(wrong(
-            "a recipe is for every fold; leave `fold` out, and give --fold for one of them".into(),
-        ));
+        return Err(wrong("a recipe is for every fold; leave `fold` out".into()));
     }
     if let Some(dataset) = dataset {
         common.insert(
@@ -66,9 +64,7 @@ pub fn rows(
         false => names.to_vec(),
     };
     if names.is_empty() {
-        return Err(wrong(
-            "name the networks: --arch a,b,c, or [networks.NAME] tables in a recipe".into(),
-        ));
+        return Err(CrossvalError::NoNetworks);
     }
     let mut found: Vec<Row> = Vec::new();
     for name in names {
@@ -201,8 +197,8 @@ mod tests {
         for (recipe, names, part) in [
             ("epoch = 3", "unet", "epoch"),
             ("[networks.nonesuch]", "", "there is no network `nonesuch`"),
-            ("fold = 1", "unet", "--fold"),
-            ("", "", "--arch"),
+            ("fold = 1", "unet", "leave `fold` out"),
+            ("", "", "[networks.NAME]"),
             ("networks = 3", "unet", "[networks.NAME]"),
             ("[networks.\"../unet\"]\narch = \"unet\"", "", "folder"),
             ("epochs = \"many\"", "unet", "unet"),

@@ -93,7 +93,7 @@ impl Table {
             if (&other.dataset, other.folds, &other.labels) != (&dataset, folds, &labels) {
                 return Err(CrossvalError::Recipe(format!(
                     "{} and {} can't stand in one table: the first is of {dataset} in {folds} folds, the second of {} \
-                     in {}; give them folders of their own (--out)",
+                     in {}; give them folders of their own",
                     first.name, other.name, other.dataset, other.folds
                 )));
             }

@@ -1,6 +1,9 @@
 //! Compiled pipelines on disk, where the backend gives them out (Vulkan): the next process of the same program on the same
-//! adapter and driver starts with them.
+//! adapter and driver starts with them. A driver trusts what it is given, so a file that others could have written is not
+//! read: the checksum finds damage, the file's mode intent.
 
+use std::fs;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -41,7 +44,8 @@ impl PipelineCache {
             fallback: true, // of another device or driver after all: start empty
         };
         #[allow(unsafe_code)] // wgpu's only way to load compiled pipelines
-        // SAFETY: the data is what `get_data` of this program gave on an adapter of this key, by its checksum.
+        // SAFETY: the data is what `get_data` of this program gave on an adapter of this key, by its checksum, and no other user
+        // could write it.
         let cache = unsafe { device.create_pipeline_cache(&descriptor) };
         Some(PipelineCache {
             cache,
@@ -64,21 +68,50 @@ impl PipelineCache {
         let mut bytes = MAGIC.to_vec();
         bytes.extend(checksum.to_le_bytes());
         bytes.extend(data);
-        let folder = self.path.parent().expect("a file in a folder");
-        let written = std::fs::create_dir_all(folder).and_then(|()| write_beside(&self.path, &bytes, true));
-        if let Err(error) = written {
+        if let Err(error) = keep(&self.path, &bytes) {
             tracing::warn!("{}: {error}; the next run compiles again", self.path.display());
         }
     }
 }
 
+/// Writes a file that no other user reads or writes, in a folder that is made so where it is not there.
+///
+/// # Errors
+/// The operating system's. A file that was there stays then.
+pub(super) fn keep(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut folder = fs::DirBuilder::new();
+    folder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut folder, 0o700);
+    folder.create(path.parent().expect("a file in a folder"))?;
+    write_beside(path, bytes, true)?;
+    #[cfg(unix)]
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    Ok(())
+}
+
+/// Whether this user alone may read and write the file; whoever reads such a file owns it.
+fn is_private(file: &fs::Metadata) -> bool {
+    #[cfg(unix)]
+    return std::os::unix::fs::MetadataExt::mode(file) & 0o077 == 0;
+    #[cfg(not(unix))]
+    return file.is_file(); // folders of users are private there
+}
+
 /// What a file of pipelines holds, or what is wrong with it; `Ok(None)` where there is none.
 fn load(path: &Path) -> Result<Option<Vec<u8>>, String> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+    let mut file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.to_string()),
     };
+    // Of the open file: what is looked at is what is read.
+    let metadata = file.metadata().map_err(|e| e.to_string())?;
+    if !is_private(&metadata) {
+        return Err("other users may read or write it".into());
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(|e| e.to_string())?;
     let rest = bytes.strip_prefix(MAGIC).ok_or("not a file of pipelines")?;
     let (checksum, data) = rest.split_at_checked(8).ok_or("it is cut off")?;
     if checksum != fnv1a(data).to_le_bytes() {
@@ -98,6 +131,25 @@ pub(super) fn fnv1a(bytes: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
+    #[cfg(unix)]
+    #[test]
+    fn what_others_could_have_written_is_not_read() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/pipelines.bin");
+        let bytes = [&MAGIC[..], &fnv1a(b"compiled").to_le_bytes(), b"compiled"].concat();
+        keep(&path, &bytes).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(path.parent().unwrap()), mode(&path)), (0o700, 0o600));
+        assert!(load(&path).unwrap().is_some());
+        for others in [0o644, 0o620, 0o602] {
+            fs::set_permissions(&path, PermissionsExt::from_mode(others)).unwrap();
+            assert!(load(&path).is_err(), "{others:o}");
+        }
+        keep(&path, &bytes).unwrap();
+        assert!(load(&path).unwrap().is_some(), "written anew");
+    }
+
     #[test]
     fn only_whole_files_are_loaded() {
         let folder = tempfile::tempdir().unwrap();
@@ -106,7 +158,7 @@ mod tests {
         let mut bytes = MAGIC.to_vec();
         bytes.extend(fnv1a(b"compiled").to_le_bytes());
         bytes.extend(b"compiled");
-        std::fs::write(&path, &bytes).unwrap();
+        keep(&path, &bytes).unwrap();
         assert_eq!(load(&path), Ok(Some(b"compiled".to_vec())));
         for cut in [0, 7, 8, 15, 16, bytes.len() - 1] {
             std::fs::write(&path, &bytes[..cut]).unwrap();

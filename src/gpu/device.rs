@@ -30,6 +30,7 @@ pub struct DeviceOptions {
 
 /// An adapter as `obelisk info` shows it.
 #[derive(Clone, Debug, serde::Serialize)]
+#[non_exhaustive]
 pub struct AdapterSummary {
     /// Its name.
     pub name: String,

@@ -655,31 +655,4 @@ impl Device {
         }
         self.submit(encoder.finish());
     }
-
-    /// Blocks until everything submitted is done (native; browsers wait in [`Executable::read`]).
-    pub fn wait(&self) -> Result<(), GpuError> {
-        let forever = wgpu::PollType::Wait {
-            submission_index: None,
-            timeout: None,
-        };
-        self.device
-            .poll(forever)
-            .map_err(|e| GpuError::Device(e.to_string()))?;
-        self.check()
-    }
-
-    /// Resolves when everything submitted is done.
-    async fn done(&self) -> Result<(), GpuError> {
-        let (send, receive) = futures_channel::oneshot::channel();
-        self.queue.on_submitted_work_done(move || {
-            // The receiver is gone only if this future was dropped.
-            let _ = send.send(());
-        });
-        #[cfg(not(target_arch = "wasm32"))]
-        self.wait()?;
-        receive
-            .await
-            .map_err(|_| GpuError::Device("it dropped its work".into()))?;
-        self.check()
-    }
 }

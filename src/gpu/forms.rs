@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::GpuError;
-use super::cache::fnv1a;
-use crate::file::write_beside;
+use super::cache::{self, fnv1a};
 use crate::op::Forms;
 
 /// Which forms a device is to take.
@@ -50,6 +49,7 @@ impl FromStr for FormsChoice {
 
 /// Where a device's forms come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FormsSource {
     /// The program.
     BuiltIn,
@@ -154,9 +154,7 @@ impl DeviceForms {
     pub(super) fn keep(&self, forms: &Forms) {
         let Some(path) = &self.file else { return };
         let json = serde_json::to_vec(forms).expect("a flag");
-        let folder = path.parent().expect("a file in a folder");
-        let written = std::fs::create_dir_all(folder).and_then(|()| write_beside(path, &json, true));
-        if let Err(error) = written {
+        if let Err(error) = cache::keep(path, &json) {
             tracing::warn!("{}: {error}; the next run measures again", path.display());
         }
     }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Bytes of the buffers that a device holds: slots, weights, uniforms, queries, and what is staged for uploads and
 /// read-backs, and textures that kernels read. They count as long as their owner, staged uploads until the device has copied them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
 pub struct Memory {
     /// Bytes now.
     pub live: u64,
@@ -18,6 +19,7 @@ pub struct Memory {
 
 /// The backend's view of the same memory: alignment, wgpu's own buffers and blocks that are not full included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
 pub struct AllocatorMemory {
     /// Bytes handed out now.
     pub allocated: u64,

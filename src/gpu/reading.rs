@@ -67,14 +67,10 @@ impl Copy {
 
     async fn finish(self, device: &Device) -> Result<Vec<f32>, GpuError> {
         let failed = |reason: String| GpuError::Device(format!("reading back failed: {reason}"));
-        let own = wgpu::PollType::Wait {
-            submission_index: Some(self.submission),
-            timeout: None,
-        };
         #[cfg(not(target_arch = "wasm32"))]
-        device.device.poll(own).map_err(|e| failed(e.to_string()))?;
+        device.poll(Some(self.submission))?;
         #[cfg(target_arch = "wasm32")]
-        let _ = own; // browsers poll by themselves
+        let _ = self.submission; // the copy answers by itself
         self.mapped
             .await
             .map_err(|e| failed(e.to_string()))?

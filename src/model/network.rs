@@ -7,7 +7,7 @@ use crate::preprocess::Preprocessing;
 /// A network by name.
 #[derive(Clone, Copy)]
 pub struct Network {
-    /// Name in `--arch` and in weight files.
+    /// Name in settings and in weight files.
     pub name: &'static str,
     /// One line for `obelisk info`.
     pub about: &'static str,

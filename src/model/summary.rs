@@ -15,6 +15,7 @@ use crate::train::{Loss, training_graph};
 
 /// A network at one size, for batches of one.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Summary {
     /// Its name.
     pub arch: &'static str,
@@ -36,6 +37,7 @@ pub struct Summary {
 
 /// An operation of the network.
 #[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Layer {
     /// Its parameters' names without what follows the dot; empty where it has none.
     pub name: String,
@@ -51,6 +53,7 @@ pub struct Layer {
 
 /// Device memory of a plan within WebGPU's default limits, in bytes.
 #[derive(Clone, Copy, Debug, Serialize)]
+#[non_exhaustive]
 pub struct PlannedMemory {
     /// Inputs, activations, their gradients, temporaries.
     pub slots: u64,

@@ -17,12 +17,10 @@ impl<'a> Dense<'a> {
     pub fn new(settings: &'a Settings, data: &'a TrainingData, grid: [usize; 3]) -> Result<Self, TrainError> {
         let steps = data.training.len() / settings.batch;
         if steps == 0 {
-            let message = format!(
-                "{} training cases don't fill a batch of {}; a smaller batch or more cases do",
-                data.training.len(),
-                settings.batch
-            );
-            return Err(TrainError::Settings(message));
+            return Err(TrainError::FewCases {
+                cases: data.training.len(),
+                batch: settings.batch,
+            });
         }
         Ok(Dense {
             settings,

@@ -11,6 +11,7 @@ use crate::preprocess::Preprocessing;
 /// A line of the run's log.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct EpochRecord {
     /// From 1.
     pub epoch: usize,

@@ -14,6 +14,7 @@ use crate::op::Forms;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Loss {
     /// Softmax cross-entropy over all voxels (the paper's, for U-Nets)
     CrossEntropy,
@@ -46,6 +47,7 @@ impl Loss {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Schedule {
     /// Half a cosine from the first epoch's rate to zero, step by step
     Cosine,

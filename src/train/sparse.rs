@@ -70,6 +70,7 @@ pub struct Sparse<'a> {
 
 /// What the scans that stay on the device took.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Residents {
     /// How many there are.
     pub scans: usize,
@@ -117,7 +118,7 @@ impl<'a> Sparse<'a> {
             }
             sparse.scans.push(scans);
         }
-        device.wait()?;
+        device.done().await?;
         let all = || sparse.scans.iter().flatten();
         let residents = Residents {
             scans: all().count(),

@@ -83,6 +83,7 @@ fn formula(loss: Loss, data: &Data) -> f64 {
         Loss::CrossEntropyDice => formula(Loss::CrossEntropy, data) + formula(Loss::Dice, data),
         Loss::CrossEntropyDiceSquared => formula(Loss::CrossEntropy, data) + formula(Loss::DiceSquared, data),
         Loss::CrossEntropyHingeDice => formula(Loss::CrossEntropy, data) + formula(Loss::HingeDice, data),
+        other => panic!("no formula of {other:?}"),
     }
 }
 

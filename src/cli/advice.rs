@@ -1,0 +1,82 @@
+//! What to do about an error of the library, in this program's options.
+
+use obelisk::crossval::CrossvalError;
+use obelisk::gpu::GpuError;
+use obelisk::predict::PredictError;
+use obelisk::train::TrainError;
+
+/// What helps, where the error tells.
+pub fn advice(error: &anyhow::Error) -> Option<&'static str> {
+    error.chain().find_map(|cause| {
+        let of_training = cause.downcast_ref().and_then(training);
+        let of_comparison = cause.downcast_ref().and_then(comparison);
+        let of_device = cause.downcast_ref().and_then(device);
+        let of_prediction = match cause.downcast_ref() {
+            Some(PredictError::Gpu(error)) => device(error),
+            _ => None,
+        };
+        let exists = cause.downcast_ref::<std::io::Error>();
+        let exists = exists.filter(|e| e.kind() == std::io::ErrorKind::AlreadyExists);
+        of_training
+            .or(of_comparison)
+            .or(of_device)
+            .or(of_prediction)
+            .or(exists.map(|_| "--force replaces it"))
+    })
+}
+
+fn training(error: &TrainError) -> Option<&'static str> {
+    match error {
+        TrainError::Diverged { .. } => Some("lower --learning-rate, and check the scans' intensities"),
+        TrainError::NoGrid => Some("give --size"),
+        TrainError::FewCases { .. } => Some("lower --batch, or add cases"),
+        TrainError::Gpu(GpuError::OutOfMemory { .. }) => Some("lower --batch or --size"),
+        TrainError::Gpu(error) => device(error),
+        _ => None,
+    }
+}
+
+fn comparison(error: &CrossvalError) -> Option<&'static str> {
+    match error {
+        CrossvalError::Result { .. } => Some("--force trains the fold anew"),
+        CrossvalError::OtherTraining { .. } => Some("--force trains it anew, another --out keeps it"),
+        CrossvalError::Train(error) => training(error),
+        _ => None,
+    }
+}
+
+fn device(error: &GpuError) -> Option<&'static str> {
+    match error {
+        GpuError::Forms { .. } => Some("--forms built-in takes its own"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_is_found_behind_other_errors() {
+        let diverged = || TrainError::Diverged {
+            epoch: 3,
+            step: 1,
+            cases: vec!["case".into()],
+            what: "the loss".into(),
+        };
+        for error in [
+            anyhow::Error::from(diverged()),
+            anyhow::Error::from(diverged()).context("unet fold 1"),
+            anyhow::Error::from(CrossvalError::Train(diverged())).context("unet fold 1"),
+        ] {
+            assert!(
+                advice(&error).is_some_and(|a| a.contains("--learning-rate")),
+                "{error:#}"
+            );
+        }
+        let exists = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
+        let exists = anyhow::Error::from(exists).context("labels.nii");
+        assert_eq!(advice(&exists), Some("--force replaces it"));
+        assert_eq!(advice(&anyhow::anyhow!("something else")), None);
+    }
+}
