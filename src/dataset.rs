@@ -16,7 +16,7 @@ use crate::volume::{self, Geometry, SAME_PLACE, Volume, VolumeError};
 pub use files::{FoundScans, find_scans, read_channels, scans};
 pub use folds::{Fold, Folds};
 
-/// The ways to lay out a dataset, in the order in which they are tried. One more is a file and a line here.
+/// The ways to lay out a dataset, in the order in which they are tried. One more is a file, its `mod` above and its name here.
 const CONVENTIONS: &[Convention] = &[decathlon::DECATHLON, nnunet::NNUNET];
 
 /// A way to lay out a dataset.
