@@ -172,7 +172,7 @@ async function openModel(file: Opened, about: string, value: string): Promise<vo
   chosenModel = value
   const names = info.labels.slice(1).map(({ name }) => name)
   const labels = names.length > 4 ? `${names.length} labels` : names.join(', ')
-  fill(find('model-info'), about, `${info.arch} · ${info.parameters.toLocaleString('en')} numbers · ${labels}`)
+  fill(find('model-info'), about, `${info.arch} · ${info.parameters.toLocaleString('en')} parameters · ${labels}`)
   say('')
   await estimate()
 }
