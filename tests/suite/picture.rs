@@ -308,3 +308,44 @@ fn offsets_lie_where_they_point() {
     let refusal = offset_density(&path, "Offsets", &broken, true).unwrap_err();
     assert!(refusal.to_string().contains("not numbers"), "{refusal}");
 }
+
+#[test]
+fn numbers_of_any_size_make_pictures_of_one_size() {
+    let (folder, _keep) = folder();
+    let path = folder.join("any.png");
+    let offsets = |far: f32| {
+        let mut data = vec![0.1; 3 * 8];
+        data[4] = far;
+        [("offset1".to_owned(), Tensor::new(&[1, 8, 1, 1, 3], data))].into()
+    };
+    let mut sizes = std::collections::BTreeSet::new();
+    for far in [0.0, 2.0, 2.3, -7.0, 1e3, 1e6, -1e30, f32::MAX] {
+        let layers = offsets::layers(&offsets(0.0), &offsets(far), [8, 8, 8], None);
+        offset_density(&path, "Offsets", &layers, true).unwrap();
+        let picture = Picture::read(&path);
+        sizes.insert((picture.width, picture.rgb.len()));
+        // those that are near are drawn, however far another one lies
+        assert!(picture.count([254, 232, 37]).0 > 0, "{far}");
+    }
+    assert_eq!(sizes.len(), 1, "{sizes:?}");
+    let all = [("offset1".to_owned(), Tensor::full(&[1, 8, 1, 1, 3], 1e6))].into();
+    offset_density(
+        &path,
+        "Offsets",
+        &offsets::layers(&all, &all, [8, 8, 8], None),
+        true,
+    )
+    .unwrap();
+
+    for scale in [0.0, 1e-300, 1e-12, 1e12, 1e38] {
+        let points: Vec<CurvePoint> = (1..4)
+            .map(|epoch| CurvePoint {
+                epoch,
+                loss: scale,
+                scores: Vec::new(),
+                offset_sigma: [("offset1".to_owned(), scale)].into(),
+            })
+            .collect();
+        training_curve(&path, "Any", &points, &[], true).unwrap();
+    }
+}
