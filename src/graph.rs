@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::op::{Op, StepScalars};
-use crate::tensor::{Spec, Tensor};
+use crate::tensor::{Elements, Spec, Tensor};
 
 /// A value of a [`Graph`]; cheap to copy, meaningful only with its graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -102,6 +102,17 @@ pub enum GraphError {
         /// Which limit, what was needed, what to do.
         reason: String,
     },
+    /// A value of more elements than kernels can count.
+    #[error(
+        "{name}: {spec:?} has more than the {} elements that a tensor can have here",
+        Elements::MOST
+    )]
+    Size {
+        /// The value's name, or the operation's that makes it.
+        name: String,
+        /// Its shape.
+        spec: Spec,
+    },
     /// A parameter or input declared twice, or not declared.
     #[error("{0}")]
     Name(String),
@@ -174,14 +185,21 @@ impl Graph {
                 "`{name}` is declared twice in the graph"
             )));
         }
-        let value = self.add_value(spec, source, name.to_owned());
+        let value = self.add_value(spec, source, name)?;
         self.names.insert(name.to_owned(), value);
         Ok(value)
     }
 
-    fn add_value(&mut self, spec: Spec, source: Source, name: String) -> Value {
+    fn add_value(&mut self, spec: Spec, source: Source, name: &str) -> Result<Value, GraphError> {
+        if spec.elements().is_none() {
+            return Err(GraphError::Size {
+                name: name.to_owned(),
+                spec,
+            });
+        }
+        let name = name.to_owned();
         self.values.push(ValueInfo { spec, source, name });
-        Value(self.values.len() - 1)
+        Ok(Value(self.values.len() - 1))
     }
 
     /// Adds a node; its outputs' shapes are inferred, and errors name the operation and the shapes.
@@ -202,8 +220,8 @@ impl Graph {
         let outputs: Vec<Value> = outputs
             .into_iter()
             .enumerate()
-            .map(|(i, spec)| self.add_value(spec, Source::Node(node, i), name.to_owned()))
-            .collect();
+            .map(|(i, spec)| self.add_value(spec, Source::Node(node, i), name))
+            .collect::<Result<_, _>>()?;
         self.nodes.push(Node {
             op: Arc::new(op),
             inputs: inputs.to_vec(),

@@ -12,7 +12,7 @@ use crate::model::{Builder, Network};
 use crate::op::StepScalars;
 use crate::op::arg_max::ArgMax;
 use crate::plan::Plan;
-use crate::preprocess::{Prepared, Preprocessing, TileMerger, crop_or_pad, tiles};
+use crate::preprocess::{Prepared, Preprocessing, TileMerger, check_tiles, crop_or_pad, tiles};
 use crate::tensor::{Spec, Tensor};
 use crate::volume::{Volume, VolumeError};
 
@@ -32,6 +32,9 @@ pub enum PredictError {
     /// There is no memory for the scan's logits.
     #[error("the scan's logits are too large: {0}")]
     Memory(#[from] TooLarge),
+    /// The network's grid is too small for the scan.
+    #[error("{0}")]
+    Grid(String),
     /// A location that is not in the scan.
     #[error("location {} lies outside the scan, at voxel {voxel:?}", .index + 1)]
     Outside {
@@ -178,6 +181,7 @@ impl Predictor {
         let prepared = self.preprocessing.prepare_image(scan)?;
         let shape = prepared.placement.shape();
         let grid = self.preprocessing.grid.unwrap_or(shape);
+        check_tiles(shape, grid).map_err(PredictError::Grid)?;
         let origins = tiles(shape, grid);
         // Shared weights (of training) come with their one plan.
         let fixed = self.tensors.is_empty();
@@ -209,6 +213,7 @@ impl Predictor {
     ) -> Result<Tensor, PredictError> {
         let shape = prepared.placement.shape();
         let grid = self.preprocessing.grid.unwrap_or(shape);
+        check_tiles(shape, grid).map_err(PredictError::Grid)?;
         let mut merger = TileMerger::new(self.preprocessing.labels.len(), shape, grid)?;
         let executable = self.plan_for(device, grid, Keep::Logits).await?;
         let origins = tiles(shape, grid);

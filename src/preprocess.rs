@@ -608,6 +608,25 @@ pub fn crop_or_pad(array: &Tensor, origin: [isize; 3], grid: [usize; 3], fill: f
     result
 }
 
+/// Voxels that a tile has at least along an axis where it does not cover the scan: smaller ones show a network nothing, and
+/// there would be hundreds of thousands.
+const LEAST_TILE: usize = 8;
+
+/// Whether a scan of that shape can be cut into tiles of a grid.
+///
+/// # Errors
+/// Along which axis the tiles would be too small.
+pub fn check_tiles(shape: [usize; 3], grid: [usize; 3]) -> Result<(), String> {
+    match (0..3).find(|a| grid[*a] < LEAST_TILE && grid[*a] < shape[*a]) {
+        Some(a) => Err(format!(
+            "a grid of {grid:?} voxels would cut a scan of {shape:?} into too many pieces; along {} it has to cover \
+             {LEAST_TILE} voxels, or the scan",
+            ["D", "H", "W"][a]
+        )),
+        None => Ok(()),
+    }
+}
+
 /// Origins of the grids that cover an array: the centred one along an axis that fits, else evenly spaced ones that
 /// overlap by half at least and end at the borders.
 pub fn tiles(shape: [usize; 3], grid: [usize; 3]) -> Vec<[isize; 3]> {
@@ -778,6 +797,16 @@ mod tests {
             );
         }
         assert_eq!(tiles([20, 10, 30], [16, 16, 16]).len(), 6);
+        for (shape, grid) in [
+            ([20, 9, 30], [8, 8, 8]),
+            ([1, 3, 30], [1, 3, 8]),
+            ([1; 3], [3; 3]),
+        ] {
+            assert_eq!(check_tiles(shape, grid), Ok(()), "{shape:?} {grid:?}");
+        }
+        for (shape, grid) in [([20; 3], [1; 3]), ([20; 3], [20, 7, 20]), ([2, 9, 9], [1, 9, 9])] {
+            assert!(check_tiles(shape, grid).is_err(), "{shape:?} {grid:?}");
+        }
     }
 
     #[test]

@@ -16,6 +16,33 @@ pub enum Layout {
     Map,
 }
 
+/// How many elements a value has: few enough for kernels, whose coordinates have 31 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Elements(u32);
+
+impl Elements {
+    /// The most.
+    pub const MOST: usize = i32::MAX as usize;
+
+    /// The product of a shape, unless it is more.
+    pub fn of(shape: &[usize]) -> Option<Elements> {
+        // 0 times anything is 0, however much the others make.
+        let product = match shape.contains(&0) {
+            true => Some(0),
+            false => shape
+                .iter()
+                .try_fold(1usize, |product, side| product.checked_mul(*side)),
+        };
+        let count = product.filter(|count| *count <= Elements::MOST)?;
+        u32::try_from(count).ok().map(Elements)
+    }
+
+    /// The number.
+    pub fn get(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// What the graph knows of a value before any data exists: its logical shape and its layout.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Spec {
@@ -81,6 +108,17 @@ impl Spec {
     /// Channel blocks of four, `ceil(C / 4)`, of a five-dimensional value.
     pub fn blocks(&self) -> usize {
         self.shape[1].div_ceil(4)
+    }
+
+    /// Elements in device memory, padding lanes included, unless they are too many for kernels.
+    pub fn elements(&self) -> Option<Elements> {
+        match self.layout {
+            Layout::Flat => Elements::of(&self.shape),
+            Layout::Map => {
+                let [n, c, d, h, w] = self.ncdhw()?;
+                Elements::of(&[n, c.checked_next_multiple_of(4)?, d, h, w])
+            }
+        }
     }
 
     /// Number of f32 the value takes in device memory: with padding lanes, and rounded up to a whole vec4.
@@ -220,6 +258,27 @@ pub(crate) fn scrambled(i: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn elements_are_counted_without_overflow() {
+        let count = |shape: &[usize]| Elements::of(shape).map(Elements::get);
+        assert_eq!(count(&[]), Some(1));
+        assert_eq!(count(&[2, 3, 4]), Some(24));
+        assert_eq!(count(&[0, usize::MAX, usize::MAX]), Some(0));
+        assert_eq!(count(&[1, 2147483647]), Some(2147483647));
+        for many in [
+            &[2147483648][..],
+            &[65536, 32768],
+            &[1 << 22; 3],
+            &[usize::MAX; 2],
+            &[1 << 16; 4],
+        ] {
+            assert_eq!(count(many), None, "{many:?}");
+        }
+        let map = |c| Spec::map([1, c, 1, 1, 536870911]).elements().is_some();
+        assert!(map(1) && !map(5));
+        assert!(Spec::map([1, usize::MAX, 1, 1, 1]).elements().is_none());
+    }
 
     #[test]
     fn maps_keep_their_elements_and_zero_their_padding() {

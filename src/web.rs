@@ -47,7 +47,7 @@ fn gpu_error(e: GpuError) -> JsValue {
 
 fn graph_error(e: GraphError) -> JsValue {
     let name = match e {
-        GraphError::Limit { .. } => "TooLargeError",
+        GraphError::Limit { .. } | GraphError::Size { .. } => "TooLargeError",
         _ => "WeightsError",
     };
     error(name, e)
@@ -58,7 +58,7 @@ fn predict_error(e: PredictError) -> JsValue {
         PredictError::Preprocess(e) => error("ScanError", e),
         PredictError::Graph(e) => graph_error(e),
         PredictError::Gpu(e) => gpu_error(e),
-        e @ PredictError::Outside { .. } => error("ScanError", e),
+        e @ (PredictError::Outside { .. } | PredictError::Grid(_)) => error("ScanError", e),
         PredictError::Stopped => error("AbortError", "Stopped."),
     }
 }

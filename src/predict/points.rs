@@ -10,7 +10,9 @@ use crate::model::{At, Builder, Network, PointNetwork, Site};
 use crate::op::StepScalars;
 use crate::op::upsample::Upsample;
 use crate::plan::Plan;
-use crate::preprocess::{Placement, Prepared, Preprocessing, TileMerger, check_grid, crop_or_pad, tiles};
+use crate::preprocess::{
+    Placement, Prepared, Preprocessing, TileMerger, check_grid, check_tiles, crop_or_pad, tiles,
+};
 use crate::tensor::{Spec, Tensor};
 use crate::volume::Volume;
 
@@ -127,6 +129,7 @@ impl PointPredictor {
         self.scan = None; // its memory is free for the next
         let shape = prepared.placement.shape();
         let grid = self.preprocessing.grid.unwrap_or(shape);
+        check_tiles(shape, grid).map_err(PredictError::Grid)?;
         if self.smoother.as_ref().is_none_or(|(planned, _)| *planned != grid) {
             self.planned.clear();
             self.smoother = None;
