@@ -1,44 +1,43 @@
-//! Subcommands, one file each.
+//! Subcommands, one file each, and what they have in common: values, files, the device, printing.
 
 mod advice;
 mod bench;
 mod crossval;
+mod device;
 mod evaluate;
+mod files;
 mod import;
 mod info;
+pub mod interrupt;
 mod offsets;
+mod pictures;
 mod predict;
 mod prepare;
+pub mod print;
+mod shell;
 mod train;
-
-use std::path::Path;
+mod values;
 
 use clap::{Parser, Subcommand};
-use obelisk::gpu::{Device, DeviceOptions, FormsChoice, GpuError};
-use obelisk::tune;
+use interrupt::Interrupted;
 use obelisk::weights::WeightsError;
+use print::errln;
+
+/// The end of a command's help: what it is for, by example.
+macro_rules! examples {
+    ($($what:literal: $command:literal),+) => {
+        concat!("Examples:", $("\n  # ", $what, "\n  ", $command),+)
+    };
+}
+use examples;
 
 /// Train and run OBELISK-Net and other small 3D segmentation networks on any GPU.
 #[derive(Debug, Parser)]
-#[command(version, about, max_term_width = 100)]
+#[command(version, about, max_term_width = 100, after_help = examples!(
+    "Segment a scan": "obelisk predict --model weights.safetensors --input scan.nii.gz --output labels.nii.gz",
+    "Train on a dataset and validate on a fifth of it": "obelisk train dataset --out run --fold 0"
+))]
 pub struct Arguments {
-    /// Part of the adapter's name, or its number in `obelisk info`
-    #[arg(long, global = true, value_name = "NAME")]
-    adapter: Option<String>,
-    /// vulkan, metal or dx12
-    #[arg(long, global = true, value_name = "API")]
-    backend: Option<String>,
-    /// Use only WebGPU's default limits and no optional features
-    #[arg(long, global = true)]
-    portable: bool,
-    /// Forms of the kernels. auto: as measured once on this adapter, as a resumed training has recorded, and built in where
-    /// --portable or --no-cache are given; measure: measure anew; built-in: as the adapter's properties tell; or
-    /// texels=on|off
-    #[arg(long, global = true, value_name = "FORMS", default_value = "auto")]
-    forms: FormsChoice,
-    /// Keep no compiled pipelines and no measured forms on disk (as when OBELISK_NO_CACHE is set)
-    #[arg(long, global = true)]
-    no_cache: bool,
     /// Say more on stderr; twice for the plans
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
@@ -66,6 +65,10 @@ enum Command {
     Offsets(offsets::Offsets),
     /// Score predictions against reference labels
     Evaluate(evaluate::Evaluate),
+    /// Print a shell's completions of these commands and their options
+    Completions(shell::Completions),
+    /// Write these helps as manual pages
+    Man(shell::Man),
 }
 
 /// Arguments that parse but make no sense together: exit code 2.
@@ -75,73 +78,46 @@ pub struct Usage(pub String);
 
 /// Runs the subcommand of a process that `started` then.
 pub fn run(arguments: Arguments, started: std::time::Instant) -> anyhow::Result<()> {
-    let options = DeviceOptions {
-        adapter: arguments.adapter,
-        backend: arguments.backend,
-        portable: arguments.portable,
-        kernels_for_gpus: false,
-        forms: arguments.forms,
-        cache: cache_folder(arguments.no_cache),
-    };
     match arguments.command {
-        Command::Info(command) => command.run(&options),
+        Command::Info(command) => command.run(),
         Command::Prepare(command) => command.run(),
-        Command::Train(command) => command.run(&options),
-        Command::Crossval(command) => command.run(&options),
-        Command::Predict(command) => command.run(&options),
-        Command::Bench(command) => command.run(&options, started),
+        Command::Train(command) => command.run(),
+        Command::Crossval(command) => command.run(),
+        Command::Predict(command) => command.run(),
+        Command::Bench(command) => command.run(started),
         Command::Import(command) => command.run(),
-        Command::Offsets(command) => command.run(&options),
+        Command::Offsets(command) => command.run(),
         Command::Evaluate(command) => command.run(),
+        Command::Completions(command) => command.run(),
+        Command::Man(command) => command.run(),
     }
 }
 
-/// An error with its causes and what to do, in a line.
-pub fn told(error: &anyhow::Error) -> String {
+/// Prints why a command failed or was interrupted, and returns the exit code: 2 for wrong usage, 1 for a run that failed,
+/// 130 and 143 after signals.
+pub fn report(error: &anyhow::Error) -> u8 {
+    if let Some(interrupted) = error.downcast_ref::<Interrupted>() {
+        errln!("{interrupted}");
+        return interrupted.exit_code();
+    }
+    errln!("error: {}", message(error));
+    if error.is::<Usage>() { 2 } else { 1 }
+}
+
+/// An error and its causes in a line, without those that an error above has already put into its own words, and what to do.
+fn message(error: &anyhow::Error) -> String {
+    let mut message = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if message.is_empty() {
+            message = cause;
+        } else if !message.contains(&cause) {
+            message = format!("{message}: {cause}");
+        }
+    }
     match advice::advice(error) {
-        Some(advice) => format!("{error:#}; {advice}"),
-        None => format!("{error:#}"),
+        Some(advice) => format!("{message}; {advice}"),
+        None => message,
     }
-}
-
-/// Warnings and, with `-v`, more on stderr; `RUST_LOG` overrides.
-pub fn start_logging(verbose: u8) {
-    let level = ["warn", "obelisk=info,warn", "obelisk=debug,warn"][verbose.min(2) as usize];
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .without_time()
-        .init();
-}
-
-/// Opens the device and says which; for commands that don't measure themselves.
-fn open_device(options: &DeviceOptions) -> anyhow::Result<Device> {
-    let device = open_tuned(options)?;
-    let adapter = device.adapter();
-    eprintln!(
-        "adapter: {} ({}, {})",
-        adapter.name, adapter.kind, adapter.backend
-    );
-    Ok(device)
-}
-
-/// Opens the device with the forms that suit it, measured now where they are not known.
-fn open_tuned(options: &DeviceOptions) -> Result<Device, GpuError> {
-    let (device, tuning) = tune::open(options)?;
-    if let Some(tuning) = tuning {
-        eprintln!("forms measured in {:.1} s: {tuning}", tuning.seconds);
-    }
-    Ok(device)
-}
-
-/// Where compiled pipelines and measured forms are kept: a folder in the user's caches, unless it is switched off.
-fn cache_folder(off: bool) -> Option<std::path::PathBuf> {
-    if off || std::env::var_os("OBELISK_NO_CACHE").is_some() {
-        return None;
-    }
-    Some(dirs::cache_dir()?.join("obelisk"))
 }
 
 /// Says how weights from elsewhere get the preprocessing that they lack.
@@ -154,10 +130,81 @@ fn how_to_import(error: WeightsError) -> anyhow::Error {
     }
 }
 
-/// An output that exists needs `--force`.
-fn refuse_existing(path: &Path, force: bool) -> anyhow::Result<()> {
-    if path.exists() && !force {
-        anyhow::bail!("{} exists; --force replaces it", path.display());
+/// Warnings and, with `-v`, more on stderr; `RUST_LOG` overrides.
+pub fn start_logging(verbose: u8) {
+    let level = ["warn", "obelisk=info,warn", "obelisk=debug,warn"][verbose.min(2) as usize];
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false) // they would go to stderr as well, and panic where it is closed
+        .without_time()
+        .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    #[test]
+    fn every_command_ends_its_help_with_two_examples_that_parse() {
+        let mut all = Arguments::command();
+        all.build();
+        let mut commands = vec![all.clone()];
+        commands.extend(all.get_subcommands().filter(|c| c.get_name() != "help").cloned());
+        assert!(commands.len() > 10);
+        for mut command in commands {
+            let name = command.get_name().to_owned();
+            for help in [command.render_help(), command.render_long_help()] {
+                let help = help.to_string();
+                let (_, end) = help.split_once("\nExamples:\n").expect(&name);
+                let lines: Vec<&str> = end.trim_end().lines().map(str::trim).collect();
+                let examples: Vec<&str> = lines.iter().copied().filter(|l| !l.starts_with('#')).collect();
+                assert!(examples.len() == 2 && lines.len() == 4, "{name}: {end}");
+                for example in examples {
+                    let of = if name == "obelisk" {
+                        "obelisk "
+                    } else {
+                        &*format!("obelisk {name} ")
+                    };
+                    assert!(format!("{example} ").starts_with(of), "{example}");
+                    if let Err(refusal) = Arguments::try_parse_from(example.split(' ')) {
+                        panic!("{example}: {refusal}");
+                    }
+                }
+            }
+        }
     }
-    Ok(())
+
+    #[test]
+    fn device_options_stand_last_where_a_device_is_used_and_nowhere_else() {
+        let mut all = Arguments::command();
+        all.build();
+        for command in all.get_subcommands_mut() {
+            let name = command.get_name().to_owned();
+            let help = command.render_long_help().to_string();
+            let uses = ["info", "train", "crossval", "predict", "bench", "offsets"].contains(&&*name);
+            assert_eq!(help.contains("--adapter"), uses, "{name}");
+            if uses {
+                let at = |what: &str| help.find(what).expect(what);
+                assert!(at("\nOptions:") < at("\nDevice options:"), "{name}");
+                assert!(at("\nDevice options:") < at("--adapter"), "{name}");
+                let rest = &help[at("\nDevice options:")..];
+                let flags = rest.lines().filter(|l| l.trim_start().starts_with("--")).count();
+                assert_eq!(flags, 5, "{name}: {rest}");
+            }
+        }
+    }
+
+    #[test]
+    fn causes_are_told_once() {
+        let io = || std::io::Error::from(std::io::ErrorKind::NotFound);
+        let plain = anyhow::Error::new(io()).context("scan.nii");
+        assert_eq!(message(&plain), format!("scan.nii: {}", io()));
+        let twice = anyhow::Error::new(io()).context(format!("scan.nii: {}", io()));
+        assert_eq!(message(&twice), format!("scan.nii: {}", io()));
+    }
 }

@@ -30,8 +30,8 @@ use crate::model;
 use crate::plan::Plan;
 use crate::predict::{PredictError, Predictor, inference_graph};
 use crate::train::{
-    EpochRecord, Event, Settings, TrainError, TrainingData, has_checkpoint, remove_checkpoints, step_graph,
-    train,
+    EpochRecord, Event, RunFolder, Settings, TrainError, TrainingData, has_checkpoint, remove_checkpoints,
+    step_graph, train,
 };
 use crate::volume::{self, VolumeError};
 use crate::weights::{Model, WeightsError};
@@ -372,6 +372,7 @@ impl Job {
                 source,
             })?;
         }
+        let _lock = RunFolder::lock(&run)?;
         let resume = has_checkpoint(&run);
         let mut settings = self.settings_for(&run, resume)?;
         settings.forms = Some(device.caps().forms);

@@ -1,21 +1,45 @@
 //! The `obelisk` command-line program: parses, calls the library, prints. Results go to stdout, progress and logs to
-//! stderr. Exit codes: 0 done, 1 the run failed, 2 wrong usage.
+//! stderr. Exit codes: 0 done, 1 the run failed, 2 wrong usage, 130 and 143 stopped by SIGINT and SIGTERM.
+#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic where nobody reads; `cli::print` does not
 
 mod cli;
 
-use clap::Parser;
+use std::process::ExitCode;
 
-fn main() -> std::process::ExitCode {
+use clap::Parser;
+use cli::interrupt;
+use cli::print::{self, errln};
+
+fn main() -> ExitCode {
     let started = std::time::Instant::now();
     quiet_driver();
-    let arguments = cli::Arguments::parse();
-    cli::start_logging(arguments.verbose);
-    match cli::run(arguments, started) {
-        Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {}", cli::told(&error));
-            std::process::ExitCode::from(if error.is::<cli::Usage>() { 2 } else { 1 })
+    let code = match cli::Arguments::try_parse() {
+        Ok(arguments) => {
+            cli::start_logging(arguments.verbose);
+            if let Err(error) = interrupt::listen() {
+                errln!("signals can't be heard ({error}): they stop the program without a word");
+            }
+            cli::run(arguments, started).map_or_else(|error| cli::report(&error), |()| 0)
         }
+        Err(refusal) => print_refusal(&refusal),
+    };
+    match (print::finish(), code) {
+        (Err(error), 0) => {
+            errln!("error: stdout: {error}");
+            ExitCode::from(1)
+        }
+        _ => ExitCode::from(code),
+    }
+}
+
+/// Prints the parser's complaint, or the help or version that were asked for, and returns the exit code.
+fn print_refusal(refusal: &clap::Error) -> u8 {
+    match (refusal.print(), refusal.use_stderr()) {
+        (Err(error), false) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            errln!("error: stdout: {error}");
+            1
+        }
+        _ => refusal.exit_code() as u8,
     }
 }
 

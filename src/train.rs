@@ -4,6 +4,7 @@ mod checkpoint;
 mod data;
 mod dense;
 mod graph;
+mod lock;
 mod log;
 mod settings;
 mod sparse;
@@ -16,6 +17,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use web_time::Instant;
 
+pub use self::lock::RunFolder;
 pub use self::log::EpochRecord;
 pub use checkpoint::{has_checkpoint, remove_checkpoints};
 pub use data::{TrainingCase, TrainingData, ValidationCase};
@@ -40,7 +42,7 @@ use crate::op::StepScalars;
 use crate::op::cross_entropy::class_weights;
 use crate::plan::Plan;
 use crate::predict::{PredictError, Predictor};
-use crate::preprocess::Preprocessing;
+use crate::preprocess::{Preprocessing, check_tiles};
 use crate::tensor::Tensor;
 use crate::weights::{self, Model, ModelInfo, TrainingRecord, WeightsError};
 
@@ -73,6 +75,12 @@ pub enum TrainError {
         cases: Vec<String>,
         /// What is not finite.
         what: String,
+    },
+    /// Another process trains into the folder.
+    #[error("another training is writing into {}", .run.display())]
+    Locked {
+        /// The folder.
+        run: PathBuf,
     },
     /// A file of the run can't be read or written.
     #[error(transparent)]
@@ -250,6 +258,7 @@ pub async fn train(
     let network = model::find(&settings.arch)?;
     let preprocessing = &data.preprocessing;
     let grid = training_grid(preprocessing)?;
+    check_grid(data, grid)?;
     let (feed, residents) = Feed::new(device, network, settings, data, grid).await?;
     if let Some(residents) = residents {
         report(Event::Resident(residents));
@@ -581,6 +590,17 @@ pub fn step_graph(settings: &Settings, preprocessing: &Preprocessing) -> Result<
             augment,
         )?,
     })
+}
+
+/// Whether every scan can be cut into pieces of the grid: to validate, and to be predicted.
+fn check_grid(data: &TrainingData, grid: [usize; 3]) -> Result<(), TrainError> {
+    let training = data.training.iter().map(|c| (&c.id, &c.image.shape));
+    let validation = data.validation.iter().map(|c| (&c.id, &c.prepared.image.shape));
+    for (id, shape) in training.chain(validation) {
+        check_tiles([shape[1], shape[2], shape[3]], grid)
+            .map_err(|problem| TrainError::Settings(format!("{id}: {problem}")))?;
+    }
+    Ok(())
 }
 
 fn training_grid(preprocessing: &Preprocessing) -> Result<[usize; 3], TrainError> {

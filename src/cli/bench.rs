@@ -3,36 +3,37 @@ use std::time::Instant;
 
 use clap::Args;
 use obelisk::bench::{self, Kernel, Layer, Measurement, Report, Settings, Subject};
-use obelisk::gpu::DeviceOptions;
 use obelisk::train::Loss;
 
-use super::{Usage, open_tuned};
+use super::device::{DeviceArguments, open_tuned};
+use super::print::outln;
+use super::{Usage, examples, values};
 
 /// `obelisk bench`
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "Seconds and memory of inference and of a training step": "obelisk bench --arch obelisk-hybrid",
+    "Each kernel of the inference against what the adapter reaches at best":
+        "obelisk bench --size 96,96,96 --inference --per-kernel"
+))]
 pub struct Bench {
     /// Network; `obelisk info` lists them
     #[arg(long, value_name = "NAME", default_value = obelisk::model::DEFAULT)]
     arch: String,
     /// Size of the images in voxels
-    #[arg(
-        long,
-        value_name = "D,H,W",
-        value_delimiter = ',',
-        default_value = "144,144,144"
-    )]
-    size: Vec<usize>,
+    #[arg(long, value_name = "D,H,W", value_parser = values::grid, default_value = "144,144,144")]
+    size: [usize; 3],
     /// Images at once
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", value_parser = values::count, default_value_t = 1)]
     batch: usize,
     /// Classes, the background included
-    #[arg(long, value_name = "N", default_value_t = 9)]
+    #[arg(long, value_name = "N", value_parser = values::count, default_value_t = 9)]
     labels: usize,
     /// Channels of the images
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", value_parser = values::count, default_value_t = 1)]
     channels: usize,
     /// Runs that are timed
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", value_parser = values::count, default_value_t = 5)]
     steps: usize,
     /// Measure inference only
     #[arg(long, conflicts_with = "training")]
@@ -47,17 +48,12 @@ pub struct Bench {
     #[arg(long)]
     augment: bool,
     /// Train so many scans a step (instead of --batch) at so many random locations each, for networks that can
-    #[arg(
-        long,
-        value_name = "SCANS,SAMPLES",
-        value_delimiter = ',',
-        conflicts_with = "inference"
-    )]
-    sparse: Option<Vec<usize>>,
+    #[arg(long, value_name = "SCANS,SAMPLES", value_parser = values::counts::<2>, conflicts_with = "inference")]
+    sparse: Option<[usize; 2]>,
     /// Instead of a network, one OBELISK layer on the quarter grid: offsets, output channels, groups. Training is its
     /// forward and backward pass
-    #[arg(long, value_name = "K,OUT,GROUPS", value_delimiter = ',', conflicts_with_all = ["arch", "sparse"])]
-    layer: Option<Vec<usize>>,
+    #[arg(long, value_name = "K,OUT,GROUPS", value_parser = values::counts::<3>, conflicts_with_all = ["arch", "sparse"])]
+    layer: Option<[usize; 3]>,
     /// The layer's coefficients are differences at two offsets
     #[arg(long, requires = "layer")]
     binary: bool,
@@ -70,12 +66,15 @@ pub struct Bench {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    device: DeviceArguments,
 }
 
 impl Bench {
-    pub fn run(&self, options: &DeviceOptions, started: Instant) -> anyhow::Result<()> {
+    pub fn run(&self, started: Instant) -> anyhow::Result<()> {
         let settings = self.settings()?;
-        let open = || open_tuned(options);
+        let options = self.device.options();
+        let open = || open_tuned(&options);
         let mut since = started;
         let mut reports = Vec::new();
         if !self.training && self.sparse.is_none() {
@@ -86,7 +85,7 @@ impl Bench {
             reports.push(("training", bench::training(&open, &settings, since)?));
         }
         if self.json {
-            println!("{}", self.to_json(&reports)?);
+            outln!("{}", self.to_json(&reports)?);
         } else {
             self.print(&reports);
         }
@@ -94,20 +93,7 @@ impl Bench {
     }
 
     fn settings(&self) -> Result<Settings, Usage> {
-        let size = numbers("--size", "D,H,W", &self.size)?;
-        let counts = [self.batch, self.labels, self.channels, self.steps];
-        if counts.contains(&0) {
-            return Err(Usage(
-                "--batch, --labels, --channels and --steps start at 1".into(),
-            ));
-        }
-        let sparse = self.sparse.as_ref();
-        let sparse = sparse
-            .map(|s| numbers("--sparse", "SCANS,SAMPLES", s))
-            .transpose()?;
-        let layer = self.layer.as_ref();
-        let layer = layer.map(|l| numbers("--layer", "K,OUT,GROUPS", l)).transpose()?;
-        let subject = match layer {
+        let subject = match self.layer {
             Some([offsets, outputs, groups]) => {
                 let inputs = offsets * self.channels;
                 if !inputs.is_multiple_of(groups) || !outputs.is_multiple_of(groups) {
@@ -132,13 +118,13 @@ impl Bench {
                     false => Loss::CrossEntropyDice,
                 },
                 augment: self.augment,
-                samples: sparse.map(|[_, samples]| samples),
+                samples: self.sparse.map(|[_, samples]| samples),
             },
         };
         Ok(Settings {
             subject,
-            size,
-            batch: sparse.map_or(self.batch, |[scans, _]| scans),
+            size: self.size,
+            batch: self.sparse.map_or(self.batch, |[scans, _]| scans),
             channels: self.channels,
             steps: self.steps,
             per_kernel: self.per_kernel,
@@ -189,13 +175,13 @@ impl Bench {
         for (i, (what, report)) in reports.iter().enumerate() {
             if i == 0 {
                 let adapter = &report.adapter;
-                println!("{} ({}, {})", adapter.name, adapter.backend, adapter.driver);
-                println!("forms: {}", report.forms);
-                println!("{}", self.what());
+                outln!("{} ({}, {})", adapter.name, adapter.backend, adapter.driver);
+                outln!("forms: {}", report.forms);
+                outln!("{}", self.what());
             }
             print_measurement(what, &report.measurement);
             if let Some(ceilings) = &report.ceilings {
-                println!(
+                outln!(
                     "  the adapter at best: {:.1} GFLOP/s, {:.1} GB/s; kernels timed by {}",
                     ceilings.gigaflops,
                     ceilings.gigabytes,
@@ -211,21 +197,13 @@ impl Bench {
     }
 }
 
-/// So many numbers, none of them zero.
-fn numbers<const N: usize>(option: &str, form: &str, given: &[usize]) -> Result<[usize; N], Usage> {
-    match <[usize; N]>::try_from(given) {
-        Ok(numbers) if !numbers.contains(&0) => Ok(numbers),
-        _ => Err(Usage(format!("{option} takes {form}, each at least 1"))),
-    }
-}
-
 fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }
 
 fn print_measurement(what: &str, m: &Measurement) {
     let s = m.seconds;
-    println!(
+    outln!(
         "\n{what}: {:.4} s ({:.4} to {:.4}), {:.1} GFLOP at {:.1} GFLOP/s, {} dispatches",
         s.median,
         s.min,
@@ -235,33 +213,34 @@ fn print_measurement(what: &str, m: &Measurement) {
         m.dispatches
     );
     if let Some(seconds) = m.processor_seconds {
-        println!("  computed {seconds:.4} s a run, all threads added");
+        outln!("  computed {seconds:.4} s a run, all threads added");
     }
-    println!(
+    outln!(
         "  first result after {:.2} s, of which {:.2} s buffers and pipelines",
-        m.first_result_seconds, m.pipelines_seconds
+        m.first_result_seconds,
+        m.pipelines_seconds
     );
-    println!(
+    outln!(
         "  device memory: planned {:.1} MB, peak {:.1} MB",
         megabytes(m.planned_bytes),
         megabytes(m.memory.peak)
     );
     if m.resident_bytes > 0 {
-        println!(
+        outln!(
             "  images that stay on the device: {:.1} MB; the peak beyond them: {:.1} MB",
             megabytes(m.resident_bytes),
             megabytes(m.memory.peak - m.resident_bytes)
         );
     }
     if let Some(a) = m.memory.allocator {
-        println!(
+        outln!(
             "  allocator at the peak: {:.1} MB handed out, {:.1} MB reserved",
             megabytes(a.allocated_peak),
             megabytes(a.reserved_peak)
         );
     }
     if let Some(bytes) = m.peak_rss_bytes {
-        println!("  process: {:.1} MB resident at most so far", megabytes(bytes));
+        outln!("  process: {:.1} MB resident at most so far", megabytes(bytes));
     }
 }
 
@@ -286,16 +265,22 @@ fn print_kernels(kernels: &[Kernel], ceilings: &bench::Ceilings) {
     }
     let mut sums: Vec<_> = sums.into_iter().collect();
     sums.sort_by(|a, b| b.1.seconds.total_cmp(&a.1.seconds));
-    println!(
+    outln!(
         "  {:>9} {:>3}  {:>9} {:>5}  {:>7} {:>5} {:>7}  operation, kernel",
-        "ms", "n", "GFLOP/s", "%", "GB/s", "%", "× floor"
+        "ms",
+        "n",
+        "GFLOP/s",
+        "%",
+        "GB/s",
+        "%",
+        "× floor"
     );
     for ((op, kernel), sum) in sums {
         let (gigaflops, gigabytes) = (
             sum.flop as f64 / sum.seconds / 1e9,
             sum.bytes as f64 / sum.seconds / 1e9,
         );
-        println!(
+        outln!(
             "  {:9.3} {:3}  {gigaflops:9.1} {:5.1}  {gigabytes:7.1} {:5.1} {:7.1}  {op}, {kernel}",
             sum.seconds * 1e3,
             sum.count,
@@ -306,7 +291,7 @@ fn print_kernels(kernels: &[Kernel], ceilings: &bench::Ceilings) {
     }
     let all: f64 = kernels.iter().map(|k| k.seconds).sum();
     let floor: f64 = kernels.iter().map(|k| ceilings.floor(k)).sum();
-    println!(
+    outln!(
         "  {:9.3} {:3}  in all, {:.1} × the floor: what the adapter's ceilings allow, kernel by kernel",
         all * 1e3,
         kernels.len(),

@@ -10,11 +10,20 @@ use obelisk::picture;
 use obelisk::preprocess::Preprocessing;
 use obelisk::train::TrainingData;
 
-use super::train::{Progress, TrainingOptions, derive_preprocessing, draw_pictures, open_recorded};
-use super::{Usage, open_device};
+use super::device::{self, DeviceArguments};
+use super::interrupt;
+use super::pictures::draw_run;
+use super::print::{self, errln, outln};
+use super::train::{Progress, TrainingOptions, derive_preprocessing, no_fold, open_recorded};
+use super::{Usage, examples, message};
 
 /// `obelisk crossval`
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "Five folds of two networks, and a table of their Dice":
+        "obelisk crossval dataset --arch obelisk-hybrid,unet --out comparison",
+    "One fold of a recipe, as one machine of several": "obelisk crossval --config recipe.toml --out comparison --fold 2"
+))]
 pub struct Crossval {
     /// Folder with dataset.json (Medical Segmentation Decathlon or nnU-Net v2); taken from --config when absent
     dataset: Option<PathBuf>,
@@ -41,23 +50,25 @@ pub struct Crossval {
     force: bool,
     #[command(flatten)]
     options: TrainingOptions,
+    #[command(flatten)]
+    device: DeviceArguments,
 }
 
 impl Crossval {
-    pub fn run(&self, options: &DeviceOptions) -> anyhow::Result<()> {
+    pub fn run(&self) -> anyhow::Result<()> {
         let rows = self.rows()?;
         self.refuse_other_tables()?;
         let dataset = Dataset::open(&rows[0].settings.dataset)?;
         let folds = self.folds(&dataset, &rows)?;
         if !self.table {
-            let failed = self.train(options, &dataset, &rows, &folds)?;
+            let failed = self.train(&self.device.options(), &dataset, &rows, &folds)?;
             if !failed.is_empty() {
                 let table = self.write_table(&rows).map(|table| table.markdown());
-                println!("{}", table.unwrap_or_default());
+                outln!("{}", table.unwrap_or_default());
                 anyhow::bail!("{} failed; the same call tries again", failed.join(", "));
             }
         }
-        print!("{}", self.write_table(&rows)?.markdown());
+        print::out(format_args!("{}", self.write_table(&rows)?.markdown()));
         Ok(())
     }
 
@@ -132,7 +143,7 @@ impl Crossval {
             None => Ok(folds.into_iter().enumerate().collect()),
             Some(k) => match folds.into_iter().nth(k) {
                 Some(fold) => Ok(vec![(k, fold)]),
-                None => Err(Usage(format!("--fold {k}: there are folds 0 to {}", count - 1)).into()),
+                None => Err(no_fold(k, count)),
             },
         }
     }
@@ -172,7 +183,7 @@ impl Crossval {
         }
         let all = rows.len() * folds.len();
         if jobs.len() < all {
-            eprintln!(
+            errln!(
                 "{} of {all} folds are finished; --force trains them anew",
                 all - jobs.len()
             );
@@ -187,7 +198,7 @@ impl Crossval {
         let count = jobs.len();
         for (i, (job, k, fold)) in jobs.into_iter().enumerate() {
             let what = format!("{} fold {k}", job.name);
-            eprintln!("{what} ({} of {count}, {total} folds in all)", i + 1);
+            errln!("{what} ({} of {count}, {total} folds in all)", i + 1);
             let preprocessing = derive_preprocessing(dataset, &job.settings)?;
             if data
                 .as_ref()
@@ -207,7 +218,7 @@ impl Crossval {
             if device.as_ref().is_none_or(|(of, _)| *of != forms) {
                 let opened = match record {
                     Some(run) => open_recorded(options, forms, &run.join("config.toml"))?,
-                    None => open_device(options)?,
+                    None => device::open(options)?,
                 };
                 device = Some((forms, opened));
             }
@@ -215,7 +226,7 @@ impl Crossval {
             match self.run_fold(device, dataset, data, &job) {
                 Ok(result) => {
                     let mean = self.write_table(rows)?;
-                    eprintln!(
+                    errln!(
                         "{what}: {} cases, {}",
                         result.cases.len(),
                         summary(&mean, &job.name)
@@ -223,7 +234,7 @@ impl Crossval {
                 }
                 // A network that can't be trained does not keep the others from their rows.
                 Err(error) => {
-                    eprintln!("error: {what}: {}", super::told(&error));
+                    errln!("error: {what}: {}", message(&error));
                     failed.push(what);
                 }
             }
@@ -241,6 +252,7 @@ impl Crossval {
         if self.force {
             job.restart(&self.out)?;
         }
+        interrupt::say("the same call goes on from the last epoch that is done".into());
         let names = data.preprocessing.foreground_names();
         let mut progress = Progress::new(job.settings.epochs, job.settings.batch, names);
         let outcome =
@@ -248,7 +260,7 @@ impl Crossval {
         progress.finish();
         let (result, log) = outcome?;
         let run = crossval::fold_folder(&self.out, &job.name, job.settings.fold.unwrap_or_default());
-        draw_pictures(&run, &job.settings, data, &log)?;
+        draw_run(&run, &job.settings, data, &log)?;
         Ok(result)
     }
 

@@ -1,14 +1,21 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use obelisk::dataset::Dataset;
+use obelisk::dataset::{Dataset, scans};
 use obelisk::evaluate;
 use obelisk::file::write_beside;
 
-use super::refuse_existing;
+use super::examples;
+use super::files::{Files, claim};
+use super::print::outln;
 
 /// `obelisk evaluate`
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "Dice of each label that occurs": "obelisk evaluate --predictions out --labels labelsTs",
+    "With the dataset's names, and as JSON":
+        "obelisk evaluate --predictions out --labels labelsTs --dataset dataset --json scores.json"
+))]
 pub struct Evaluate {
     /// Folder of predicted label files
     #[arg(long, value_name = "FOLDER")]
@@ -29,9 +36,7 @@ pub struct Evaluate {
 
 impl Evaluate {
     pub fn run(&self) -> anyhow::Result<()> {
-        self.json
-            .iter()
-            .try_for_each(|p| refuse_existing(p, self.force))?;
+        self.check_files()?;
         let dataset = self.dataset.as_deref().map(Dataset::open).transpose()?;
         let labels = dataset.as_ref().map(|d| d.labels.as_slice());
         let ignore = dataset.as_ref().and_then(|d| d.ignore);
@@ -43,7 +48,21 @@ impl Evaluate {
                 self.force,
             )?;
         }
-        println!("{report}");
+        outln!("{report}");
         Ok(())
+    }
+
+    fn check_files(&self) -> anyhow::Result<()> {
+        let mut files = Files::new();
+        for (option, folder) in [("--predictions", &self.predictions), ("--labels", &self.labels)] {
+            files
+                .read(option, folder)
+                .read_all(option, scans(folder, 1)?.values().flatten());
+        }
+        if let Some(dataset) = &self.dataset {
+            files.read("--dataset", dataset.join("dataset.json"));
+        }
+        files.write_all("--json", &self.json).check()?;
+        self.json.iter().try_for_each(|path| claim(path, self.force))
     }
 }

@@ -4,10 +4,17 @@ use clap::Args;
 use obelisk::model;
 use obelisk::weights::Model;
 
-use super::{Usage, how_to_import, refuse_existing};
+use super::files::{Files, claim};
+use super::print::outln;
+use super::{Usage, examples, how_to_import};
 
 /// `obelisk import`
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "The published network of fold 1": "obelisk import fold1.pth --output fold1.safetensors",
+    "A checkpoint whose scans are prepared as those of a training":
+        "obelisk import net.pth --output net.safetensors --like run/best.safetensors"
+))]
 pub struct Import {
     /// A PyTorch checkpoint (.pth, .pt) or a safetensors file from elsewhere; nothing in it is executed
     #[arg(value_name = "FILE")]
@@ -35,7 +42,12 @@ impl Import {
             let message = format!("--output {} must end in .safetensors", self.output.display());
             return Err(Usage(message).into());
         }
-        refuse_existing(&self.output, self.force)?;
+        Files::new()
+            .read("FILE", &self.input)
+            .read_all("--like", &self.like)
+            .write("--output", &self.output)
+            .check()?;
+        claim(&self.output, self.force)?;
         let arch = self.arch.as_deref();
         if let Some(name) = arch {
             model::find(name).map_err(|e| Usage(e.to_string()))?;
@@ -52,13 +64,13 @@ impl Import {
         model.save(&self.output, self.force)?;
         if self.json {
             let report = serde_json::json!({
-                "input": self.input, "output": self.output, "arch": network.name,
+                "input": self.input.to_string_lossy(), "output": self.output.to_string_lossy(), "arch": network.name,
                 "parameters": parameters, "labels": labels,
             });
-            println!("{report}");
+            outln!("{report}");
         } else {
-            println!("{}: {}", network.name, network.about);
-            println!(
+            outln!("{}: {}", network.name, network.about);
+            outln!(
                 "{parameters} parameters, {} labels: {}",
                 labels.len(),
                 labels.join(", ")

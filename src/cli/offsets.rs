@@ -1,21 +1,25 @@
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
-use obelisk::gpu::DeviceOptions;
-use obelisk::offsets::{LayerOffsets, layers};
-use obelisk::predict::inference_graph;
+use obelisk::model;
+use obelisk::offsets::LayerOffsets;
 use obelisk::receptive_field::{ReceptiveField, Subject, receptive_fields};
-use obelisk::tensor::Tensor;
-use obelisk::weights::{self, Model, ModelInfo};
-use obelisk::{model, picture};
+use obelisk::weights::Model;
 use serde::Serialize;
 
-use super::train::three;
-use super::{Usage, open_device, refuse_existing};
+use super::device::{self, DeviceArguments};
+use super::files::{Files, claim};
+use super::pictures::draw_offsets;
+use super::print::{self, errln, outln};
+use super::{Usage, examples, values};
 
 /// `obelisk offsets`
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "Where a training's layers look": "obelisk offsets --model run/best.safetensors --output offsets.png",
+    "The published network's reach in millimetres":
+        "obelisk offsets --model fold1.pth --output offsets.png --spacing 1.5,1,1 --json"
+))]
 pub struct Offsets {
     /// Weights of a training run (.safetensors), or a PyTorch checkpoint (.pth)
     #[arg(long, value_name = "WEIGHTS")]
@@ -27,10 +31,10 @@ pub struct Offsets {
     #[arg(long, value_name = "NAME")]
     arch: Option<String>,
     /// Grid in voxels, for weights that take scans of any size
-    #[arg(long, value_name = "D,H,W", value_parser = three::<usize>)]
+    #[arg(long, value_name = "D,H,W", value_parser = values::grid)]
     size: Option<[usize; 3]>,
     /// Millimetres a voxel, for weights that take scans of any spacing
-    #[arg(long, value_name = "D,H,W", value_parser = three::<f64>)]
+    #[arg(long, value_name = "D,H,W", value_parser = values::spacing)]
     spacing: Option<[f64; 3]>,
     /// Replace a picture that exists
     #[arg(long)]
@@ -38,6 +42,8 @@ pub struct Offsets {
     /// Print the numbers as JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    device: DeviceArguments,
 }
 
 /// What the command prints.
@@ -51,10 +57,14 @@ struct Report {
 }
 
 impl Offsets {
-    pub fn run(&self, options: &DeviceOptions) -> anyhow::Result<()> {
+    pub fn run(&self) -> anyhow::Result<()> {
         if let Some(name) = &self.arch {
             model::find(name).map_err(|e| Usage(e.to_string()))?;
         }
+        Files::new()
+            .read("--model", &self.model)
+            .write("--output", &self.output)
+            .check()?;
         let mut model = Model::open(&self.model, self.arch.as_deref())?;
         let network = model::find(&model.info.arch)?;
         let preprocessing = &mut model.info.preprocessing;
@@ -68,9 +78,9 @@ impl Offsets {
             return Err(Usage(message).into());
         };
         if network.obelisk_layers {
-            refuse_existing(&self.output, self.force)?;
+            claim(&self.output, self.force)?;
         }
-        let device = open_device(options)?;
+        let device = device::open(&self.device.options())?;
         let subject = Subject {
             network,
             channels: model.info.preprocessing.channels.len(),
@@ -84,41 +94,17 @@ impl Offsets {
             grid,
             spacing: subject.spacing,
             receptive_fields: pollster::block_on(receptive_fields(&device, &subject))?,
-            layers: draw(&self.output, &model.info, &model.tensors, self.force)?,
+            layers: draw_offsets(&self.output, &model.info, &model.tensors, self.force)?,
         };
         match self.json {
-            true => println!("{}", serde_json::to_string_pretty(&report)?),
-            false => print!("{report}"),
+            true => outln!("{}", serde_json::to_string_pretty(&report)?),
+            false => print::out(format_args!("{report}")),
         }
         if report.layers.is_empty() {
-            eprintln!("{} has no OBELISK layer: no picture", network.name);
+            errln!("{} has no OBELISK layer: no picture", network.name);
         }
         Ok(())
     }
-}
-
-/// Draws the offsets of a network before and after training, and returns them; draws nothing where there are none.
-pub(super) fn draw(
-    path: &Path,
-    info: &ModelInfo,
-    tensors: &HashMap<String, Tensor>,
-    force: bool,
-) -> anyhow::Result<Vec<LayerOffsets>> {
-    let network = model::find(&info.arch)?;
-    let grid = info.preprocessing.grid.unwrap_or([1; 3]);
-    let graph = inference_graph(network, &info.preprocessing, grid)?;
-    // weights from elsewhere don't tell their own start: another draw of the same distribution stands for it
-    let (seed, before) = match &info.training {
-        Some(record) => (record.seed, "before"),
-        None => (0, "before (another draw)"),
-    };
-    let initial = weights::initialise(&graph, seed);
-    let layers = layers(&initial, tensors, grid, info.preprocessing.spacing);
-    if !layers.is_empty() {
-        let title = format!("Offsets of {} {before} and after training", info.arch);
-        picture::offset_density(path, &title, &layers, force)?;
-    }
-    Ok(layers)
 }
 
 impl std::fmt::Display for Report {

@@ -1,11 +1,11 @@
 mod points;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 use obelisk::dataset::{find_scans, read_channels};
-use obelisk::gpu::{Device, DeviceOptions};
+use obelisk::gpu::Device;
 use obelisk::predict::points::PointPredictor;
 use obelisk::predict::{PredictError, Predictor};
 use obelisk::tensor::Tensor;
@@ -13,10 +13,19 @@ use obelisk::volume::{self, Orientation, Volume};
 use obelisk::weights::Model;
 use obelisk::{model, picture, weights};
 
-use super::{Usage, how_to_import, open_device, refuse_existing};
+use super::device::{self, DeviceArguments};
+use super::files::{Files, claim, claim_folder};
+use super::interrupt::Finishing;
+use super::print::{errln, outln};
+use super::{Usage, examples, how_to_import, message, values};
 
 /// `obelisk predict`
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "A scan": "obelisk predict --model run/best.safetensors --input scan.nii.gz --output labels.nii.gz",
+    "A folder of scans, with a picture of each":
+        "obelisk predict --model net.safetensors --input scans --output labels --overlay pictures"
+))]
 pub struct Predict {
     /// Weights (.safetensors) of a training run, or a published network's (.safetensors, .pth)
     #[arg(long, value_name = "WEIGHTS")]
@@ -48,7 +57,7 @@ pub struct Predict {
     #[arg(long, requires = "points")]
     voxels: bool,
     /// Predict on a regular grid of this spacing instead of the network's own, upsampled to the scan; for the same networks
-    #[arg(long, value_name = "MM")]
+    #[arg(long, value_name = "MM", value_parser = values::positive::<f64>)]
     grid_spacing: Option<f64>,
     /// Replace outputs that exist; without it, a folder's finished scans are skipped
     #[arg(long)]
@@ -56,94 +65,127 @@ pub struct Predict {
     /// Print one JSON object a scan
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    device: DeviceArguments,
 }
 
 impl Predict {
-    pub fn run(&self, options: &DeviceOptions) -> anyhow::Result<()> {
+    pub fn run(&self) -> anyhow::Result<()> {
+        Files::new()
+            .read("--model", &self.model)
+            .read("--input", &self.input)
+            .read_all("--points", &self.points)
+            .write("--output", &self.output)
+            .write_all("--logits", &self.logits)
+            .write_all("--overlay", &self.overlay)
+            .check()?;
         let model = self.load_model()?;
         if let Some(points) = &self.points {
-            return points::run(self, &model, points, options);
+            return points::run(self, &model, points);
         }
-        let channels = model.info.preprocessing.channels.len();
-        let mut incomplete = 0;
-        let jobs = if self.input.is_dir() {
-            if self.logits.is_some() {
-                return Err(Usage("--logits takes one scan, not a folder".into()).into());
-            }
-            let output = |id: String| self.output.join(format!("{id}.nii.gz"));
-            let found = find_scans(&self.input, channels)?;
-            // One scan that lacks a file does not keep the others from their labels.
-            found
-                .incomplete
-                .iter()
-                .for_each(|error| eprintln!("error: {error}"));
-            incomplete = found.incomplete.len();
-            let jobs: Vec<Job> = found
-                .scans
-                .into_iter()
-                .map(|(id, files)| Job {
-                    files,
-                    output: output(id),
-                })
-                .collect();
-            std::fs::create_dir_all(&self.output).with_context(|| format!("{}", self.output.display()))?;
-            jobs
-        } else {
-            if volume::stem(&self.output).is_none() {
-                let message = format!("--output {} must end in .nii or .nii.gz", self.output.display());
-                return Err(Usage(message).into());
-            }
-            refuse_existing(&self.output, self.force)?;
-            self.logits
-                .iter()
-                .try_for_each(|p| refuse_existing(p, self.force))?;
-            vec![Job {
-                files: vec![self.input.clone()],
-                output: self.output.clone(),
-            }]
-        };
-        if let Some(folder) = &self.overlay {
-            std::fs::create_dir_all(folder).with_context(|| format!("{}", folder.display()))?;
-        }
-
-        let all = jobs.len();
-        let jobs: Vec<Job> = jobs
-            .into_iter()
-            .filter(|j| self.force || !j.output.exists())
-            .collect();
-        if jobs.len() < all {
-            eprintln!(
-                "{} of {all} scans have their labels already; --force does them again",
-                all - jobs.len()
-            );
-        }
+        let (jobs, incomplete) = self.jobs(model.info.preprocessing.channels.len())?;
+        let all = jobs.len() + incomplete;
         if jobs.is_empty() && incomplete == 0 {
             return Ok(());
         }
         if jobs.is_empty() {
-            anyhow::bail!("{incomplete} of {} scans failed", all + incomplete);
+            bail!("{incomplete} of {all} scans failed");
         }
-
-        let device = open_device(options)?;
+        let device = device::open(&self.device.options())?;
         let mut predictor = self
             .load_predictor(&device, &model)
             .with_context(|| format!("{}: {}", self.model.display(), model.info.arch))?;
-        let mut failed = incomplete;
-        for job in &jobs {
-            match self.segment(&device, &mut predictor, &model, job) {
-                Ok(()) => {}
-                // One bad scan among many does not keep the others from their labels.
-                Err(error) if all + incomplete > 1 => {
-                    eprintln!("error: {}", super::told(&error));
-                    failed += 1;
+        let finishing = (jobs.len() > 1).then(|| Finishing::first("this scan"));
+        let mut failed = Vec::new();
+        for (done, job) in jobs.iter().enumerate() {
+            if let Some(finishing) = finishing.as_ref().filter(|f| f.flow().is_break()) {
+                let told = format!(
+                    "{done} of {} scans are done; the same call does the others",
+                    jobs.len()
+                );
+                return Err(finishing.interrupted(told).into());
+            }
+            // One bad scan among many does not keep the others from their labels.
+            if let Err(error) = self.segment(&device, &mut predictor, &model, job) {
+                if !self.input.is_dir() {
+                    return Err(error);
                 }
-                Err(error) => return Err(error),
+                errln!("error: {}", message(&error));
+                failed.push(job.files[0].display().to_string());
             }
         }
-        if failed > 0 {
-            anyhow::bail!("{failed} of {} scans failed", jobs.len() + incomplete);
+        match failed.len() + incomplete {
+            0 => Ok(()),
+            count => bail!("{count} of {all} scans failed: {}", failed.join(", ")),
         }
-        Ok(())
+    }
+
+    /// The scans to segment, those of a folder that have no labels yet, or one; and how many more lack a file.
+    fn jobs(&self, channels: usize) -> anyhow::Result<(Vec<Job>, usize)> {
+        let is_folder = self.input.is_dir();
+        let mut incomplete = 0;
+        let jobs: Vec<Job> = match is_folder {
+            true if self.logits.is_some() => {
+                return Err(Usage("--logits takes one scan, not a folder".into()).into());
+            }
+            true => {
+                let found = find_scans(&self.input, channels)?;
+                // One scan that lacks a file does not keep the others from their labels.
+                found.incomplete.iter().for_each(|error| errln!("error: {error}"));
+                incomplete = found.incomplete.len();
+                let job = |(id, files): (String, Vec<PathBuf>)| Job {
+                    files,
+                    output: self.output.join(format!("{id}.nii.gz")),
+                };
+                found.scans.into_iter().map(job).collect()
+            }
+            false if volume::stem(&self.output).is_none() => {
+                let message = format!("--output {} must end in .nii or .nii.gz", self.output.display());
+                return Err(Usage(message).into());
+            }
+            false => vec![Job {
+                files: vec![self.input.clone()],
+                output: self.output.clone(),
+            }],
+        };
+        let mut files = Files::new();
+        for job in &jobs {
+            files
+                .read_all("--input", &job.files)
+                .write("--output", &job.output);
+            files.write_all("--overlay", &self.picture(&job.output));
+        }
+        let all = jobs.len();
+        files
+            .read("--model", &self.model)
+            .write_all("--logits", &self.logits)
+            .check()?;
+        if let Some(folder) = &self.overlay {
+            claim_folder(folder)?;
+        }
+        if !is_folder {
+            claim(&self.output, self.force)?;
+            self.logits.iter().try_for_each(|path| claim(path, self.force))?;
+            let picture = self.picture(&self.output);
+            picture.iter().try_for_each(|path| claim(path, self.force))?;
+            return Ok((jobs, 0));
+        }
+        claim_folder(&self.output)?;
+        let jobs: Vec<Job> = jobs
+            .into_iter()
+            .filter(|job| self.force || !job.output.exists())
+            .collect();
+        if jobs.len() < all {
+            let done = all - jobs.len();
+            errln!("{done} of {all} scans have their labels already; --force does them again");
+        }
+        Ok((jobs, incomplete))
+    }
+
+    /// Where the picture of a scan with these labels goes.
+    fn picture(&self, labels: &Path) -> Option<PathBuf> {
+        let folder = self.overlay.as_ref()?;
+        Some(folder.join(format!("{}.png", volume::stem(labels)?)))
     }
 
     /// The weights, with what `--arch` and `--orient` say instead of their record.
@@ -196,27 +238,19 @@ impl Predict {
             }
         };
         volume::write_labels(&job.output, &labels, &scan.geometry, self.force)?;
-        if let Some(folder) = &self.overlay {
-            let stem = volume::stem(&job.output).context("an output without a name")?;
+        if let Some(path) = self.picture(&job.output) {
             let names = &model.info.preprocessing.labels;
-            picture::overlay(
-                &folder.join(format!("{stem}.png")),
-                &scan,
-                &labels,
-                None,
-                names,
-                self.force,
-            )?;
+            picture::overlay(&path, &scan, &labels, None, names, self.force)?;
         }
         let seconds = start.elapsed().as_secs_f64();
         if self.json {
             let input: Vec<_> = job.files.iter().map(|file| file.to_string_lossy()).collect();
             let output = job.output.to_string_lossy();
             let line = serde_json::json!({ "input": input, "output": output, "seconds": seconds });
-            println!("{line}");
+            outln!("{line}");
         } else {
-            println!("{}", job.output.display());
-            eprintln!("{} in {seconds:.1} s", job.files[0].display());
+            outln!("{}", job.output.display());
+            errln!("{} in {seconds:.1} s", job.files[0].display());
         }
         Ok(())
     }

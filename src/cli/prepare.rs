@@ -2,14 +2,21 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
-use obelisk::prepare::{self, Class, Extent, Source, Target};
+use obelisk::prepare::{self, Class, Extent, LabelFiles, Source, Target};
 use obelisk::volume::{self, Orientation};
 
-use super::train::three;
-use super::{Usage, refuse_existing};
+use super::files::{Files, claim, claim_folder};
+use super::print::{errln, outln};
+use super::{Usage, examples, values};
 
 /// `obelisk prepare`
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "Two organs at 1.5 mm":
+        "obelisk prepare --images ct --labels organs --classes spleen=1,liver=6 --out data --spacing 1.5,1.5,1.5",
+    "Boxes of a list, each resampled to one grid":
+        "obelisk prepare --images ct --labels organs --classes spleen=1 --out data --crops boxes.csv --size 144,144,144"
+))]
 pub struct Prepare {
     /// Folder of scans
     #[arg(long, value_name = "FOLDER")]
@@ -32,11 +39,11 @@ pub struct Prepare {
     #[arg(long, value_name = "NAME", requires = "crops")]
     data_set: Option<String>,
     /// Resample to about this spacing in mm along the axes of --orient
-    #[arg(long, value_name = "D,H,W", value_parser = three::<f64>)]
+    #[arg(long, value_name = "D,H,W", value_parser = values::spacing)]
     spacing: Option<[f64; 3]>,
     /// Voxels of each scan: what --spacing gives is cropped or padded around its centre; without --spacing each scan, or
     /// its box, is resampled to them
-    #[arg(long, value_name = "D,H,W", value_parser = three::<usize>)]
+    #[arg(long, value_name = "D,H,W", value_parser = values::grid)]
     size: Option<[usize; 3]>,
     /// Orientation of the stored arrays, as nibabel names it (LAI is c3d's RPS)
     #[arg(long, value_name = "CODE", default_value = "LAI")]
@@ -54,14 +61,15 @@ pub struct Prepare {
 
 impl Prepare {
     pub fn run(&self) -> anyhow::Result<()> {
-        if self
-            .spacing
-            .is_some_and(|s| !s.iter().all(|v| v.is_finite() && *v > 0.0))
-            || self.size.is_some_and(|s| s.contains(&0))
-        {
-            return Err(Usage("--spacing and --size must be positive".into()).into());
+        for (i, class) in self.classes.iter().enumerate() {
+            if let Some(twice) = self.classes[..i]
+                .iter()
+                .find(|c| c.name == class.name || c.value == class.value)
+            {
+                let [one, other] = [twice, class].map(|c| format!("{}={}", c.name, c.value));
+                return Err(Usage(format!("--classes {one},{other}: each name and each value once")).into());
+            }
         }
-        refuse_existing(&self.out.join("dataset.json"), self.force)?;
         let target = Target {
             orientation: self.orient,
             spacing: self.spacing,
@@ -69,10 +77,11 @@ impl Prepare {
             labels_by_voxel: self.labels_by_voxel,
         };
         let jobs = self.jobs()?;
+        self.check_files(&jobs)?;
         for folder in ["imagesTr", "labelsTr"] {
-            let folder = self.out.join(folder);
-            std::fs::create_dir_all(&folder).with_context(|| format!("{}", folder.display()))?;
+            claim_folder(&self.out.join(folder))?;
         }
+        claim(&self.out.join("dataset.json"), self.force)?;
         let mut ids = Vec::new();
         let mut failed = 0;
         for (source, extent) in &jobs {
@@ -80,7 +89,7 @@ impl Prepare {
                 Ok(case) => case,
                 // One bad scan among many does not keep the others from the dataset.
                 Err(error) if jobs.len() > 1 => {
-                    eprintln!("error: {error}");
+                    errln!("error: {error}");
                     failed += 1;
                     continue;
                 }
@@ -103,7 +112,7 @@ impl Prepare {
             }
             let geometry = &case.geometry;
             let spacing = geometry.spacing.map(|s| format!("{s:.3}")).join(" × ");
-            eprintln!(
+            errln!(
                 "{}: {:?} voxels of {spacing} mm {}",
                 source.id,
                 geometry.shape,
@@ -116,7 +125,7 @@ impl Prepare {
         }
         prepare::write_description(&self.out, &self.channel, &self.classes, &ids, self.force)
             .with_context(|| format!("{}", self.out.join("dataset.json").display()))?;
-        println!("{}", self.out.display());
+        outln!("{}", self.out.display());
         if failed > 0 {
             anyhow::bail!(
                 "{failed} of {} scans failed and are not in the dataset",
@@ -124,6 +133,28 @@ impl Prepare {
             );
         }
         Ok(())
+    }
+
+    fn check_files(&self, jobs: &[(Source, Option<Extent>)]) -> anyhow::Result<()> {
+        let mut files = Files::new();
+        files
+            .read("--images", &self.images)
+            .read("--labels", &self.labels)
+            .read_all("--crops", &self.crops);
+        for folder in ["imagesTr", "labelsTr"].map(|name| self.out.join(name)) {
+            files.write("--out", &folder);
+            for (source, _) in jobs {
+                files.write("--out", folder.join(format!("{}.nii.gz", source.id)));
+            }
+        }
+        for (source, _) in jobs {
+            files.read("--images", &source.image);
+            match &source.labels {
+                LabelFiles::All(path) => files.read("--labels", path),
+                LabelFiles::Each(paths) => files.read_all("--labels", paths.values()),
+            };
+        }
+        files.write("--out", self.out.join("dataset.json")).check()
     }
 
     /// The scans with their boxes.
@@ -165,7 +196,7 @@ impl Prepare {
                 .position(|c| Some(c.number) == prepare::number(&source.id));
             match listed {
                 Some(at) => jobs.push((source, Some(crops.remove(at).extent))),
-                None => eprintln!(
+                None => errln!(
                     "{} is not listed, or another scan has its number: left out",
                     source.id
                 ),
@@ -173,7 +204,7 @@ impl Prepare {
         }
         if !crops.is_empty() {
             let numbers: Vec<String> = crops.iter().map(|c| c.number.to_string()).collect();
-            eprintln!(
+            errln!(
                 "listed, but not in {} with labels: {}",
                 self.images.display(),
                 numbers.join(", ")

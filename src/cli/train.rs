@@ -4,21 +4,29 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use obelisk::dataset::{Dataset, Folds};
+use obelisk::dataset::{Dataset, Fold, Folds};
 use obelisk::gpu::{Device, DeviceOptions, FormsChoice, GpuError};
 use obelisk::metrics::METRICS;
 use obelisk::model;
-use obelisk::picture::{self, CurvePoint};
 use obelisk::preprocess::{Overrides, Preprocessing};
 use obelisk::train::{
-    EpochRecord, Event, Loss, Schedule, Settings, TrainError, TrainingData, has_checkpoint, train,
+    Event, Loss, RunFolder, Schedule, Settings, TrainError, TrainingData, has_checkpoint, train,
 };
-use obelisk::weights::Model;
+use obelisk::volume::Orientation;
 
-use super::{Usage, open_device};
+use super::device::{self, DeviceArguments};
+use super::files::Files;
+use super::interrupt;
+use super::pictures::draw_run;
+use super::print::{errln, outln};
+use super::{Usage, examples, values};
 
 /// `obelisk train`
 #[derive(Debug, Args)]
+#[command(after_help = examples!(
+    "Train the default network and validate on a fifth of the cases": "obelisk train dataset --out run --fold 0",
+    "Go on where the run stopped": "obelisk train --resume --out run"
+))]
 pub struct Train {
     /// Folder with dataset.json (Medical Segmentation Decathlon or nnU-Net v2); taken from --config when absent
     dataset: Option<PathBuf>,
@@ -42,6 +50,8 @@ pub struct Train {
     fold: Option<usize>,
     #[command(flatten)]
     options: TrainingOptions,
+    #[command(flatten)]
+    device: DeviceArguments,
 }
 
 /// What `train` and `crossval` may be told about a training; whatever is absent stays as the settings have it.
@@ -56,16 +66,16 @@ pub(super) struct TrainingOptions {
     #[arg(long, value_name = "K|loo|splits")]
     pub(super) folds: Option<Folds>,
     /// Passes over the training cases
-    #[arg(long)]
+    #[arg(long, value_name = "N", value_parser = values::count)]
     epochs: Option<usize>,
     /// Scans in a step
-    #[arg(long)]
+    #[arg(long, value_name = "N", value_parser = values::count)]
     batch: Option<usize>,
     /// Sparse training of obelisk networks: random locations of each scan in a step [default: 192]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = values::count)]
     samples: Option<usize>,
     /// Sparse training: steps of an epoch [default: 64]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = values::count)]
     steps: Option<usize>,
     /// Train obelisk networks on all voxels instead
     #[arg(long, conflicts_with_all = ["samples", "steps", "paper"])]
@@ -74,50 +84,40 @@ pub(super) struct TrainingOptions {
     #[arg(long)]
     seed: Option<u64>,
     /// Adam's learning rate at the start
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", value_parser = values::positive::<f32>)]
     learning_rate: Option<f32>,
     /// How the learning rate falls
     #[arg(long)]
     schedule: Option<Schedule>,
     /// L2 penalty added to the gradient
-    #[arg(long, value_name = "DECAY")]
+    #[arg(long, value_name = "DECAY", value_parser = values::not_negative::<f32>)]
     weight_decay: Option<f32>,
     /// What is minimised
     #[arg(long)]
     loss: Option<Loss>,
     /// Standard deviation of the affine augmentation; 0 for none
-    #[arg(long, value_name = "SIGMA")]
+    #[arg(long, value_name = "SIGMA", value_parser = values::not_negative::<f32>)]
     affine: Option<f32>,
     /// Epochs between validations
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = values::count)]
     pub(super) validate_every: Option<usize>,
     /// Target orientation, such as RAS [default: the dataset's most common]
     #[arg(long, value_name = "CODE")]
-    orient: Option<String>,
+    orient: Option<Orientation>,
     /// Target spacing in mm along the oriented axes [default: the dataset's median]
-    #[arg(long, value_name = "D,H,W", value_parser = three::<f64>)]
+    #[arg(long, value_name = "D,H,W", value_parser = values::spacing)]
     spacing: Option<[f64; 3]>,
     /// Take scans' voxels as they are stored, whatever their spacing, where they have been brought to one grid
     #[arg(long, conflicts_with = "spacing")]
     stored_spacing: bool,
     /// Target grid in voxels [default: covers the dataset's scans]
-    #[arg(long, value_name = "D,H,W", value_parser = three::<usize>)]
+    #[arg(long, value_name = "D,H,W", value_parser = values::grid)]
     size: Option<[usize; 3]>,
 }
 
-/// Three numbers with commas between them.
-pub(super) fn three<T: std::str::FromStr>(text: &str) -> Result<[T; 3], String> {
-    let parts: Vec<T> = text
-        .split([',', 'x'])
-        .map(|p| p.trim().parse().map_err(|_| format!("`{p}` is no number")))
-        .collect::<Result<_, _>>()?;
-    parts
-        .try_into()
-        .map_err(|_| "three numbers are needed, such as 40,56,40".to_owned())
-}
-
 impl Train {
-    pub fn run(&self, options: &DeviceOptions) -> anyhow::Result<()> {
+    pub fn run(&self) -> anyhow::Result<()> {
+        let options = &self.device.options();
         let (read, mut settings) = self.settings()?;
         let config_path = self.out.join("config.toml");
         let goes_on = self.resume && has_checkpoint(&self.out);
@@ -134,19 +134,24 @@ impl Train {
             );
         }
         model::find(&settings.arch).map_err(|e| Usage(e.to_string()))?;
-        let data = load(&settings)?;
-        eprintln!("{}", data.preprocessing);
-        eprintln!(
+        let dataset = Dataset::open(&settings.dataset)?;
+        self.check_files(&dataset)?;
+        let fold = fold(&settings, &dataset)?;
+        dataset.check()?;
+        let preprocessing = derive_preprocessing(&dataset, &settings)?;
+        let _lock = RunFolder::lock(&self.out)?;
+        let data = TrainingData::load(&dataset, preprocessing, fold.as_ref())?;
+        errln!("{}", data.preprocessing);
+        errln!(
             "{}: {} cases to train, {} to validate",
             data.dataset,
             data.training.len(),
             data.validation.len()
         );
         let device = match self.resume && options.forms == FormsChoice::Auto {
-            false => open_device(options)?,
+            false => device::open(options)?,
             true => open_recorded(options, settings.recorded_forms(), &config_path)?,
         };
-        std::fs::create_dir_all(&self.out).with_context(|| format!("{}", self.out.display()))?;
         let forms = Some(device.caps().forms);
         if !goes_on || settings.learning_rate != read.learning_rate {
             // The forms that a run was begun with stay on record.
@@ -158,6 +163,10 @@ impl Train {
         settings.forms = forms;
         let names = data.preprocessing.foreground_names();
         let mut progress = Progress::new(settings.epochs, settings.batch, names);
+        interrupt::say(format!(
+            "`obelisk train --resume --out {}` goes on from the last epoch that is done",
+            self.out.display()
+        ));
         let log = pollster::block_on(train(
             &device,
             &settings,
@@ -168,7 +177,7 @@ impl Train {
         ));
         progress.finish();
         let log = log.map_err(|error| self.advise(error))?;
-        draw_pictures(&self.out, &settings, &data, &log)?;
+        draw_run(&self.out, &settings, &data, &log)?;
         let first = &METRICS[0];
         if let Some(best) = log
             .iter()
@@ -181,13 +190,31 @@ impl Train {
                 }
             })
         {
-            println!(
+            outln!(
                 "best validation {} {:.4} in epoch {}",
-                first.title, best.0, best.1
+                first.title,
+                best.0,
+                best.1
             );
         }
-        println!("{}", self.out.join("best.safetensors").display());
+        outln!("{}", self.out.join("best.safetensors").display());
         Ok(())
+    }
+
+    fn check_files(&self, dataset: &Dataset) -> anyhow::Result<()> {
+        let mut files = Files::new();
+        files
+            .read("DATASET", &dataset.folder)
+            .read_all("--config", &self.config);
+        for case in &dataset.cases {
+            files
+                .read_all("DATASET", &case.images)
+                .read("DATASET", &case.label);
+        }
+        files
+            .write("--out", &self.out)
+            .write("--out", self.out.join("config.toml"))
+            .check()
     }
 
     /// The settings to start from, and with what the options say instead.
@@ -277,7 +304,7 @@ pub(super) fn open_recorded(
         forms,
         ..options.clone()
     };
-    open_device(&options).map_err(|error| match error.downcast_ref() {
+    device::open(&options).map_err(|error| match error.downcast_ref() {
         Some(GpuError::Forms { .. }) => error.context(format!(
             "{} records forms of another adapter; resume there (--adapter), or go on with others (--forms), which may round \
              sums differently",
@@ -323,7 +350,10 @@ impl TrainingOptions {
             ));
         }
         settings.size = self.size.or(settings.size);
-        settings.orientation = self.orient.clone().or(settings.orientation.take());
+        settings.orientation = self
+            .orient
+            .map(|code| code.to_string())
+            .or(settings.orientation.take());
         if self.dense {
             (settings.samples, settings.steps) = (None, None);
         }
@@ -354,16 +384,26 @@ impl TrainingOptions {
     }
 }
 
-/// Reads and preprocesses every case.
-fn load(settings: &Settings) -> anyhow::Result<TrainingData> {
-    let dataset = Dataset::open(&settings.dataset)?;
-    dataset.check()?;
-    let preprocessing = derive_preprocessing(&dataset, settings)?;
-    let fold = settings
-        .fold
-        .map(|k| dataset.fold(settings.folds, k))
-        .transpose()?;
-    Ok(TrainingData::load(&dataset, preprocessing, fold.as_ref())?)
+/// The fold that the settings name, with its cases.
+fn fold(settings: &Settings, dataset: &Dataset) -> anyhow::Result<Option<Fold>> {
+    let Some(k) = settings.fold else {
+        return Ok(None);
+    };
+    let folds = dataset.folds(settings.folds)?;
+    let count = folds.len();
+    match folds.into_iter().nth(k) {
+        Some(fold) => Ok(Some(fold)),
+        None => Err(no_fold(k, count)),
+    }
+}
+
+/// The refusal of a fold that is not one of `count`.
+pub(super) fn no_fold(k: usize, count: usize) -> anyhow::Error {
+    Usage(match count {
+        0 => format!("there is no fold {k}, nor any other"),
+        _ => format!("there is no fold {k}: they are 0 to {}", count - 1),
+    })
+    .into()
 }
 
 /// What the dataset suggests, with what the settings say instead.
@@ -376,22 +416,6 @@ pub(super) fn derive_preprocessing(dataset: &Dataset, settings: &Settings) -> an
         grid: settings.size,
     };
     Ok(Preprocessing::derive(dataset, overrides)?)
-}
-
-/// Draws the run's curve.png and, where the network has OBELISK layers, its last offsets as offsets.png.
-pub(super) fn draw_pictures(
-    run: &Path,
-    settings: &Settings,
-    data: &TrainingData,
-    log: &[EpochRecord],
-) -> anyhow::Result<()> {
-    let names = data.preprocessing.foreground_names();
-    let points: Vec<CurvePoint> = log.iter().map(CurvePoint::from).collect();
-    let title = format!("{} on {}", settings.arch, data.dataset);
-    picture::training_curve(&run.join("curve.png"), &title, &points, &names, true)?;
-    let last = Model::load(&run.join("last.safetensors"))?;
-    super::offsets::draw(&run.join("offsets.png"), &last.info, &last.tensors, true)?;
-    Ok(())
 }
 
 /// A bar on a terminal, plain lines otherwise.
@@ -443,7 +467,7 @@ impl Progress {
                     duration(left)
                 ));
             }
-            Event::Resident(r) => eprintln!(
+            Event::Resident(r) => errln!(
                 "{} scans uploaded and smoothed in {:.1} s, {:.1} MiB on the device",
                 r.scans,
                 r.seconds,
@@ -475,7 +499,7 @@ impl Progress {
                 text.push_str(&format!(", {} left", duration(left)));
                 match &self.bar {
                     Some(bar) => bar.println(text),
-                    None => eprintln!("{text}"),
+                    None => errln!("{text}"),
                 }
             }
             _ => {}

@@ -634,6 +634,7 @@ fn mistakes_are_told_from_failures_by_exit_codes() {
     assert!(!path("run").exists(), "a refused training leaves no folder");
     std::fs::write(path("weights.safetensors"), b"not weights").unwrap();
     let (weights, scan) = (path("weights.safetensors"), path("scan.nii.gz"));
+    std::fs::write(&scan, b"not a scan").unwrap();
     let predict = |output: &str| {
         obelisk(&[
             "predict",

@@ -53,3 +53,5 @@ mod picture;
 mod prepare;
 #[cfg(feature = "cli")]
 mod tune;
+#[cfg(feature = "cli")]
+mod unattended;

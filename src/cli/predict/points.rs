@@ -5,7 +5,6 @@ use std::path::Path;
 use anyhow::Context;
 use obelisk::dataset::read_channels;
 use obelisk::file::write_beside;
-use obelisk::gpu::DeviceOptions;
 use obelisk::model;
 use obelisk::predict::PredictError;
 use obelisk::predict::points::PointPredictor;
@@ -15,13 +14,14 @@ use obelisk::tensor::Tensor;
 use obelisk::volume::Geometry;
 use obelisk::weights::Model;
 
-use super::{Predict, Usage, open_device, refuse_existing};
+use super::{Predict, Usage, claim, device};
+use crate::cli::print::{errln, outln};
 
-pub fn run(command: &Predict, model: &Model, file: &Path, options: &DeviceOptions) -> anyhow::Result<()> {
+pub fn run(command: &Predict, model: &Model, file: &Path) -> anyhow::Result<()> {
     if command.input.is_dir() {
         return Err(Usage("--points takes one scan, not a folder".into()).into());
     }
-    refuse_existing(&command.output, command.force)?;
+    claim(&command.output, command.force)?;
     let network = model::find(&model.info.arch)?;
     let mut predictor = PointPredictor::new(network, &model.info.preprocessing, &model.tensors)
         .map_err(|e| Usage(e.to_string()))?;
@@ -42,7 +42,7 @@ pub fn run(command: &Predict, model: &Model, file: &Path, options: &DeviceOption
         true => points.clone(),
         false => points.iter().map(|p| to_voxel(*p, &scan.geometry)).collect(),
     };
-    let device = open_device(options)?;
+    let device = device::open(&command.device.options())?;
     let logits = pollster::block_on(async {
         predictor.load(&device, &scan).await?;
         predictor.at(&device, &voxels).await
@@ -62,8 +62,8 @@ pub fn run(command: &Predict, model: &Model, file: &Path, options: &DeviceOption
     let text = labels_table(&points, &logits, predictor.preprocessing(), command.voxels);
     write_beside(&command.output, text.as_bytes(), command.force)
         .with_context(|| format!("{}", command.output.display()))?;
-    println!("{}", command.output.display());
-    eprintln!(
+    outln!("{}", command.output.display());
+    errln!(
         "{} points in {:.1} s",
         points.len(),
         start.elapsed().as_secs_f64()
