@@ -1,47 +1,12 @@
 //! The program as its users meet it: train, predict, evaluate, their files and their exit codes. On small settings of
 //! the sample scans, since training here is to show that everything holds together.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
+use std::process::Output;
 
 use obelisk::volume::{self, Geometry, SpatialHeader};
 
-fn obelisk(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_obelisk"))
-        .args(arguments)
-        .output()
-        .expect("the program starts")
-}
-
-/// Whether there is an adapter; without one these tests fail in CI and are skipped elsewhere.
-fn adapter() -> bool {
-    let found = obelisk(&["info"]).status.success();
-    assert!(found || std::env::var_os("CI").is_none(), "no adapter in CI");
-    if !found {
-        eprintln!("SKIPPED: there is no adapter");
-    }
-    found
-}
-
-fn done(output: &Output) -> String {
-    let text = format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    assert_eq!(output.status.code(), Some(0), "{text}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn refused(output: &Output, code: i32, part: &str) {
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{text}");
-    assert!(text.contains(part), "`{part}` is not in: {text}");
-}
-
-fn data() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data")
-}
+use crate::program::*;
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("temporary paths are UTF-8")
@@ -68,22 +33,18 @@ fn train(run: &Path, more: &[&str]) -> Output {
 
 /// Kills a training after its first checkpoint and resumes it.
 fn train_killed_and_resumed(config: &Path, run: &Path, more: &[&str]) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_obelisk"))
-        .args(["train", "--config", text(config), "--out", text(run)])
-        .args(more)
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    while !run.join("checkpoint.safetensors").exists() {
-        assert!(
-            child.try_wait().unwrap().is_none(),
-            "training ended without a checkpoint"
-        );
-        std::thread::sleep(std::time::Duration::from_millis(5));
+    for _ in 0..5 {
+        let mut training = command();
+        training
+            .args(["train", "--config", text(config), "--out", text(run)])
+            .args(more);
+        if killed_when(&mut training, || run.join("checkpoint.safetensors").exists()) {
+            done(&obelisk(&["train", "--resume", "--out", text(run)]));
+            return;
+        }
+        std::fs::remove_dir_all(run).unwrap();
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    done(&obelisk(&["train", "--resume", "--out", text(run)]));
+    panic!("five trainings ended before they could be killed");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use obelisk::graph::{Graph, Init, Source, Value};
 use obelisk::op::{Access, Caps, Dispatch, StepScalars, Target, Texel};
 use obelisk::plan::Plan;
 use obelisk::tensor::Tensor;
+use proptest::test_runner::{Config as ProptestConfig, RngSeed};
 
 /// Devices to test on: WebGPU's default limits without optional features, then the adapter's own; on a driver that runs on
 /// the processor also one with the kernels meant for GPUs. Fails in CI when there is no adapter; elsewhere the test is
@@ -35,7 +36,8 @@ pub fn devices() -> &'static [Device] {
     })
 }
 
-/// The folder of optional test data, `../shared` beside the repository; `None`, with a word on stderr, where absent.
+/// A file or folder of the test data in `../shared` beside the repository, or in `OBELISK_SHARED`. Where it is absent the
+/// test fails in CI, and elsewhere it is skipped with a word on stderr.
 pub fn shared(path: &str) -> Option<std::path::PathBuf> {
     let root = std::env::var_os("OBELISK_SHARED")
         .map(std::path::PathBuf::from)
@@ -44,8 +46,33 @@ pub fn shared(path: &str) -> Option<std::path::PathBuf> {
     if found.exists() {
         return Some(found);
     }
-    eprintln!("SKIPPED: {} is not there", found.display());
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "{} is not there, and CI must not skip what needs it",
+        found.display()
+    );
+    eprintln!(
+        "SKIPPED: {} is not there (OBELISK_SHARED names the folder of test data)",
+        found.display()
+    );
     None
+}
+
+/// How many random cases proptest tries, from a seed that is the same in every run. `PROPTEST_RNG_SEED=N` tries others; a
+/// failure prints the least failing case.
+pub fn random_cases(cases: u32) -> ProptestConfig {
+    let mut config = ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..Default::default()
+    };
+    if config.rng_seed == RngSeed::Random {
+        config.rng_seed = RngSeed::Fixed(1);
+    }
+    if let RngSeed::Fixed(seed) = config.rng_seed {
+        eprintln!("{cases} random cases, PROPTEST_RNG_SEED={seed}");
+    }
+    config
 }
 
 /// Tensors of a safetensors file by name: f32, u8 as f32; those of other types (`num_batches_tracked`) are left out.

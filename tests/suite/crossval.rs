@@ -1,7 +1,7 @@
 //! `obelisk crossval` as its users meet it, on the 24 sample cases in two folds, with one epoch of two networks.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 use std::time::SystemTime;
 
 use obelisk::crossval::{Table, finished};
@@ -9,38 +9,11 @@ use obelisk::dataset::{Dataset, Folds};
 use obelisk::evaluate::evaluate;
 use serde_json::json;
 
-fn obelisk(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_obelisk"))
-        .args(arguments)
-        .output()
-        .expect("the program starts")
-}
-
-fn done(output: &Output) -> String {
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{text}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn refused(output: &Output, code: i32, part: &str) {
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{text}");
-    assert!(text.contains(part), "`{part}` is not in: {text}");
-}
-
-/// Whether there is an adapter; without one this test fails in CI and is skipped elsewhere.
-fn adapter() -> bool {
-    let found = obelisk(&["info"]).status.success();
-    assert!(found || std::env::var_os("CI").is_none(), "no adapter in CI");
-    if !found {
-        eprintln!("SKIPPED: there is no adapter");
-    }
-    found
-}
+use crate::program::*;
 
 /// A dataset of all 24 sample cases, the unseen ones too.
 fn dataset(folder: &Path) -> PathBuf {
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data");
+    let data = data();
     let mut description: serde_json::Value =
         serde_json::from_slice(&std::fs::read(data.join("dataset.json")).unwrap()).unwrap();
     let mut cases = Vec::new();
@@ -82,7 +55,7 @@ fn folds_are_trained_once_and_the_table_has_evaluates_numbers() {
     )
     .unwrap();
     let command = |out: &str, more: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_obelisk"));
+        let mut command = command();
         command
             .arg("crossval")
             .arg(&samples)
@@ -137,20 +110,8 @@ fn folds_are_trained_once_and_the_table_has_evaluates_numbers() {
     );
 
     // The other fold is killed after its first training, and goes on from there: what is finished stays untouched.
-    let mut child = command("two", &["--fold", "0"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    while !path("two/obelisk-hybrid/fold_0/result.json").exists() {
-        assert!(
-            child.try_wait().unwrap().is_none(),
-            "it ended before it could be killed"
-        );
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    let result = path("two/obelisk-hybrid/fold_0/result.json");
+    assert!(killed_when(&mut command("two", &["--fold", "0"]), || result.exists()));
     assert!(!path("two/unet/fold_0/result.json").exists());
     let first = written("two/obelisk-hybrid");
     // As if it had been killed between the last checkpoint and the predictions: they are made without training again.

@@ -1,7 +1,7 @@
 //! From dataset folders to network input and back to label maps on the scans' grids.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use glam::{DMat3, DMat4, DVec3};
 use obelisk::dataset::{Dataset, Folds, find_scans, read_channels, scans};
@@ -9,6 +9,8 @@ use obelisk::preprocess::{Intensity, Overrides, Preprocessing, TileMerger, crop_
 use obelisk::tensor::Tensor;
 use obelisk::volume::{self, Geometry, Orientation, SpatialHeader, Volume};
 use serde_json::json;
+
+use crate::common::shared;
 
 /// A grid of RAS `shape` and `spacing`, in world millimetres around `origin`.
 fn ras(shape: [usize; 3], spacing: [f64; 3], origin: [f64; 3]) -> Geometry {
@@ -786,23 +788,11 @@ fn certain_logits_bring_the_labels_back_unchanged_where_nothing_is_resampled() {
     }
 }
 
-fn shared() -> PathBuf {
-    match std::env::var_os("OBELISK_SHARED") {
-        Some(folder) => folder.into(),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"),
-    }
-}
-
 #[test]
 fn the_hippocampus_dataset_gives_its_settings() {
-    let folder = shared().join("data/Task04_Hippocampus");
-    if !folder.exists() {
-        eprintln!(
-            "SKIPPED: {} is not there (OBELISK_SHARED names its parent)",
-            folder.display()
-        );
+    let Some(folder) = shared("data/Task04_Hippocampus") else {
         return;
-    }
+    };
     let dataset = Dataset::open(&folder).unwrap();
     dataset.check().unwrap();
     assert_eq!(dataset.cases.len(), 208);

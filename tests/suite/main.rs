@@ -52,6 +52,8 @@ mod picture;
 #[cfg(feature = "cli")]
 mod prepare;
 #[cfg(feature = "cli")]
+mod program;
+#[cfg(feature = "cli")]
 mod tune;
 #[cfg(feature = "cli")]
 mod unattended;

@@ -142,6 +142,35 @@ fn points_on_the_networks_grid_have_the_dense_logits_before_upsampling() {
     }
 }
 
+/// What live labels rest on; the page's tests print the times.
+#[test]
+fn a_slice_of_locations_takes_a_twentieth_of_a_volumes_operations() {
+    let network = model::find("obelisk_visceral").unwrap();
+    let points = network.points.as_ref().unwrap();
+    let count = |at: &dyn Fn(&mut Graph) -> At| {
+        let mut graph = Graph::new();
+        let image = graph
+            .resident("image", Spec::flat(&[1, 1, 144, 144, 144]))
+            .unwrap();
+        let at = at(&mut graph);
+        let mut builder = Builder {
+            graph: &mut graph,
+            training: false,
+        };
+        let site = Site {
+            image,
+            at,
+            theta: None,
+        };
+        let logits = (points.at)(&mut builder, &[site], 8).unwrap();
+        graph.keep("logits", logits);
+        Plan::new(&graph, &Caps::PORTABLE).unwrap().flops()
+    };
+    let slice = count(&|graph| At::Points(graph.input("points", Spec::flat(&[1, 36 * 36, 3])).unwrap()));
+    let volume = count(&|_| (points.grid)([36; 3]));
+    assert!(0 < slice && slice * 20 <= volume, "{slice} of {volume}");
+}
+
 #[test]
 fn large_scans_are_looked_at_tile_by_tile_and_regular_grids_agree_with_points() {
     let network = model::find("obelisk").unwrap();

@@ -8,6 +8,8 @@ use obelisk::picture::{CurvePoint, offset_density, overlay, training_curve};
 use obelisk::tensor::Tensor;
 use obelisk::volume::{self, Volume};
 
+use crate::common::shared;
+
 fn sample(kind: &str) -> Volume {
     let file = format!("examples/data/{kind}/hippocampus_041.nii.gz");
     volume::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap()
@@ -215,20 +217,14 @@ fn a_curve_is_drawn_from_the_first_epoch_on() {
 
 #[test]
 fn eight_organs_of_a_ct_get_their_colours() {
-    let shared = std::env::var_os("OBELISK_SHARED").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"),
-        PathBuf::from,
-    );
-    let scan = shared.join("data/ct/ct_144.nii.gz");
-    if !scan.exists() {
-        eprintln!(
-            "SKIPPED: {} is not there (OBELISK_SHARED names its folder)",
-            scan.display()
-        );
+    let (Some(scan), Some(labels)) = (
+        shared("data/ct/ct_144.nii.gz"),
+        shared("reference/obeliskhybrid_tcia_fold1/labels.nii.gz"),
+    ) else {
         return;
-    }
+    };
     let (folder, _keep) = folder();
-    let labels = volume::read(&shared.join("reference/obeliskhybrid_tcia_fold1/labels.nii.gz")).unwrap();
+    let labels = volume::read(&labels).unwrap();
     let organs = "spleen,pancreas,left kidney,gallbladder,oesophagus,liver,stomach,duodenum";
     let mut names = vec![Label {
         value: 0,

@@ -1,31 +1,23 @@
 //! `obelisk prepare` on synthetic scans: boxes in known voxels, and landmarks that stay where they are in the patient.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use glam::{DMat4, DQuat, DVec3};
 use obelisk::dataset::Dataset;
 use obelisk::preprocess::{Overrides, Preprocessing};
 use obelisk::volume::{self, Geometry, SpatialHeader};
 
+use crate::program::{self, obelisk_in, refused};
+
 fn obelisk(folder: &Path, arguments: &str) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_obelisk"))
-        .current_dir(folder)
-        .args(arguments.split_whitespace())
-        .output()
-        .expect("the program starts")
+    obelisk_in(folder, &arguments.split_whitespace().collect::<Vec<_>>())
 }
 
+/// Asserts that all went well; gives the notes on stderr.
 fn done(output: &Output) -> String {
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(0), "{text}");
-    text
-}
-
-fn refused(output: &Output, code: i32, part: &str) {
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{text}");
-    assert!(text.contains(part), "`{part}` is not in: {text}");
+    program::done(output);
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// A RAS grid of this spacing, or one turned a little out of the patient's axes, stored along the axes of `code`.

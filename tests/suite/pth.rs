@@ -4,11 +4,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::common::shared;
+use crate::common::{random_cases, shared};
 use obelisk::weights::pth::Checkpoint;
 use obelisk::weights::{Model, WeightsError};
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 use safetensors::{Dtype, SafeTensors};
 
 fn folder() -> PathBuf {
@@ -253,12 +252,7 @@ fn changed_bytes() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 4000,
-        failure_persistence: None,
-        rng_seed: RngSeed::Fixed(14),
-        ..Default::default()
-    })]
+    #![proptest_config(random_cases(4000))]
 
     #[test]
     fn changed_files_never_panic(

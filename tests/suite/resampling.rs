@@ -150,7 +150,7 @@ fn the_gradients_own_gradients_are_the_operations() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(random_cases(12))]
 
     #[test]
     fn odd_sizes_agree_with_the_reference(

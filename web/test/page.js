@@ -1,14 +1,32 @@
 // Driving the page as a person would.
 
 import assert from 'node:assert/strict'
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 
 export const ROOT = join(import.meta.dirname, '../..')
 export const SAMPLE = join(ROOT, 'examples/data/imagesTs/hippocampus_041.nii.gz')
 export const WEIGHTS = join(ROOT, 'examples/weights/hippocampus.safetensors')
 /** Where test data too large for the repository may lie. */
-export const SHARED = process.env.OBELISK_SHARED ?? join(ROOT, '../shared')
+const SHARED = process.env.OBELISK_SHARED ?? join(ROOT, '../shared')
+
+/**
+ * The CT of 144³, or nothing where the test is skipped: with QUICK set, because it takes minutes without a GPU, and where
+ * the test data are absent, which CI must not have.
+ */
+export function ct(t) {
+  if (process.env.QUICK) {
+    t.skip('takes minutes without a GPU; scripts/web.sh test alone runs it')
+    return undefined
+  }
+  const scan = join(SHARED, 'data/ct/ct_144.nii.gz')
+  if (existsSync(scan)) {
+    return scan
+  }
+  assert.ok(!process.env.CI, `${scan} is not there, and CI must not skip what needs it`)
+  t.skip(`${scan} is not there (OBELISK_SHARED names the folder of test data)`)
+  return undefined
+}
 
 /** Opens the page and waits until its first network is read; collects what the browser complains of. */
 export async function open(context, url) {

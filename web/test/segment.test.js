@@ -2,13 +2,13 @@
 
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { launch, serve } from './browser.js'
 import { differences, readLabels, readTensors } from './nifti.js'
-import { ROOT, SAMPLE, SHARED, WEIGHTS, drop, open, saved, segment, untilReady } from './page.js'
+import { ROOT, SAMPLE, WEIGHTS, ct, drop, open, saved, segment, untilReady } from './page.js'
 
 const TIE = 1e-3
 /** Where to keep screenshots, if anywhere. */
@@ -102,9 +102,8 @@ test('a hippocampus gets the command line’s labels, and they can be saved', as
 })
 
 test('the 144³ CT gets the command line’s labels within 1 GiB', async (t) => {
-  const scan = join(SHARED, 'data/ct/ct_144.nii.gz')
-  if (process.env.QUICK || !existsSync(scan)) {
-    t.skip(process.env.QUICK ? 'takes minutes without a GPU; scripts/web.sh test alone runs it' : `${scan} is not there`)
+  const scan = ct(t)
+  if (!scan) {
     return
   }
   const weights = join(ROOT, 'tests/reference/obeliskhybrid_tcia_fold1/weights.safetensors')

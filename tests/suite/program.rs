@@ -1,0 +1,72 @@
+//! The command-line program as tests call it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use crate::common::devices;
+
+/// The program, with arguments to come.
+pub fn command() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_obelisk"))
+}
+
+/// What the program left when called with these arguments.
+pub fn obelisk(arguments: &[&str]) -> Output {
+    command().args(arguments).output().expect("the program starts")
+}
+
+/// [`obelisk`] in a folder.
+pub fn obelisk_in(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = command();
+    command.current_dir(folder).args(arguments);
+    command.output().expect("the program starts")
+}
+
+/// Asserts that all went well; gives what stdout had.
+pub fn done(output: &Output) -> String {
+    let [out, err] =
+        [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    assert_eq!(output.status.code(), Some(0), "{out}{err}");
+    out
+}
+
+/// Asserts the exit code, and that stderr says `part`.
+pub fn refused(output: &Output, code: i32, part: &str) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    assert!(text.contains(part), "`{part}` is not in: {text}");
+}
+
+/// Whether there is an adapter; see [`devices`].
+pub fn adapter() -> bool {
+    !devices().is_empty()
+}
+
+/// The sample dataset.
+pub fn data() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data")
+}
+
+/// Starts the program and kills it as soon as `ready`. Whether it was killed: it may have ended by itself just before.
+pub fn killed_when(command: &mut Command, ready: impl Fn() -> bool) -> bool {
+    let mut child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    while !ready() {
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(ready(), "it ended ({status}) before it could be killed");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    // A signal leaves no exit code; Windows gives 1 to what is killed.
+    match child.wait().unwrap().code() {
+        None => true,
+        Some(1) if cfg!(windows) => true,
+        Some(0) => false,
+        Some(code) => panic!("it failed with {code} before it could be killed"),
+    }
+}
