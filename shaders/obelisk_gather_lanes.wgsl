@@ -32,10 +32,10 @@ fn put_row(i: u32, row: u32, n: u32, block: u32, voxel: u32, y: u32) {
 }
 
 fn put_block(i: u32, n: u32, block: u32, voxel: u32, y: u32) {
-    put_row(i, 0u, n, block, voxel, y);
-    put_row(i, 1u, n, block, voxel, y);
-    put_row(i, 2u, n, block, voxel, y);
-    put_row(i, 3u, n, block, voxel, y);
+    // unroll
+    for (var row = 0u; row < 4u; row++) {
+        put_row(i, row, n, block, voxel, y);
+    }
 }
 
 @compute @workgroup_size(64)
@@ -73,10 +73,10 @@ fn main(
         let sign = select(1.0, -1.0, (own & BINARY) == 1u);
         let z_weight = select(0.0, along_z.weight * sign, inside);
         let z_start = select(0u, u32(point_z - first_z) * plane, inside);
-        look(0u, y, o, z_start, z_weight);
-        look(1u, y, o, z_start, z_weight);
-        look(2u, y, o, z_start, z_weight);
-        look(3u, y, o, z_start, z_weight);
+        // unroll
+        for (var row = 0u; row < 4u; row++) {
+            look(row, y, o, z_start, z_weight);
+        }
         let brings = weights[0] != 0.0 || weights[1] != 0.0 || weights[2] != 0.0 || weights[3] != 0.0;
         var found = subgroupBallot(brings).x & 255u;
         while (found != 0u) {
@@ -86,10 +86,10 @@ fn main(
             let fraction = subgroupShuffle(o.fraction.x, source);
             let along_x = near(x, whole, fraction, params.grid_x, params.size_x);
             let k = (first + source) >> BINARY;
-            add(0u, source, along_x, block, k);
-            add(1u, source, along_x, block, k);
-            add(2u, source, along_x, block, k);
-            add(3u, source, along_x, block, k);
+            // unroll
+            for (var row = 0u; row < 4u; row++) {
+                add(row, source, along_x, block, k);
+            }
         }
     }
     if (x >= params.size_x) {

@@ -59,14 +59,14 @@ fn main(
         let sign = select(1.0, -1.0, (term & BINARY) == 1u);
         let weight = along_z.weight * along_y.weight * along_x.weight * sign;
         let at = u32(point_z - first_z) * points + along_y.point * params.grid_x + along_x.point;
-        add(0u, at, block, k, weight);
-        add(1u, at, block, k, weight);
-        add(2u, at, block, k, weight);
-        add(3u, at, block, k, weight);
+        // unroll
+        for (var i = 0u; i < 4u; i++) {
+            add(i, at, block, k, weight);
+        }
     }
     let voxel = x * params.stride_x + y * params.stride_y + z * params.stride_z;
-    put_block(0u, n, block, voxel);
-    put_block(1u, n, block, voxel);
-    put_block(2u, n, block, voxel);
-    put_block(3u, n, block, voxel);
+    // unroll
+    for (var i = 0u; i < 4u; i++) {
+        put_block(i, n, block, voxel);
+    }
 }

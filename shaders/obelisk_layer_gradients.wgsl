@@ -45,22 +45,10 @@ fn load_own_weights(j: u32, group: u32, column: u32, first: u32) {
     if (j < COLUMNS) {
         let groups = (params.outputs + 4u * params.blocks - 1u) / (4u * params.blocks);
         let outputs = params.outputs / groups;
-        load_weight(0u, j, outputs, group, column, first);
-        load_weight(1u, j, outputs, group, column, first);
-        load_weight(2u, j, outputs, group, column, first);
-        load_weight(3u, j, outputs, group, column, first);
-        load_weight(4u, j, outputs, group, column, first);
-        load_weight(5u, j, outputs, group, column, first);
-        load_weight(6u, j, outputs, group, column, first);
-        load_weight(7u, j, outputs, group, column, first);
-        load_weight(8u, j, outputs, group, column, first);
-        load_weight(9u, j, outputs, group, column, first);
-        load_weight(10u, j, outputs, group, column, first);
-        load_weight(11u, j, outputs, group, column, first);
-        load_weight(12u, j, outputs, group, column, first);
-        load_weight(13u, j, outputs, group, column, first);
-        load_weight(14u, j, outputs, group, column, first);
-        load_weight(15u, j, outputs, group, column, first);
+        // unroll
+        for (var i = 0u; i < 16u; i++) {
+            load_weight(i, j, outputs, group, column, first);
+        }
     }
 }
 
@@ -109,10 +97,10 @@ fn add_to(j: u32, i: u32, g: vec4f) {
 fn add(i: u32, first_lane: u32) {
     if (i < RUN) {
         let g = subgroupShuffle(loaded[i >> 3u], first_lane + (i & 7u));
-        add_to(0u, i, g);
-        add_to(1u, i, g);
-        add_to(2u, i, g);
-        add_to(3u, i, g);
+        // unroll
+        for (var j = 0u; j < 4u; j++) {
+            add_to(j, i, g);
+        }
     }
 }
 
@@ -146,22 +134,10 @@ fn store(j: u32, z: u32, block: u32, blocks: u32, lane8: u32, chunk: u32) {
         let in_block = 8u * j + lane8;
         let partial = params.partial_base + chunk;
         let at = (((z * blocks + block) * 8u * COLUMNS + in_block) * RUN) * params.partials + partial;
-        store_sum(0u, j, at);
-        store_sum(1u, j, at);
-        store_sum(2u, j, at);
-        store_sum(3u, j, at);
-        store_sum(4u, j, at);
-        store_sum(5u, j, at);
-        store_sum(6u, j, at);
-        store_sum(7u, j, at);
-        store_sum(8u, j, at);
-        store_sum(9u, j, at);
-        store_sum(10u, j, at);
-        store_sum(11u, j, at);
-        store_sum(12u, j, at);
-        store_sum(13u, j, at);
-        store_sum(14u, j, at);
-        store_sum(15u, j, at);
+        // unroll
+        for (var i = 0u; i < 16u; i++) {
+            store_sum(i, j, at);
+        }
         let group = z / params.pieces;
         let all = params.partials * params.pieces;
         let column = (group * blocks + block) * 8u * COLUMNS + in_block;
@@ -190,14 +166,11 @@ fn main(
     let chunk = min(wanted, params.threads - 1u);
     let block = index / 8u % blocks;
     let first_column = block * 8u * COLUMNS + lane8;
-    load_own_weights(0u, group, min(first_column + 8u * 0u, params.columns - 1u), first);
-    place(0u, group, min(first_column + 8u * 0u, params.columns - 1u));
-    load_own_weights(1u, group, min(first_column + 8u * 1u, params.columns - 1u), first);
-    place(1u, group, min(first_column + 8u * 1u, params.columns - 1u));
-    load_own_weights(2u, group, min(first_column + 8u * 2u, params.columns - 1u), first);
-    place(2u, group, min(first_column + 8u * 2u, params.columns - 1u));
-    load_own_weights(3u, group, min(first_column + 8u * 3u, params.columns - 1u), first);
-    place(3u, group, min(first_column + 8u * 3u, params.columns - 1u));
+    // unroll
+    for (var j = 0u; j < 4u; j++) {
+        load_own_weights(j, group, min(first_column + 8u * j, params.columns - 1u), first);
+        place(j, group, min(first_column + 8u * j, params.columns - 1u));
+    }
     let each = (params.count + params.threads - 1u) / params.threads;
     let end = min((chunk + 1u) * each, params.count);
     for (var s = chunk * each; s < end; s++) {
@@ -205,36 +178,24 @@ fn main(
         load_upstream(1u, s, group, first, lane8);
         let here = located(s);
         let p = location(here.n, here.at);
-        sample(0u, p, here.n);
-        sample(1u, p, here.n);
-        sample(2u, p, here.n);
-        sample(3u, p, here.n);
-        add(0u, first_lane);
-        add(1u, first_lane);
-        add(2u, first_lane);
-        add(3u, first_lane);
-        add(4u, first_lane);
-        add(5u, first_lane);
-        add(6u, first_lane);
-        add(7u, first_lane);
-        add(8u, first_lane);
-        add(9u, first_lane);
-        add(10u, first_lane);
-        add(11u, first_lane);
-        add(12u, first_lane);
-        add(13u, first_lane);
-        add(14u, first_lane);
-        add(15u, first_lane);
-        add_slope(0u);
-        add_slope(1u);
-        add_slope(2u);
-        add_slope(3u);
+        // unroll
+        for (var j = 0u; j < 4u; j++) {
+            sample(j, p, here.n);
+        }
+        // unroll
+        for (var i = 0u; i < 16u; i++) {
+            add(i, first_lane);
+        }
+        // unroll
+        for (var j = 0u; j < 4u; j++) {
+            add_slope(j);
+        }
     }
     if (wanted >= params.threads) {
         return;
     }
-    store(0u, z, block, blocks, lane8, chunk);
-    store(1u, z, block, blocks, lane8, chunk);
-    store(2u, z, block, blocks, lane8, chunk);
-    store(3u, z, block, blocks, lane8, chunk);
+    // unroll
+    for (var j = 0u; j < 4u; j++) {
+        store(j, z, block, blocks, lane8, chunk);
+    }
 }

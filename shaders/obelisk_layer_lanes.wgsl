@@ -1,9 +1,9 @@
-// The sum of obelisk_layer.wgsl on software Vulkan, where loads and weights handed round cost most of it: an invocation
-// computes the 4 RUN outputs at LOCATIONS locations, eight apart so that they read the same part of the image, which share the
-// weights, and takes COLUMNS samples at each before it adds them up, so that a sum comes from memory and goes back once for all. Lanes 0 to 3 (and 4 to 7) of a
-// subgroup read an offset each and hand them round. W packed by obelisk_layer_pack.wgsl, by_outputs, in COLUMNS columns.
-// Before this file, conv3d_lanes reads the weights and calls convolve (z is the run), and obelisk_voxels or obelisk_cells
-// samples.
+// The sum of obelisk_layer.wgsl on software Vulkan, where loads and shuffled weights cost most. An invocation computes 4 RUN
+// outputs at LOCATIONS locations, which share the weights; they lie eight apart, so that they read the same part of the
+// image. It takes COLUMNS samples at each location before it adds them up, so that each sum is loaded and stored once for
+// all of them. Lanes 0 to 3 (and 4 to 7) of a subgroup read one offset each and share them by shuffles. W is packed by
+// obelisk_layer_pack.wgsl, by_outputs, in COLUMNS columns. Before this file, conv3d_lanes reads the weights and calls
+// convolve (z is the run), and obelisk_voxels or obelisk_cells samples.
 const RUN: u32 = 16u;
 const LOCATIONS: u32 = 2u;
 const COLUMNS: u32 = 4u;
@@ -59,13 +59,13 @@ fn add_number(i: u32, output: u32) {
     sums[RUN + i][output] = second;
 }
 
-// Indexed by constants once inlined, so that the sums stay in registers; a loop over so many would put them in memory.
+// Called with constants, so that the sums stay in registers; an index that varies would put them in memory.
 fn add(i: u32) {
     if (i < RUN) {
-        add_number(i, 0u);
-        add_number(i, 1u);
-        add_number(i, 2u);
-        add_number(i, 3u);
+        // unroll
+        for (var output = 0u; output < 4u; output++) {
+            add_number(i, output);
+        }
     }
 }
 
@@ -78,22 +78,10 @@ fn store(i: u32, location: u32, s: u32, group: u32, first: u32) {
 }
 
 fn store_run(location: u32, s: u32, group: u32, first: u32) {
-    store(0u, location, s, group, first);
-    store(1u, location, s, group, first);
-    store(2u, location, s, group, first);
-    store(3u, location, s, group, first);
-    store(4u, location, s, group, first);
-    store(5u, location, s, group, first);
-    store(6u, location, s, group, first);
-    store(7u, location, s, group, first);
-    store(8u, location, s, group, first);
-    store(9u, location, s, group, first);
-    store(10u, location, s, group, first);
-    store(11u, location, s, group, first);
-    store(12u, location, s, group, first);
-    store(13u, location, s, group, first);
-    store(14u, location, s, group, first);
-    store(15u, location, s, group, first);
+    // unroll
+    for (var i = 0u; i < 16u; i++) {
+        store(i, location, s, group, first);
+    }
 }
 
 fn convolve(index: u32, z: u32, lane: u32) {
@@ -115,26 +103,14 @@ fn convolve(index: u32, z: u32, lane: u32) {
         if (BINARY == 1u) {
             minus = offset(k, 1u);
         }
-        sample(0u, start, plus, minus);
-        sample(1u, start, plus, minus);
-        sample(2u, start, plus, minus);
-        sample(3u, start, plus, minus);
-        add(0u);
-        add(1u);
-        add(2u);
-        add(3u);
-        add(4u);
-        add(5u);
-        add(6u);
-        add(7u);
-        add(8u);
-        add(9u);
-        add(10u);
-        add(11u);
-        add(12u);
-        add(13u);
-        add(14u);
-        add(15u);
+        // unroll
+        for (var column = 0u; column < 4u; column++) {
+            sample(column, start, plus, minus);
+        }
+        // unroll
+        for (var i = 0u; i < 16u; i++) {
+            add(i);
+        }
     }
     let first = z % params.pieces * RUN;
     store_run(0u, s, group, first);

@@ -31,14 +31,10 @@ fn convolve(index: u32, z: u32, lane: u32) {
         for (var piece = 0u; piece < params.pieces; piece++) {
             load_weights((z * params.pieces + piece) * CHUNK, lane);
             let first = piece * RUN;
-            add(0u, s, group, first);
-            add(1u, s, group, first);
-            add(2u, s, group, first);
-            add(3u, s, group, first);
-            add(4u, s, group, first);
-            add(5u, s, group, first);
-            add(6u, s, group, first);
-            add(7u, s, group, first);
+            // unroll
+            for (var i = 0u; i < 8u; i++) {
+                add(i, s, group, first);
+            }
         }
         if (wanted < params.count) {
             let here = located(s);

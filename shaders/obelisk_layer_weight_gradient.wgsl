@@ -48,30 +48,14 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
         let here = located(s);
         let p = location(here.n, here.at);
         let x = vec2f(sampled(here, p, channel), sampled(here, p, other));
-        add(0u, s, start, first, x);
-        add(1u, s, start, first, x);
-        add(2u, s, start, first, x);
-        add(3u, s, start, first, x);
-        add(4u, s, start, first, x);
-        add(5u, s, start, first, x);
-        add(6u, s, start, first, x);
-        add(7u, s, start, first, x);
+        // unroll
+        for (var i = 0u; i < 8u; i++) {
+            add(i, s, start, first, x);
+        }
     }
     let at = group.z * 2u * RUN * params.partials + params.partial_base + thread;
-    store(0u, at);
-    store(1u, at);
-    store(2u, at);
-    store(3u, at);
-    store(4u, at);
-    store(5u, at);
-    store(6u, at);
-    store(7u, at);
-    store(8u, at);
-    store(9u, at);
-    store(10u, at);
-    store(11u, at);
-    store(12u, at);
-    store(13u, at);
-    store(14u, at);
-    store(15u, at);
+    // unroll
+    for (var i = 0u; i < 16u; i++) {
+        store(i, at);
+    }
 }

@@ -112,12 +112,10 @@ fn sample_slopes(
     );
     let first = map_index(at.along, SLOPES * blocks, at.block);
     let apart = blocks * params.grid_y * params.grid_x;
-    store_slope(0u, first, apart);
-    store_slope(1u, first, apart);
-    store_slope(2u, first, apart);
-    store_slope(3u, first, apart);
-    store_slope(4u, first, apart);
-    store_slope(5u, first, apart);
+    // unroll
+    for (var t = 0u; t < 6u; t++) {
+        store_slope(t, first, apart);
+    }
 }
 
 @group(0) @binding(2) var<storage, read> upstream: array<f32>;
@@ -175,19 +173,19 @@ fn offset_gradient(
     if (thread >= params.threads) {
         return;
     }
-    load_move(0u, first);
-    load_move(1u, first);
-    load_move(2u, first);
-    load_move(3u, first);
+    // unroll
+    for (var i = 0u; i < 4u; i++) {
+        load_move(i, first);
+    }
     for (var s = thread; s < params.count; s += params.threads) {
         let here = located(s);
         let p = location(here.n, here.at);
         for (var c = 0u; c < params.channels; c++) {
             let start = image_start(here.n, c);
-            add_gradient(0u, p, start, s, c, first);
-            add_gradient(1u, p, start, s, c, first);
-            add_gradient(2u, p, start, s, c, first);
-            add_gradient(3u, p, start, s, c, first);
+            // unroll
+            for (var i = 0u; i < 4u; i++) {
+                add_gradient(i, p, start, s, c, first);
+            }
         }
     }
     for (var term = 0u; term <= BINARY; term++) {

@@ -41,21 +41,17 @@ fn partial(
             let row = c * params.offsets + block;
             let g = upstream[(slice * params.blocks + row) * params.plane + in_plane];
             let at = (slice * TERMS * params.blocks + row) * params.plane + in_plane;
-            add(0u, at, g);
-            add(1u, at, g);
-            add(2u, at, g);
-            add(3u, at, g);
-            add(4u, at, g);
-            add(5u, at, g);
+            // unroll
+            for (var t = 0u; t < 6u; t++) {
+                add(t, at, g);
+            }
         }
     }
     let at = ((params.first + thread) * params.offsets + block) * TERMS;
-    store(0u, at);
-    store(1u, at);
-    store(2u, at);
-    store(3u, at);
-    store(4u, at);
-    store(5u, at);
+    // unroll
+    for (var t = 0u; t < 6u; t++) {
+        store(t, at);
+    }
 }
 
 @group(0) @binding(1) var<storage, read> parts: array<vec4f>;
