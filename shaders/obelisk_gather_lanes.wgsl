@@ -1,12 +1,12 @@
-// obelisk_gather_sparse.wgsl on software Vulkan with subgroups of eight. Lanes are neighbours along x. First each lane sees to
-// one offset, and whether it brings a grid point near the lanes' plane and rows; then all go through those that do, one after
-// the other. One invocation ROWS rows along y and BLOCKS times four channels, two at most.
+// obelisk_gather_sparse.wgsl on software Vulkan with subgroups of eight. Lanes are neighbours along x. First each lane checks
+// whether one offset brings a grid point near the lanes' plane and rows. Then all lanes loop over the offsets that do. One
+// invocation ROWS rows along y and BLOCKS times four channels; BLOCKS is at most two.
 const ROWS: u32 = 4u;
 const BLOCKS: u32 = 1u;
 
 // [block][row]
 var<private> sums: array<vec4f, BLOCKS * ROWS>;
-// Of the offset that a lane sees to, by row: its weight by z and y, and where the grid's row starts in dX.
+// Of a lane's own offset, by row: its weight by z and y, and where the grid's row starts in dX.
 var<private> weights: array<f32, ROWS>;
 var<private> starts: array<u32, ROWS>;
 

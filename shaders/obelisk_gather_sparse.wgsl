@@ -1,6 +1,7 @@
 // gather_image_gradient of obelisk_sample.wgsl for grids whose points lie more than two voxels apart
-// (common/obelisk_near.wgsl). One invocation a voxel and BLOCKS times four channels: looking for the offsets that bring a
-// point takes as long as what they bring. They are few, and along z and y neighbouring invocations have the same.
+// (common/obelisk_near.wgsl). One invocation a voxel and BLOCKS times four channels, because the search for the offsets that
+// bring a point takes as long as the sums. Such offsets are few, and neighbours along x skip
+// the same offsets by z and y.
 const BLOCKS: u32 = 1u;
 
 var<private> sums: array<vec4f, BLOCKS>;

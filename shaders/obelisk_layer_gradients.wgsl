@@ -1,9 +1,9 @@
 // The gradients of a fused OBELISK layer's weights and offsets in one kernel, for software Vulkan:
 //   dL/dW[o, ck] = Σ_{n, s} dF[n, o, s] X[n, ck, s],   dL/do_k = Σ_{n, c, s} dX[c K + k, s] ∇I(n, c, p_s + o_k)
 // with dX[ck, s] = Σ_o W[o, ck] dF[o, s]. The eight voxels that a sample reads give both X and ∇I.
-// A lane owns COLUMNS columns of a group, every eighth, with their weights and sums of 4 RUN outputs, and goes through the
-// locations of a chunk; all eight lanes need the same dF, which they load one vec4 each and hand round by shuffles. Loads are
-// what this costs: 8 a sample, and RUN / 8 vec4s a location for 8 COLUMNS samples. z: group and run of outputs.
+// A lane owns every eighth column of a group, COLUMNS in all, with their weights and sums of 4 RUN outputs, and loops over the
+// locations of a chunk. All eight lanes need the same dF: each loads one vec4, and they share them by shuffles. Loads cost
+// most: 8 a sample, and RUN / 8 vec4s a location for 8 COLUMNS samples. z: group and run of outputs.
 // Writes partial sums in the layouts that obelisk_layer_total.wgsl reads. Needs subgroups of eight or more.
 const RUN: u32 = 16u;
 const COLUMNS: u32 = 4u;
