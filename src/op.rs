@@ -397,58 +397,6 @@ impl Binding {
     }
 }
 
-/// A number in a kernel's uniform `Params`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Word {
-    /// `u32`
-    U32(u32),
-    /// `i32`
-    I32(i32),
-    /// `f32`
-    F32(f32),
-}
-
-impl Word {
-    /// The four bytes as the shader reads them.
-    pub fn bits(self) -> u32 {
-        match self {
-            Word::U32(v) => v,
-            Word::I32(v) => v as u32,
-            Word::F32(v) => v.to_bits(),
-        }
-    }
-}
-
-impl From<Vec<(&'static str, Word)>> for Uniform {
-    fn from(members: Vec<(&'static str, Word)>) -> Self {
-        Uniform {
-            words: members.iter().map(|(_, word)| word.bits()).collect(),
-            ..Uniform::NONE
-        }
-    }
-}
-
-impl From<u32> for Word {
-    fn from(v: u32) -> Self {
-        Word::U32(v)
-    }
-}
-impl From<usize> for Word {
-    fn from(v: usize) -> Self {
-        Word::U32(u32::try_from(v).expect("sizes on the device fit 32 bits"))
-    }
-}
-impl From<i32> for Word {
-    fn from(v: i32) -> Self {
-        Word::I32(v)
-    }
-}
-impl From<f32> for Word {
-    fn from(v: f32) -> Self {
-        Word::F32(v)
-    }
-}
-
 /// One kernel launch, as data: it can be printed, compared and tested without a device. What decides whether its loops end is
 /// changed from outside of the crate by [`Dispatch::with_constants`] and [`Dispatch::with_params`] only.
 ///

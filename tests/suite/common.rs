@@ -534,11 +534,13 @@ fn reflect_dispatch(d: &Dispatch) {
         };
         let words = d.params().words.len();
         assert_eq!(span as usize, 4 * words, "{what}: bytes of the uniform");
-        // Declared once, it has the members and the order that Rust has.
-        if !d.shader().structs().is_empty() {
-            let name = module.types[params.ty].name.as_deref();
-            assert_eq!(name, Some(d.params().of.name), "{what}: struct of the uniform");
-        }
+        // Declared by Rust, it has Rust's members in Rust's order.
+        let name = module.types[params.ty].name.as_deref();
+        assert_eq!(name, Some(d.params().of.name), "{what}: struct of the uniform");
+        assert!(
+            d.shader().structs().contains(&d.params().of),
+            "{what}: declared in the shader"
+        );
     }
 
     translate(&what, &module, &info);
