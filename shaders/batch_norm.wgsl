@@ -3,7 +3,7 @@
 // Training:  statistics -> merge -> normalise;   gradient: gradient_sums -> merge_sums -> gradient.
 // A slice is one of the N·D runs of [C/4, H, W, 4]; a plane is its [H, W] vec4s of one channel block.
 
-// Reductions: invocations or workgroups (common/together.wgsl) leave a partial result of a block each (common/walk.wgsl).
+// Reductions: invocations or workgroups (common/workgroup_reduction.wgsl) leave a partial result of a block each (common/walk.wgsl).
 @group(0) @binding(0) var<uniform> reduction: Reduction;
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;
 
@@ -32,7 +32,7 @@ fn statistics(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_ind
     }
     let n = max(count, 1.0);
     var own = Moments(count, shift + sum / n, max(squares - sum * sum / n, vec4f(0.0)));
-    if (TOGETHER == 1u) {
+    if (BY_WORKGROUP == 1u) {
         own = merged64(local, own);
     }
     if (leaves(local)) {
@@ -180,8 +180,8 @@ fn gradient_sums(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_
         dgamma += g * distance;
         cursor = next_element(reduction.walk, cursor);
     }
-    dbeta = sum_together(local, dbeta);
-    dgamma = sum_together(local, dgamma);
+    dbeta = workgroup_sum(local, dbeta);
+    dgamma = workgroup_sum(local, dgamma);
     if (leaves(local)) {
         let at = block * 2u * reduction.partials + reduction.first + position(t);
         sums[at] = dbeta;

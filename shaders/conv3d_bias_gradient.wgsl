@@ -1,6 +1,6 @@
 // Bias gradient: db[o] = Σ_{n, z, y, x} g[n, o, z, y, x] in two stages. g: slices of [N·D, C/4, H·W] vec4.
 // `partial`: each invocation walks a run of one channel block (common/walk.wgsl); it or its workgroup leaves a sum
-// [blocks][partials] (common/together.wgsl).
+// [blocks][partials] (common/workgroup_reduction.wgsl).
 // `reduce`: one workgroup a channel block.
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> source: array<vec4f>;
@@ -16,7 +16,7 @@ fn partial(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index)
         sum += source[cursor.at];
         cursor = next_element(walk, cursor);
     }
-    sum = sum_together(local, sum);
+    sum = workgroup_sum(local, sum);
     if (leaves(local)) {
         sums[group.y * params.partials + params.first + position(t)] = sum;
     }

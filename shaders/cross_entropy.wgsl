@@ -20,7 +20,7 @@ fn sums(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
         }
         cursor = next_element(walk, cursor);
     }
-    let both = sum_together(local, vec4f(loss, weight, 0.0, 0.0));
+    let both = workgroup_sum(local, vec4f(loss, weight, 0.0, 0.0));
     if (leaves(local)) {
         partials[summing.first + position(t)] = both;
     }

@@ -101,7 +101,7 @@ pub trait Op: Any + fmt::Debug + Send + Sync {
 
     /// An operation that computes output 0 again from values that are there: its inputs, or other outputs. For what costs
     /// little beside the memory that it makes; a plan then need not keep the output for late readers.
-    fn again(&self, _node: &NodeView, _inputs: &[Spec]) -> Option<(Arc<dyn Op>, Vec<Value>)> {
+    fn rematerialise(&self, _node: &NodeView, _inputs: &[Spec]) -> Option<(Arc<dyn Op>, Vec<Value>)> {
         None
     }
 
@@ -647,11 +647,11 @@ pub fn walk_threads(elements: usize, columns: usize, caps: &Caps) -> usize {
     reduction_threads(elements.div_ceil(fewer), columns)
 }
 
-/// Invocations that leave one partial result of a reduction's first stage, and the constant of `shaders/common/together.wgsl`.
-pub fn together(caps: &Caps) -> (usize, (&'static str, u32)) {
+/// Invocations that leave one partial result of a reduction's first stage, and the constant of `shaders/common/workgroup_reduction.wgsl`.
+pub fn workgroup_reduction(caps: &Caps) -> (usize, (&'static str, u32)) {
     match caps.target.is_cpu() {
-        true => (1, ("TOGETHER", 0)),
-        false => (64, ("TOGETHER", 1)),
+        true => (1, ("BY_WORKGROUP", 0)),
+        false => (64, ("BY_WORKGROUP", 1)),
     }
 }
 

@@ -122,7 +122,7 @@ pub const COMMON: &[(&str, &str)] = pieces![
     "obelisk_voxels",
     "separable",
     "sum64",
-    "together",
+    "workgroup_reduction",
     "trilinear",
     "walk",
 ];

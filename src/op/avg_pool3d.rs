@@ -102,7 +102,7 @@ impl Op for AvgPool3d {
         filter_axes(self.name(), Filter::Average(self.window()), io, caps)
     }
 
-    fn again(&self, node: &NodeView, _: &[Spec]) -> Option<(Arc<dyn Op>, Vec<Value>)> {
+    fn rematerialise(&self, node: &NodeView, _: &[Spec]) -> Option<(Arc<dyn Op>, Vec<Value>)> {
         Some((Arc::new(*self), node.inputs.clone()))
     }
 

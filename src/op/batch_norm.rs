@@ -142,7 +142,7 @@ fn reduction(
     let plane = x.shape[3] * x.shape[4];
     let runs = slices(&[x], caps);
     let threads = |run: &Slices| walk_threads(run.count * plane, x.blocks(), caps);
-    let (each, together) = together(caps);
+    let (each, by_workgroup) = workgroup_reduction(caps);
     let partials = runs.iter().map(threads).sum::<usize>() / each;
     let buffer = scratch(partials);
     let mut first = 0;
@@ -151,7 +151,7 @@ fn reduction(
         .map(|run| {
             let (elements, threads) = (run.count * plane, threads(run));
             let dispatch = Dispatch {
-                constants: vec![together],
+                constants: vec![by_workgroup],
                 params: Reduction {
                     walk: walk(run.count, plane, x.blocks(), threads),
                     first: int(first),
@@ -179,12 +179,12 @@ const MODULE: Shader = shader!(
     "common/divide",
     "common/lanes",
     "common/sum64",
-    "common/together",
+    "common/workgroup_reduction",
     "common/walk"; Reduction, Merge, Planes);
 
 /// Merges the partials of a reduction; `entries` are a workgroup's and an invocation's.
 fn merge(
-    [together, alone]: [&'static str; 2],
+    [by_workgroup, alone]: [&'static str; 2],
     x: &Spec,
     partials: usize,
     bindings: Vec<Binding>,
@@ -194,7 +194,7 @@ fn merge(
     let (entry, workgroups, iterations) = if caps.target.is_cpu() && partials <= 4096 {
         (alone, linear_groups(blocks, 64), partials + partials.div_ceil(16))
     } else {
-        (together, [blocks as u32, 1, 1], partials.div_ceil(64) + 6 * 2)
+        (by_workgroup, [blocks as u32, 1, 1], partials.div_ceil(64) + 6 * 2)
     };
     Dispatch {
         params: Merge {
@@ -467,7 +467,7 @@ impl Op for BatchNormInference {
         vec![normalise_reference(inputs, inputs[3], inputs[4], self.slope)]
     }
 
-    fn again(&self, node: &NodeView, _: &[Spec]) -> Option<(Arc<dyn Op>, Vec<Value>)> {
+    fn rematerialise(&self, node: &NodeView, _: &[Spec]) -> Option<(Arc<dyn Op>, Vec<Value>)> {
         Some((Arc::new(*self), node.inputs.clone()))
     }
 

@@ -135,7 +135,7 @@ impl Op for Concat {
         vec![Tensor::new(&[n, channels, d, h, w], data)]
     }
 
-    fn again(&self, node: &NodeView, _: &[Spec]) -> Option<(Arc<dyn Op>, Vec<Value>)> {
+    fn rematerialise(&self, node: &NodeView, _: &[Spec]) -> Option<(Arc<dyn Op>, Vec<Value>)> {
         Some((Arc::new(Concat), node.inputs.clone()))
     }
 }

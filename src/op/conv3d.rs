@@ -258,7 +258,7 @@ impl Op for Conv3d {
     }
 
     /// Of an image, with few weights an output: the image is small beside the map and there anyway.
-    fn again(&self, node: &NodeView, inputs: &[Spec]) -> Option<(Arc<dyn Op>, Vec<Value>)> {
+    fn rematerialise(&self, node: &NodeView, inputs: &[Spec]) -> Option<(Arc<dyn Op>, Vec<Value>)> {
         let (sources, rest) = inputs.split_at(self.sources(inputs.len()));
         let few = rest[0].shape[1..].iter().product::<usize>() <= CHEAP;
         let cheap = few && sources.iter().all(|s| s.layout == Layout::Flat);

@@ -111,7 +111,7 @@ const MODULE: Shader = shader!(
     "cross_entropy",
     "common/classes",
     "common/sum64",
-    "common/together",
+    "common/workgroup_reduction",
     "common/walk"; Sums, Merge, Planes);
 
 impl Op for CrossEntropy {
@@ -135,7 +135,7 @@ impl Op for CrossEntropy {
             let least = (voxels * (1 + loops(logits))).div_ceil(60_000);
             walk_threads(voxels, 4, caps).max(least).next_multiple_of(64)
         };
-        let (each, together) = together(caps);
+        let (each, by_workgroup) = workgroup_reduction(caps);
         let partials = runs.iter().map(threads).sum::<usize>() / each;
         let buffer = io.scratch(partials as u64 * 16);
         let mut first = 0;
@@ -150,7 +150,7 @@ impl Op for CrossEntropy {
             let (voxels, threads) = (run.count * plane, threads(run));
             let walk = walk(run.count, plane, logits.blocks(), threads);
             dispatches.push(Dispatch {
-                constants: [classes(logits), vec![together]].concat(),
+                constants: [classes(logits), vec![by_workgroup]].concat(),
                 params: Sums {
                     walk,
                     first: int(first),

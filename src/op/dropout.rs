@@ -163,7 +163,7 @@ impl Op for Dropout {
         Ok(vec![Gradient::Flows(graph.push1(*self, &[dy])?)])
     }
 
-    fn again(&self, node: &NodeView, _: &[Spec]) -> Option<(Arc<dyn Op>, Vec<Value>)> {
+    fn rematerialise(&self, node: &NodeView, _: &[Spec]) -> Option<(Arc<dyn Op>, Vec<Value>)> {
         Some((Arc::new(*self), node.inputs.clone()))
     }
 

@@ -180,7 +180,7 @@ impl Op for Upsample {
         Ok(vec![Gradient::Flows(gradient)])
     }
 
-    fn again(&self, node: &NodeView, _: &[Spec]) -> Option<(Arc<dyn Op>, Vec<Value>)> {
+    fn rematerialise(&self, node: &NodeView, _: &[Spec]) -> Option<(Arc<dyn Op>, Vec<Value>)> {
         Some((Arc::new(*self), node.inputs.clone()))
     }
 

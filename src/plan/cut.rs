@@ -35,7 +35,7 @@ struct Part {
     /// The producer's step.
     step: usize,
     /// What repeats it; `None` moves the step itself.
-    again: Option<(Arc<dyn Op>, Vec<Value>)>,
+    rematerialised: Option<(Arc<dyn Op>, Vec<Value>)>,
 }
 
 /// A run by the nodes in it, and its slabs.
@@ -58,11 +58,11 @@ impl Taken {
 /// peak, operations that it adds, slabs.
 type Worth = (u64, u64, usize, u64, usize);
 
-/// Makes again what is cheap and would be there at the peak for readers after it alone; then takes the run that saves most,
+/// Rematerialises what is cheap and would be there at the peak for readers after it alone; then takes the run that saves most,
 /// again and again, until none saves enough or the adapter has the memory to spare. The run that seems best at first may be
 /// what holds the peak in the end: then all starts anew without it, or with more slabs for it, and the lowest peak counts.
 pub(super) fn cut(program: &mut Program) -> Result<(), GraphError> {
-    make_again(program)?;
+    rematerialise(program)?;
     let start = (program.steps.clone(), program.values.clone());
     let mut refused: Vec<Taken> = Vec::new();
     let mut best: Option<(u64, Vec<Step>, Vec<Info>)> = None;
@@ -95,7 +95,7 @@ fn highest(usage: &[u64]) -> Option<(usize, u64)> {
 }
 
 /// Repeats producers before each reader behind the peak, the last producers first: what they read has such readers then.
-fn make_again(program: &mut Program) -> Result<(), GraphError> {
+fn rematerialise(program: &mut Program) -> Result<(), GraphError> {
     let usage = program.usage(&program.lives());
     let latest = (0..usage.len()).max_by_key(|t| usage[*t]);
     let Some((at, peak)) = latest
@@ -117,18 +117,18 @@ fn make_again(program: &mut Program) -> Result<(), GraphError> {
             inputs: made.inputs.clone(),
             outputs: made.outputs.clone(),
         };
-        let Some(again) = made.op.again(&node, &program.specs(&made.inputs)) else {
+        let Some(rematerialised) = made.op.rematerialise(&node, &program.specs(&made.inputs)) else {
             continue;
         };
         // From the last, so that positions before it stay.
         for last in (at + 1..program.steps.len()).rev() {
             let reads = program.steps[last].inputs.contains(&value);
-            if reads && !program.changes(&again.1, step..last) {
+            if reads && !program.changes(&rematerialised.1, step..last) {
                 let run = Run {
                     last,
                     parts: vec![Part {
                         step,
-                        again: Some(again.clone()),
+                        rematerialised: Some(rematerialised.clone()),
                     }],
                     slabs: 1,
                 };
@@ -150,7 +150,7 @@ fn take_runs(program: &mut Program, refused: &[Taken]) -> Result<Vec<Taken>, Gra
             return Ok(taken);
         };
         let near = |usage: &[u64]| usage.iter().filter(|u| **u > peak - peak / LEAST_SAVED).count();
-        // By node: slabs and what is made again count once.
+        // By node: slabs and what is rematerialised count once.
         let more = |steps: &[Step], usage: &[u64]| {
             let mut by_node: BTreeMap<usize, u64> = BTreeMap::new();
             for (step, usage) in steps.iter().zip(usage) {
@@ -223,7 +223,7 @@ fn candidates(program: &Program, at: usize, peak: u64) -> Vec<Run> {
         let mut touches = last == at;
         while parts.len() < MOST_PARTS {
             let inside: Vec<Value> = parts.iter().map(|p| program.steps[p.step].outputs[0]).collect();
-            let read = |part: &Part| match &part.again {
+            let read = |part: &Part| match &part.rematerialised {
                 Some((_, inputs)) => inputs.clone(),
                 None => program.steps[part.step].inputs.clone(),
             };
@@ -234,7 +234,7 @@ fn candidates(program: &Program, at: usize, peak: u64) -> Vec<Run> {
             wanted.retain(|v| !inside.contains(v));
             let moved: Vec<usize> = parts
                 .iter()
-                .filter(|p| p.again.is_none())
+                .filter(|p| p.rematerialised.is_none())
                 .map(|p| p.step)
                 .collect();
             let part = |v: &Value| -> Option<(u64, Value, Part)> {
@@ -247,7 +247,7 @@ fn candidates(program: &Program, at: usize, peak: u64) -> Vec<Run> {
                     return None;
                 }
                 let alone = readers[v].iter().all(|r| *r == last || moved.contains(r));
-                let again =
+                let rematerialised =
                     if alone && made.outputs.len() == 1 && made.op.writes(made.inputs.len()).is_empty() {
                         None
                     } else if made.outputs.first() == Some(v) {
@@ -255,13 +255,13 @@ fn candidates(program: &Program, at: usize, peak: u64) -> Vec<Run> {
                             inputs: made.inputs.clone(),
                             outputs: made.outputs.clone(),
                         };
-                        Some(made.op.again(&node, &program.specs(&made.inputs))?)
+                        Some(made.op.rematerialise(&node, &program.specs(&made.inputs))?)
                     } else {
                         return None;
                     };
-                let inputs = again.as_ref().map_or(&made.inputs, |(_, inputs)| inputs);
+                let inputs = rematerialised.as_ref().map_or(&made.inputs, |(_, inputs)| inputs);
                 let same = !program.changes(inputs, step..last);
-                same.then_some((info.bytes(), *v, Part { step, again }))
+                same.then_some((info.bytes(), *v, Part { step, rematerialised }))
             };
             let Some((_, value, part)) = wanted.iter().filter_map(part).max_by_key(|(b, v, _)| (*b, *v))
             else {
@@ -295,7 +295,11 @@ impl Program {
         let Some((mut made, added)) = made else {
             return Ok(None);
         };
-        let moved: Vec<usize> = parts.iter().filter(|p| !p.again).map(|p| p.step).collect();
+        let moved: Vec<usize> = parts
+            .iter()
+            .filter(|p| !p.rematerialised)
+            .map(|p| p.step)
+            .collect();
         let mut steps = Vec::with_capacity(self.steps.len() + made.len());
         for (t, step) in self.steps.iter().enumerate() {
             if t == run.last {
@@ -313,14 +317,14 @@ impl Program {
         for (i, part) in parts.iter().enumerate() {
             let inputs: Vec<Value> = part.inputs.iter().map(|v| *now.get(v).unwrap_or(v)).collect();
             let mut outputs = self.steps[part.step].outputs.clone();
-            if part.again {
+            if part.rematerialised {
                 outputs = vec![self.copy(part.output, None)];
                 now.insert(part.output, outputs[0]);
                 added += part.flops;
             }
             let mut step = self.part_step(part, inputs, outputs, None, complete)?;
-            if part.again {
-                step.note = "again".into();
+            if part.rematerialised {
+                step.note = "rematerialised".into();
             } else if i + 1 < parts.len() && step.note.is_empty() {
                 step.note = "later".into();
             }
@@ -389,8 +393,12 @@ impl Program {
                 let all = part.op.planes(&self.specs(&inputs), &self.specs(&outputs)).max(1);
                 flops += part.flops * own.len() as u64 / all as u64;
                 let mut step = self.part_step(part, inputs, outputs, Some(own.clone()), complete)?;
-                let again = if part.again { ", again" } else { "" };
-                step.note = format!("planes {} to {}{again}", own.start, own.end - 1);
+                let rematerialised = if part.rematerialised {
+                    ", rematerialised"
+                } else {
+                    ""
+                };
+                step.note = format!("planes {} to {}{rematerialised}", own.start, own.end - 1);
                 made.push(step);
             }
         }
@@ -399,7 +407,7 @@ impl Program {
             writers.for_each(|step| step.over = Some(*over));
         }
         // What is moved was done before too.
-        let before: u64 = parts.iter().filter(|p| !p.again).map(|p| p.flops).sum();
+        let before: u64 = parts.iter().filter(|p| !p.rematerialised).map(|p| p.flops).sum();
         Ok(Some((made, flops.saturating_sub(before))))
     }
 
@@ -413,9 +421,9 @@ impl Program {
 
     /// The run's nodes in order, the last one too.
     fn parts(&self, run: &Run) -> Vec<Full> {
-        let full = |step: usize, again: Option<&(Arc<dyn Op>, Vec<Value>)>| {
+        let full = |step: usize, rematerialised: Option<&(Arc<dyn Op>, Vec<Value>)>| {
             let made = &self.steps[step];
-            let (op, inputs) = again
+            let (op, inputs) = rematerialised
                 .cloned()
                 .unwrap_or_else(|| (made.op.clone(), made.inputs.clone()));
             Full {
@@ -423,11 +431,11 @@ impl Program {
                 op,
                 inputs,
                 output: made.outputs[0],
-                again: again.is_some(),
+                rematerialised: rematerialised.is_some(),
                 flops: made.flops(),
             }
         };
-        let parts = run.parts.iter().map(|p| full(p.step, p.again.as_ref()));
+        let parts = run.parts.iter().map(|p| full(p.step, p.rematerialised.as_ref()));
         parts.chain([full(run.last, None)]).collect()
     }
 
@@ -513,6 +521,6 @@ struct Full {
     op: Arc<dyn Op>,
     inputs: Vec<Value>,
     output: Value,
-    again: bool,
+    rematerialised: bool,
     flops: u64,
 }

@@ -13,7 +13,7 @@ mod weight_gradient;
 mod winograd;
 
 use crate::graph::GraphError;
-use crate::op::{BufferRef, Caps, Dispatch, Io, Target, together};
+use crate::op::{BufferRef, Caps, Dispatch, Io, Target, workgroup_reduction};
 use crate::tensor::{Layout, Spec};
 
 pub use axis::Axis;
@@ -282,7 +282,7 @@ impl WeightGradient {
 
 /// What an invocation or a workgroup leaves of the bias gradient's first stage, as plans print it.
 pub fn bias_variant(caps: &Caps) -> &'static str {
-    match together(caps) {
+    match workgroup_reduction(caps) {
         (1, _) => "invocation sums",
         _ => "workgroup reduction",
     }

@@ -2,8 +2,8 @@
 
 use super::GROUP;
 use crate::op::{
-    BufferRef, Caps, Dispatch, Io, Slices, Walk, int, params, read, shader, slices, together, walk,
-    walk_threads, write,
+    BufferRef, Caps, Dispatch, Io, Slices, Walk, int, params, read, shader, slices, walk, walk_threads,
+    workgroup_reduction, write,
 };
 
 params! {
@@ -22,7 +22,7 @@ pub fn bias_gradient(io: &mut Io, caps: &Caps) -> Vec<Dispatch> {
     let (blocks, plane) = (spec.blocks(), spec.shape[3] * spec.shape[4]);
     let runs = slices(&[spec], caps);
     let threads = |run: &Slices| walk_threads(run.count * plane, blocks, caps);
-    let (each, together) = together(caps);
+    let (each, by_workgroup) = workgroup_reduction(caps);
     let partials = runs.iter().map(threads).sum::<usize>() / each;
     let sums = io.scratch((blocks * partials * 16) as u64);
     let params = |slices: usize, threads: usize, first: usize| Params {
@@ -30,7 +30,8 @@ pub fn bias_gradient(io: &mut Io, caps: &Caps) -> Vec<Dispatch> {
         first: int(first),
         partials: int(partials),
     };
-    let shader = shader!("conv3d_bias_gradient", "common/sum64", "common/together", "common/walk"; Params);
+    let shader =
+        shader!("conv3d_bias_gradient", "common/sum64", "common/workgroup_reduction", "common/walk"; Params);
     let mut first = 0;
     let mut dispatches: Vec<Dispatch> = runs
         .iter()
@@ -38,7 +39,7 @@ pub fn bias_gradient(io: &mut Io, caps: &Caps) -> Vec<Dispatch> {
             let threads = threads(run);
             first += threads / each;
             Dispatch {
-                constants: vec![together],
+                constants: vec![by_workgroup],
                 params: params(run.count, threads, first - threads / each).into(),
                 bindings: vec![run.of(spec, read(BufferRef::Input(0))), write(sums)],
                 workgroups: [(threads / GROUP) as u32, blocks as u32, 1],

@@ -1,9 +1,9 @@
-// What the first stage of a reduction leaves: each invocation a partial result, or with TOGETHER (on GPUs, where a workgroup's
+// What the first stage of a reduction leaves: each invocation a partial result, or with BY_WORKGROUP (on GPUs, where a workgroup's
 // barriers cost less than merging 64 times as many) each workgroup one. Call from uniform control flow.
-const TOGETHER: u32 = 0u;
+const BY_WORKGROUP: u32 = 0u;
 
-fn sum_together(local: u32, term: vec4f) -> vec4f {
-    if (TOGETHER == 1u) {
+fn workgroup_sum(local: u32, term: vec4f) -> vec4f {
+    if (BY_WORKGROUP == 1u) {
         return sum64(local, term);
     }
     return term;
@@ -11,9 +11,9 @@ fn sum_together(local: u32, term: vec4f) -> vec4f {
 
 // Whether the invocation leaves a result, and where among those of its dispatch: `t` counts invocations along x.
 fn leaves(local: u32) -> bool {
-    return TOGETHER == 0u || local == 0u;
+    return BY_WORKGROUP == 0u || local == 0u;
 }
 
 fn position(t: u32) -> u32 {
-    return select(t, t / 64u, TOGETHER == 1u);
+    return select(t, t / 64u, BY_WORKGROUP == 1u);
 }
