@@ -16,10 +16,10 @@ mod prepare;
 pub mod print;
 mod shell;
 mod train;
-mod values;
 
 use clap::{Parser, Subcommand};
 use interrupt::Interrupted;
+use obelisk::values;
 use obelisk::weights::WeightsError;
 use print::errln;
 

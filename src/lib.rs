@@ -76,6 +76,8 @@ pub mod tensor;
 pub mod train;
 #[cfg(feature = "cli")]
 pub mod tune;
+#[cfg(feature = "cli")]
+pub mod values;
 pub mod volume;
 #[cfg(all(feature = "web", target_arch = "wasm32"))]
 pub mod web;

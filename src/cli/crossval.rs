@@ -88,7 +88,7 @@ impl Crossval {
         for row in &mut rows {
             self.options.apply(&mut row.settings)?;
             // the last epoch's weights need no other's score
-            if self.weights == Epoch::Last && !row.validates && self.options.validate_every.is_none() {
+            if self.weights == Epoch::Last && !row.validates && !self.options.gives("validate_every") {
                 row.settings.validate_every = row.settings.epochs;
             }
         }

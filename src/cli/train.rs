@@ -2,24 +2,21 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::Args;
+use clap::{ArgMatches, Args, Command, FromArgMatches};
 use indicatif::{ProgressBar, ProgressStyle};
-use obelisk::dataset::{Dataset, Fold, Folds};
+use obelisk::dataset::{Dataset, Fold};
 use obelisk::gpu::{Device, DeviceOptions, FormsChoice, GpuError};
 use obelisk::metrics::METRICS;
 use obelisk::model;
 use obelisk::preprocess::{Overrides, Preprocessing};
-use obelisk::train::{
-    Event, Loss, RunFolder, Schedule, Settings, TrainError, TrainingData, has_checkpoint, train,
-};
-use obelisk::volume::Orientation;
+use obelisk::train::{Event, RunFolder, Settings, TrainError, TrainingData, has_checkpoint, train};
 
 use super::device::{self, DeviceArguments};
 use super::files::Files;
 use super::interrupt;
 use super::pictures::draw_run;
 use super::print::{errln, outln};
-use super::{Usage, examples, values};
+use super::{Usage, examples};
 
 /// `obelisk train`
 #[derive(Debug, Args)]
@@ -61,58 +58,36 @@ pub(super) struct TrainingOptions {
     /// OBELISK layers, else cross-entropy); other options override them
     #[arg(long)]
     pub(super) paper: bool,
-    /// Folds that the cases are divided into: a number, loo for leave-one-out, or splits for the dataset's
-    /// splits_final.json [default: its splits_final.json, or 5]
-    #[arg(long, value_name = "K|loo|splits")]
-    pub(super) folds: Option<Folds>,
-    /// Passes over the training cases
-    #[arg(long, value_name = "N", value_parser = values::count)]
-    epochs: Option<usize>,
-    /// Scans in a step
-    #[arg(long, value_name = "N", value_parser = values::count)]
-    batch: Option<usize>,
-    /// Sparse training of obelisk networks: random locations of each scan in a step [default: 192]
-    #[arg(long, value_name = "N", value_parser = values::count)]
-    samples: Option<usize>,
-    /// Sparse training: steps of an epoch [default: 64]
-    #[arg(long, value_name = "N", value_parser = values::count)]
-    steps: Option<usize>,
-    /// Train obelisk networks on all voxels instead
+    /// Train obelisk networks on all voxels instead of at random locations
     #[arg(long, conflicts_with_all = ["samples", "steps", "paper"])]
     pub(super) dense: bool,
-    /// Seed of every random stream
-    #[arg(long)]
-    seed: Option<u64>,
-    /// Adam's learning rate at the start
-    #[arg(long, value_name = "RATE", value_parser = values::positive::<f32>)]
-    learning_rate: Option<f32>,
-    /// How the learning rate falls
-    #[arg(long)]
-    schedule: Option<Schedule>,
-    /// L2 penalty added to the gradient
-    #[arg(long, value_name = "DECAY", value_parser = values::not_negative::<f32>)]
-    weight_decay: Option<f32>,
-    /// What is minimised
-    #[arg(long)]
-    loss: Option<Loss>,
-    /// Standard deviation of the affine augmentation; 0 for none
-    #[arg(long, value_name = "SIGMA", value_parser = values::not_negative::<f32>)]
-    affine: Option<f32>,
-    /// Epochs between validations
-    #[arg(long, value_name = "N", value_parser = values::count)]
-    pub(super) validate_every: Option<usize>,
-    /// Target orientation, such as RAS [default: the dataset's most common]
-    #[arg(long, value_name = "CODE")]
-    orient: Option<Orientation>,
-    /// Target spacing in mm along the oriented axes [default: the dataset's median]
-    #[arg(long, value_name = "D,H,W", value_parser = values::spacing)]
-    spacing: Option<[f64; 3]>,
-    /// Take scans' voxels as they are stored, whatever their spacing, where they have been brought to one grid
-    #[arg(long, conflicts_with = "spacing")]
-    stored_spacing: bool,
-    /// Target grid in voxels [default: covers the dataset's scans]
-    #[arg(long, value_name = "D,H,W", value_parser = values::grid)]
-    size: Option<[usize; 3]>,
+    #[command(flatten)]
+    given: Given,
+}
+
+/// Those of [`Settings`] that are given as options.
+#[derive(Debug)]
+struct Given(ArgMatches);
+
+impl Args for Given {
+    fn augment_args(command: Command) -> Command {
+        Settings::augment_args_for_update(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Settings::augment_args_for_update(command)
+    }
+}
+
+impl FromArgMatches for Given {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Given(matches.clone()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0 = matches.clone();
+        Ok(())
+    }
 }
 
 impl Train {
@@ -325,40 +300,22 @@ impl TrainingOptions {
         })
     }
 
+    /// Whether one of the settings, by its name, was given.
+    pub(super) fn gives(&self, setting: &str) -> bool {
+        self.given.0.contains_id(setting)
+    }
+
     /// Overrides the settings with what was given.
     pub(super) fn apply(&self, settings: &mut Settings) -> Result<(), Usage> {
-        macro_rules! set {
-            ($($field:ident),*) => { $(if let Some(value) = self.$field { settings.$field = value; })* };
+        if self.dense {
+            (settings.samples, settings.steps) = (None, None);
         }
-        set!(
-            epochs,
-            batch,
-            seed,
-            learning_rate,
-            schedule,
-            weight_decay,
-            loss,
-            affine,
-            validate_every
-        );
-        settings.folds = self.folds.or(settings.folds);
-        settings.spacing = self.spacing.or(settings.spacing);
-        settings.stored_spacing |= self.stored_spacing;
+        settings.update(&self.given.0);
         if settings.stored_spacing && settings.spacing.is_some() {
             return Err(Usage(
                 "a spacing and the stored spacing can't both be taken; leave one out".into(),
             ));
         }
-        settings.size = self.size.or(settings.size);
-        settings.orientation = self
-            .orient
-            .map(|code| code.to_string())
-            .or(settings.orientation.take());
-        if self.dense {
-            (settings.samples, settings.steps) = (None, None);
-        }
-        settings.samples = self.samples.or(settings.samples);
-        settings.steps = self.steps.or(settings.steps);
         if settings.steps.is_some() && settings.samples.is_none() {
             return Err(Usage(
                 "--steps belongs to sparse training: give --samples too".into(),

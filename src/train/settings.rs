@@ -9,6 +9,8 @@ use crate::dataset::Folds;
 use crate::gpu::FormsChoice;
 use crate::model::{self, Network};
 use crate::op::Forms;
+#[cfg(feature = "cli")]
+use crate::values;
 
 /// What is minimised (method section 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,55 +60,77 @@ pub enum Schedule {
 /// Settings of a training run, written as `config.toml` into the run. What another version of the program wrote is read: fields
 /// that are missing are as in [`Settings::dense`], those that are unknown go to [`Settings::parse`]'s caller.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::Args), group(skip))]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Settings {
     /// Folder with dataset.json.
+    #[cfg_attr(feature = "cli", arg(skip))]
     pub dataset: PathBuf,
     /// Network.
+    #[cfg_attr(feature = "cli", arg(skip))]
     pub arch: String,
     /// Validation fold; absent to train on every case.
+    #[cfg_attr(feature = "cli", arg(skip))]
     pub fold: Option<usize>,
-    /// Which folds there are; absent for the dataset's own, or five.
+    /// Folds that the cases are divided into: a number, loo for leave-one-out, or splits for the dataset's
+    /// splits_final.json; without, its splits_final.json, or 5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "K|loo|splits"))]
     pub folds: Option<Folds>,
     /// Passes over the training cases.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", value_parser = values::count))]
     pub epochs: usize,
     /// Scans in a step.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", value_parser = values::count))]
     pub batch: usize,
-    /// Sparse training: random locations of each scan in a step; absent to train on all voxels.
+    /// Sparse training of obelisk networks: random locations of each scan in a step (192 by default); a
+    /// config.toml without it trains on all voxels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", value_parser = values::count))]
     pub samples: Option<usize>,
-    /// Sparse training: steps of an epoch.
+    /// Sparse training: steps of an epoch (64 by default).
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", value_parser = values::count))]
     pub steps: Option<usize>,
-    /// Seed of all random streams.
+    /// Seed of every random stream.
+    #[cfg_attr(feature = "cli", arg(long))]
     pub seed: u64,
     /// Adam's learning rate at the start.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "RATE", value_parser = values::positive::<f32>))]
     pub learning_rate: f32,
-    /// How it falls.
+    /// How the learning rate falls.
+    #[cfg_attr(feature = "cli", arg(long))]
     pub schedule: Schedule,
     /// L2 penalty added to the gradient.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "DECAY", value_parser = values::not_negative::<f32>))]
     pub weight_decay: f32,
     /// What is minimised.
+    #[cfg_attr(feature = "cli", arg(long))]
     pub loss: Loss,
-    /// Standard deviation of the affine augmentation's twelve entries, in normalised coordinates.
+    /// Standard deviation of the affine augmentation's twelve entries, in normalised coordinates; 0 for none.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "SIGMA", value_parser = values::not_negative::<f32>))]
     pub affine: f32,
     /// Epochs between validations; the last epoch is always validated.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", value_parser = values::count))]
     pub validate_every: usize,
-    /// Target orientation, such as `RAS`; absent to take the dataset's most common.
+    /// Target orientation, such as RAS; without, the dataset's most common.
+    #[cfg_attr(feature = "cli", arg(long = "orient", value_name = "CODE", value_parser = values::orientation))]
     pub orientation: Option<String>,
-    /// Target spacing in mm (D, H, W); absent to take the dataset's median.
+    /// Target spacing in mm along the oriented axes (D, H, W); without, the dataset's median.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "D,H,W", value_parser = values::spacing))]
     pub spacing: Option<[f64; 3]>,
-    /// Take each scan's voxels as they are stored, whatever their spacing; for datasets whose scans have been brought to
-    /// one grid.
+    /// Take scans' voxels as they are stored, whatever their spacing, where they have been brought to one grid.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[cfg_attr(feature = "cli", arg(long, conflicts_with = "spacing"))]
     pub stored_spacing: bool,
-    /// Target grid in voxels (D, H, W); absent to cover the dataset's scans.
+    /// Target grid in voxels (D, H, W); without, it covers the dataset's scans.
+    #[cfg_attr(feature = "cli", arg(long, value_name = "D,H,W", value_parser = values::grid))]
     pub size: Option<[usize; 3]>,
     /// Forms of the kernels that the run was begun with and is resumed with; absent in what older versions wrote, which
     /// stands for the built-in ones. No wish: another run's settings are read without them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "cli", arg(skip))]
     pub forms: Option<Forms>,
 }
 
@@ -208,6 +232,18 @@ impl Settings {
             .map(|(name, own, other)| format!("`{name}` is {own} and not {other}"))
             .collect();
         (!different.is_empty()).then(|| different.join(", "))
+    }
+
+    /// Takes the options that were given, and leaves what was not.
+    ///
+    /// # Panics
+    /// If the matches are of a command without the options of [`clap::Args`] for these settings.
+    #[cfg(feature = "cli")]
+    pub fn update(&mut self, given: &clap::ArgMatches) {
+        let stored_spacing = self.stored_spacing;
+        clap::FromArgMatches::update_from_arg_matches(self, given).expect("the options of these settings");
+        // An absent flag reads as one that says no.
+        self.stored_spacing |= stored_spacing;
     }
 
     /// The choice of forms that resumes the run.
@@ -313,5 +349,31 @@ mod tests {
         assert_eq!(read, settings);
         assert_eq!(unknown, ["warmup", "forms.fills"]);
         assert!(Settings::parse("epochs = \"many\"").is_err());
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn settings_are_options_too() {
+        use clap::{Args, Command};
+
+        let command = Settings::augment_args_for_update(Command::new("train"));
+        let given = |line: &str| command.clone().try_get_matches_from(line.split_whitespace());
+        let mut settings = Settings {
+            stored_spacing: true,
+            ..Settings::new("data".into(), "unet")
+        };
+        let before = settings.clone();
+        settings.update(&given("train").unwrap());
+        assert_eq!(settings, before);
+        settings.update(&given("train --epochs 3 --orient las --size 8,16,8 --loss dice").unwrap());
+        let after = Settings {
+            epochs: 3,
+            orientation: Some("LAS".into()),
+            size: Some([8, 16, 8]),
+            loss: Loss::Dice,
+            ..before
+        };
+        assert_eq!(settings, after);
+        assert!(given("train --epochs 0").is_err() && given("train --arch unet").is_err());
     }
 }

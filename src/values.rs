@@ -3,7 +3,9 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
-use obelisk::tensor::Elements;
+use crate::volume::Orientation;
+
+use crate::tensor::Elements;
 
 /// A number from 1 up to what 32 bits hold.
 pub fn count(text: &str) -> Result<usize, String> {
@@ -50,6 +52,12 @@ pub fn grid(text: &str) -> Result<[usize; 3], String> {
 /// Millimetres along D, H and W, each above zero.
 pub fn spacing(text: &str) -> Result<[f64; 3], String> {
     several(text, "1.5,1,1", positive)
+}
+
+/// Which way axes point, such as RAS.
+pub fn orientation(text: &str) -> Result<String, String> {
+    let code: Orientation = text.trim().parse()?;
+    Ok(code.to_string())
 }
 
 /// As many values with commas (or, as sizes are written, x) between them as `example` shows.
