@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every check of the project, or those that are named: scripts/test.sh [NAME...], of lints, docs, tests, demo, workflows,
-# targets and page. Ends with what each took. Where all are made, the page is built and tested beside the others: much of
+# targets, package and page. Ends with what each took. Where all are made, the page is built and tested beside the others: much of
 # either keeps one core busy only.
 . "$(dirname "$0")/setup.sh"
 
@@ -77,7 +77,7 @@ else
     touch "$tested"
     # The page's tests come first: browsers have time limits.
     renice -n 10 $$ >/dev/null
-    for name in lints docs targets; do check "$name"; done
+    for name in lints docs targets package; do check "$name"; done
     wait "$lane"
     cat "$beside"
     : >"$beside"

@@ -122,9 +122,9 @@ pub const COMMON: &[(&str, &str)] = pieces![
     "obelisk_voxels",
     "separable",
     "sum64",
-    "workgroup_reduction",
     "trilinear",
     "walk",
+    "workgroup_reduction",
 ];
 
 /// The text of one of the [`COMMON`] pieces, such as `common/divide`.

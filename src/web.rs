@@ -59,6 +59,7 @@ fn predict_error(e: PredictError) -> JsValue {
         PredictError::Graph(e) => graph_error(e),
         PredictError::Gpu(e) => gpu_error(e),
         e @ (PredictError::Outside { .. } | PredictError::Grid(_)) => error("ScanError", e),
+        PredictError::Memory(e) => error("TooLargeError", e),
         PredictError::Stopped => error("AbortError", "Stopped."),
     }
 }

@@ -39,10 +39,12 @@ fn expand(lines: &[&str], text: &mut String) {
             .position(|line| *line == closing)
             .unwrap_or_else(|| panic!("the loop `{head}` does not end"));
         let body = &lines[at + 2..at + 2 + length];
+        // Those of blocks within stay there.
         let declares = body.iter().any(|line| {
-            ["let ", "var "]
-                .iter()
-                .any(|word| line.trim_start().starts_with(word))
+            let own = line
+                .strip_prefix(indent)
+                .and_then(|line| line.strip_prefix("    "));
+            own.is_some_and(|line| line.starts_with("let ") || line.starts_with("var "))
         });
         for k in from..to {
             let of_k: Vec<String> = body.iter().map(|line| replace(line, variable, k)).collect();
