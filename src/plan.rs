@@ -241,6 +241,7 @@ impl Plan {
     }
 
     /// Makes the launches of a plan that was put together by hand read as those of a graph's do; each copies what it reads.
+    #[cfg(feature = "cli")] // for benchmarks
     pub(crate) fn through_texels(mut self, caps: &Caps) -> Plan {
         if caps.forms.texels {
             for launch in &mut self.launches {
