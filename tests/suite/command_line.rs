@@ -1,6 +1,7 @@
 //! The program as its users meet it: train, predict, evaluate, their files and their exit codes. On small settings of
 //! the sample scans, since training here is to show that everything holds together.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Output;
 
@@ -198,10 +199,12 @@ fn a_training_that_failed_at_its_start_does_not_block_the_corrected_command() {
         let failed = train(&path(run), &["--learning-rate", "1e30"]);
         refused(&failed, 1, "diverged");
         refused(&failed, 1, "lower --learning-rate");
-        let left = std::fs::read_dir(path(run))
-            .unwrap()
-            .map(|e| e.unwrap().file_name());
-        assert_eq!(left.collect::<Vec<_>>(), ["config.toml"]);
+        let left = std::fs::read_dir(path(run)).unwrap();
+        let left = left.map(|e| e.unwrap().file_name().into_string().unwrap());
+        assert_eq!(
+            left.collect::<BTreeSet<_>>(),
+            BTreeSet::from(["config.toml", "lock"].map(String::from))
+        );
     }
     done(&train(&path("again"), &["--learning-rate", "0.001"]));
     let resumed = resume("resumed", &["--learning-rate", "0.001"]);
