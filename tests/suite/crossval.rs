@@ -77,7 +77,7 @@ fn folds_are_trained_once_and_the_table_has_evaluates_numbers() {
         "{table}"
     );
     assert_eq!(std::fs::read_to_string(path("one/table.md")).unwrap(), table);
-    refused(&run("one", &["--fold", "2"]), 2, "folds 0 to 1");
+    refused(&run("one", &["--fold", "2"]), 2, "they are 0 to 1");
     // What is trained later in the folder has the forms of what is there. It is stopped once the device says so: other forms
     // take a minute to compile on software Vulkan.
     copy(&path("one"), &path("forms"));

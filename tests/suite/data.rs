@@ -680,7 +680,7 @@ fn settings_that_make_no_sense_are_refused_where_they_are_read() {
             json!([{"name": "CT", "intensity": {"kind": "linear", "divisor": 0.0, "offset": 1.0}}]),
             "divided by 0",
         ),
-        ("labels", json!([]), "no label"),
+        ("labels", json!([]), "0 labels"),
         (
             "labels",
             json!([{"value": 0, "name": "a"}, {"value": 0, "name": "b"}]),

@@ -305,7 +305,10 @@ fn the_program_imports_and_keeps_what_exists() {
 #[test]
 fn the_program_executes_nothing_of_a_hostile_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
-    let hostile = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/pth/hostile");
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let hostile = here.join("tests/reference/pth/hostile");
+    let scan = here.join("examples/data/imagesTs/hippocampus_041.nii.gz");
+    std::fs::copy(scan, folder.path().join("scan.nii.gz")).unwrap();
     for name in [
         "system_reduce.pth",
         "system_reduce_legacy.pth",

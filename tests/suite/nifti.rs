@@ -197,7 +197,7 @@ fn names_are_kept_and_existing_files_need_force() {
         .unwrap_err()
         .to_string();
     assert!(
-        message.contains("--force") && message.contains("sub.01.nii"),
+        message.contains("exists") && message.contains("sub.01.nii"),
         "{message}"
     );
     volume::write_labels(&path, &written, &scan.geometry, true).unwrap();

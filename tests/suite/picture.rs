@@ -94,7 +94,7 @@ fn an_overlay_shows_three_planes_with_fill_and_outline() {
     let message = overlay(&path, &scan, &labels, None, &names(), false)
         .unwrap_err()
         .to_string();
-    assert!(message.contains("--force"), "{message}");
+    assert!(message.contains("exists"), "{message}");
     let message = overlay(&path, &scan, &labels[1..], None, &names(), true)
         .unwrap_err()
         .to_string();
@@ -296,7 +296,7 @@ fn offsets_lie_where_they_point() {
     near(panel(0, 1), (0.0, 0.0));
 
     let refusal = offset_density(&path, "Offsets", &layers, false).unwrap_err();
-    assert!(refusal.to_string().contains("--force"), "{refusal}");
+    assert!(refusal.to_string().contains("exists"), "{refusal}");
     let none = offset_density(&path, "Offsets", &[], true).unwrap_err();
     assert!(none.to_string().contains("no offsets"), "{none}");
     let mut broken = layers.clone();

@@ -178,13 +178,13 @@ fn slabs_give_the_labels_of_the_whole_with_less_memory() {
 }
 
 #[test]
-fn what_is_made_again_and_in_place_gives_the_same_training_step() {
+fn what_is_rematerialised_and_in_place_gives_the_same_training_step() {
     let step = StepScalars {
         learning_rate: 1e-3,
         seed: 3,
         ..StepScalars::default()
     };
-    let savings = ["again", "in place", "planes "];
+    let savings = ["rematerialised", "in place", "planes "];
     for (name, size, savings) in [
         ("obelisk-hybrid", [32, 24, 32], &savings[..]),
         ("unet-lean", [16, 13, 19], &savings[..2]),

@@ -270,7 +270,7 @@ fn what_does_not_fit_together_is_refused() {
     scan(&path("labels/b_3.nii.gz"), &grid(shape), shape, |_| 1.0);
     refused(&run("--classes liver=1"), 1, "no label file belongs to a scan");
     refused(&run("--classes liver"), 2, "NAME=VALUE");
-    refused(&run("--classes liver=1 --size 0,1,1"), 2, "positive");
+    refused(&run("--classes liver=1 --size 0,1,1"), 2, "whole number from 1");
     scan(&path("labels/b_2.nii.gz"), &grid([6, 5, 3]), [6, 5, 3], |_| 1.0);
     refused(&run("--classes liver=1"), 1, "[6, 5, 3] voxels");
     // of the scan's shape, but elsewhere
