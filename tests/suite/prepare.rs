@@ -288,7 +288,7 @@ fn what_does_not_fit_together_is_refused() {
     for size in ["1291,1291,1291", "4096,4096,4096"] {
         refused(
             &run(&format!("--classes liver=1 --labels-by-voxel --size {size}")),
-            1,
+            2,
             "2147483647 voxels",
         );
     }
