@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Case, DatasetError, invalid, json};
 
-/// Indices into [`Dataset::cases`].
+/// Indices into [`super::Dataset::cases`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fold {
     /// To train on, ascending.
