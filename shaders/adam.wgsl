@@ -1,9 +1,8 @@
 // Adam with L2 weight decay over the whole arenas, padding included (its gradients are zero, so it stays zero).
 //   g += decay p;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g²;  p -= rate (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
 // One invocation a vec4.
-struct Step { step: u32, seed: u32, learning_rate: f32, weight_decay: f32 }
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<uniform> step: Step;
+@group(0) @binding(1) var<uniform> step: StepScalars;
 @group(0) @binding(2) var<storage, read_write> parameters: array<vec4f>;
 @group(0) @binding(3) var<storage, read> gradients: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> first: array<vec4f>;

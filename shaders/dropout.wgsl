@@ -1,8 +1,7 @@
 // y = x / (1 - p) where a counter-based random number says keep, else 0. The number depends on seed, step, the node's id
 // and the element's place in [N, C, D, H, W] (or in [N, C], for whole channels), so the gradient draws the same again.
-struct Step { step: u32, seed: u32, learning_rate: f32, weight_decay: f32 }
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<uniform> step: Step;
+@group(0) @binding(1) var<uniform> step: StepScalars;
 @group(0) @binding(2) var<storage, read> x: array<vec4f>;
 @group(0) @binding(3) var<storage, read_write> y: array<vec4f>;
 const VECTORS: u32 = 8u;

@@ -143,19 +143,20 @@ pub enum Gradient {
     Stops,
 }
 
-/// Numbers that change from one submission to the next, in a uniform buffer of their own
-/// ([`BufferRef::Step`]; WGSL: `struct Step { step: u32, seed: u32, learning_rate: f32, weight_decay: f32 }`).
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
-pub struct StepScalars {
-    /// Optimiser steps already done; the first step sees 0.
-    pub step: u32,
-    /// Seed of the run's random streams on the device (dropout).
-    pub seed: u32,
-    /// Adam's learning rate in this step.
-    pub learning_rate: f32,
-    /// L2 penalty added to the gradient.
-    pub weight_decay: f32,
+params! {
+    /// Numbers that change from one submission to the next, in a uniform buffer of their own ([`BufferRef::Step`]).
+    #[repr(C)]
+    #[derive(Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+    pub struct StepScalars {
+        /// Optimiser steps already done; the first step sees 0.
+        step: u32,
+        /// Seed of the run's random streams on the device (dropout).
+        seed: u32,
+        /// Adam's learning rate in this step.
+        learning_rate: f32,
+        /// L2 penalty added to the gradient.
+        weight_decay: f32,
+    }
 }
 
 /// What runs the shaders, as far as kernels differ by it. Decided once, where the device opens.
@@ -205,8 +206,7 @@ pub struct Caps {
     pub target: Target,
     /// What these properties don't tell.
     pub forms: Forms,
-    /// Bytes that a plan's slots may take before the plan gives time for less. Slabs leave a GPU half idle: on an NVIDIA H200
-    /// the hybrid's inference at 144³ takes 11 ms in slabs with 131 MB, 4 ms without with 438 MB.
+    /// Bytes that a plan's slots may take before the plan gives time for less. Slabs leave a GPU half idle (benches/kernels.md).
     pub spare: u64,
 }
 
@@ -245,9 +245,7 @@ impl Caps {
 #[non_exhaustive]
 pub struct Forms {
     /// Kernels read storage buffers through textures, after a copy; for drivers on the CPU. llvmpipe loads from buffers lane by
-    /// lane and from storage textures as a vector: 13 and 0.7 ns a number where the processor has no AVX-512, and a copy takes
-    /// 0.5 ns a number. It pays for the smallest: a sparse step takes 0.089 s, 0.12 s where bindings below 64 KiB are read as
-    /// buffers.
+    /// lane and from storage textures as a vector. It pays for the smallest bindings, too (benches/kernels.md).
     pub texels: bool,
 }
 
@@ -572,8 +570,7 @@ pub(crate) fn planes_bytes(spec: &Spec, planes: &Range<usize>) -> (u64, u64) {
     } else {
         planes.end as u64 * bytes
     };
-    let alignment = ALIGNMENT;
-    (planes.start as u64 * bytes / alignment * alignment, to)
+    (planes.start as u64 * bytes / ALIGNMENT * ALIGNMENT, to)
 }
 
 fn slice_bytes(spec: &Spec) -> u64 {

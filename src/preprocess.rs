@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::dataset::{Dataset, DatasetError, Label};
 use crate::host_memory::{self, TooLarge};
-use crate::tensor::Tensor;
+use crate::tensor::{Elements, Tensor};
 use crate::volume::resample;
 use crate::volume::{self, Geometry, Orientation, Reorientation, Volume, VolumeError};
 
@@ -214,11 +214,13 @@ pub fn check_spacing(spacing: [f64; 3]) -> Result<(), String> {
 /// # Errors
 /// None along an axis, or 2^31 and more together.
 pub fn check_grid(grid: [usize; 3]) -> Result<(), String> {
-    let voxels = grid.iter().try_fold(1usize, |product, n| product.checked_mul(*n));
-    match voxels {
+    match Elements::of(&grid).map(Elements::get) {
         Some(0) => Err(format!("the size {grid:?} is not positive on every axis")),
-        Some(voxels) if voxels < 1 << 31 => Ok(()),
-        _ => Err(format!("the size {grid:?} is more than 2147483647 voxels")),
+        Some(_) => Ok(()),
+        None => Err(format!(
+            "the size {grid:?} is more than {} voxels",
+            Elements::MOST
+        )),
     }
 }
 

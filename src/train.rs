@@ -202,6 +202,77 @@ impl<'a> Feed<'a> {
     }
 }
 
+/// What every step of a training needs.
+struct Steps<'a> {
+    device: &'a Device,
+    settings: &'a Settings,
+    data: &'a TrainingData,
+    feed: Feed<'a>,
+    class_weights: Option<Tensor>,
+}
+
+impl Steps<'_> {
+    /// Uploads what a step of an epoch sees.
+    async fn upload(
+        &self,
+        executable: &mut Executable,
+        (epoch, position): (usize, usize),
+    ) -> Result<(), TrainError> {
+        self.feed.upload(self.device, executable, epoch, position).await?;
+        if let Some(weights) = &self.class_weights {
+            // Every step: an input's memory serves other values once its readers are done.
+            executable.upload(self.device, "class_weights", weights)?;
+        }
+        Ok(())
+    }
+
+    fn scalars(&self, (epoch, position): (usize, usize)) -> StepScalars {
+        let steps = self.feed.steps();
+        let step = epoch * steps + position;
+        StepScalars {
+            step: step as u32,
+            seed: self.settings.seed as u32,
+            learning_rate: self.settings.rate(step, steps),
+            weight_decay: self.settings.weight_decay,
+        }
+    }
+
+    /// The loss of a step, unless it is not finite.
+    fn finite(&self, loss: f32, at: (usize, usize)) -> Result<f32, TrainError> {
+        match loss.is_finite() {
+            true => Ok(loss),
+            false => Err(self.diverged(at, format!("the loss is {loss}"))),
+        }
+    }
+
+    /// The error of a step at which `what` is not finite.
+    fn diverged(&self, (epoch, position): (usize, usize), what: String) -> TrainError {
+        self.feed.diverged(self.data, epoch, position, what)
+    }
+
+    /// Uploads what a step sees, submits it with these numbers, and reads its loss.
+    async fn run(
+        &self,
+        executable: &mut Executable,
+        at: (usize, usize),
+        scalars: &StepScalars,
+    ) -> Result<f32, TrainError> {
+        self.upload(executable, at).await?;
+        executable.submit(self.device, scalars)?;
+        self.finite(executable.read(self.device, "loss").await?.data[0], at)
+    }
+
+    /// Whether the loss that the weights have after a step is finite: the step once more, without changing them.
+    async fn check_loss(&self, executable: &mut Executable, at: (usize, usize)) -> Result<(), TrainError> {
+        let still = StepScalars {
+            learning_rate: 0.0,
+            ..self.scalars(at)
+        };
+        self.run(executable, at, &still).await?;
+        Ok(())
+    }
+}
+
 /// What an epoch left, until it is known to be good: weights whose loss is finite replace older ones.
 struct Trained {
     model: Model,
@@ -311,51 +382,39 @@ pub async fn train(
 
     let mut executable = Executable::new(device, plan, &weights).await?;
     let mut predictor = Predictor::new(device, network, preprocessing, &weights).await?;
-    let class_weights = weights_of_classes(settings, data);
+    let training = Steps {
+        device,
+        settings,
+        data,
+        feed,
+        class_weights: weights_of_classes(settings, data),
+    };
     let mut trained: Option<Trained> = None;
 
     for epoch in record.epochs_done..settings.epochs {
         let start = Instant::now();
         let mut sum = 0.0;
-        let upload = async |executable: &mut Executable, position| -> Result<(), TrainError> {
-            feed.upload(device, executable, epoch, position).await?;
-            if let Some(weights) = &class_weights {
-                // Every step: an input's memory serves other values once its readers are done.
-                executable.upload(device, "class_weights", weights)?;
-            }
-            Ok(())
-        };
-        upload(&mut executable, 0).await?;
+        training.upload(&mut executable, (epoch, 0)).await?;
         // A step's loss is looked at when the next step is submitted, so that the device always has work.
         let mut in_flight = VecDeque::new();
         for position in 0..=steps {
             if position < steps {
-                let step = epoch * steps + position;
-                let learning_rate = settings.rate(step, steps);
-                let scalars = StepScalars {
-                    step: step as u32,
-                    seed: settings.seed as u32,
-                    learning_rate,
-                    weight_decay: settings.weight_decay,
-                };
+                let scalars = training.scalars((epoch, position));
                 executable.submit(device, &scalars)?;
                 in_flight.push_back((
                     position,
-                    learning_rate,
+                    scalars.learning_rate,
                     executable.begin_read(device, "loss").await?,
                 ));
                 if position + 1 < steps {
-                    upload(&mut executable, position + 1).await?;
+                    training.upload(&mut executable, (epoch, position + 1)).await?;
                 }
                 if position == 0 {
                     continue;
                 }
             }
             let (position, learning_rate, loss) = in_flight.pop_front().expect("a step ahead");
-            let loss = loss.finish(device).await?.data[0];
-            if !loss.is_finite() {
-                return Err(feed.diverged(data, epoch, position, format!("the loss is {loss}")));
-            }
+            let loss = training.finite(loss.finish(device).await?.data[0], (epoch, position))?;
             if let Some(trained) = trained.take() {
                 trained.write(run, &record, &mut checkpoints)?;
                 report(Event::Epoch(record.log.last().expect("an epoch before")));
@@ -373,9 +432,9 @@ pub async fn train(
 
         let tensors: HashMap<String, Tensor> = weights.download(device).await?.into_iter().collect();
         let moments = weights.download_moments(device).await?;
-        let diverged = |what| feed.diverged(data, epoch, steps - 1, what);
+        let diverged = |what| training.diverged((epoch, steps - 1), what);
         weights::check_numbers(&tensors).map_err(diverged)?;
-        weights::check_numbers(&moments.iter().cloned().collect()).map_err(diverged)?;
+        weights::check_numbers(moments.iter().map(|(name, tensor)| (name, tensor))).map_err(diverged)?;
 
         let start = Instant::now();
         let last = epoch + 1 == settings.epochs;
@@ -417,40 +476,13 @@ pub async fn train(
     }
     if let Some(trained) = trained {
         if data.validation.is_empty() {
-            let at = (settings.epochs - 1, steps - 1);
-            check_loss(
-                device,
-                settings,
-                data,
-                &feed,
-                &mut executable,
-                class_weights.as_ref(),
-                at,
-            )
-            .await?;
+            let last = (settings.epochs - 1, steps - 1);
+            training.check_loss(&mut executable, last).await?;
         }
         trained.write(run, &record, &mut checkpoints)?;
         report(Event::Epoch(record.log.last().expect("an epoch before")));
     }
     Ok(record.log)
-}
-
-/// Whether the loss that the last step's weights have is finite: a step more that does not change them.
-async fn check_loss(
-    device: &Device,
-    settings: &Settings,
-    data: &TrainingData,
-    feed: &Feed<'_>,
-    executable: &mut Executable,
-    class_weights: Option<&Tensor>,
-    at: (usize, usize),
-) -> Result<(), TrainError> {
-    let still = Settings {
-        learning_rate: 0.0,
-        ..settings.clone()
-    };
-    step(device, &still, data, feed, executable, class_weights, at).await?;
-    Ok(())
 }
 
 /// Trains from the start without a folder: no files, no validation, for callers that keep the weights themselves. After
@@ -477,28 +509,26 @@ pub async fn train_in_memory(
     let weights = Weights::new(device, &plan, true).await?;
     weights.upload(device, &weights::initialise(&graph, settings.seed))?;
     let mut executable = Executable::new(device, plan, &weights).await?;
-    let class_weights = weights_of_classes(settings, data);
     let steps = feed.steps();
+    let training = Steps {
+        device,
+        settings,
+        data,
+        feed,
+        class_weights: weights_of_classes(settings, data),
+    };
     let mut done = 0;
     for index in 0..settings.epochs * steps {
         let at = (index / steps, index % steps);
-        let run = step(
-            device,
-            settings,
-            data,
-            &feed,
-            &mut executable,
-            class_weights.as_ref(),
-            at,
-        );
-        let (loss, learning_rate) = run.await?;
+        let scalars = training.scalars(at);
+        let loss = training.run(&mut executable, at, &scalars).await?;
         done = index + 1;
         let event = Event::Step {
             epoch: at.0 + 1,
             done: at.1 + 1,
             steps,
             loss,
-            learning_rate,
+            learning_rate: scalars.learning_rate,
         };
         if report(event).is_break() {
             break;
@@ -507,55 +537,14 @@ pub async fn train_in_memory(
     let tensors: HashMap<String, Tensor> = weights.download(device).await?.into_iter().collect();
     if let Some(last) = done.checked_sub(1) {
         let at = (last / steps, last % steps);
-        weights::check_numbers(&tensors).map_err(|what| feed.diverged(data, at.0, at.1, what))?;
-        check_loss(
-            device,
-            settings,
-            data,
-            &feed,
-            &mut executable,
-            class_weights.as_ref(),
-            at,
-        )
-        .await?;
+        weights::check_numbers(&tensors).map_err(|what| training.diverged(at, what))?;
+        training.check_loss(&mut executable, at).await?;
     }
     Ok(Model {
         info: model_info(settings, data, done / steps, Vec::new()),
         tensors,
         batches: Default::default(),
     })
-}
-
-/// Uploads what a step (of an epoch, at a position in it) sees, submits it, and reads its loss: with the learning rate.
-async fn step(
-    device: &Device,
-    settings: &Settings,
-    data: &TrainingData,
-    feed: &Feed<'_>,
-    executable: &mut Executable,
-    class_weights: Option<&Tensor>,
-    (epoch, position): (usize, usize),
-) -> Result<(f32, f32), TrainError> {
-    let steps = feed.steps();
-    let step = epoch * steps + position;
-    feed.upload(device, executable, epoch, position).await?;
-    if let Some(weights) = class_weights {
-        // Every step: an input's memory serves other values once its readers are done.
-        executable.upload(device, "class_weights", weights)?;
-    }
-    let learning_rate = settings.rate(step, steps);
-    let scalars = StepScalars {
-        step: step as u32,
-        seed: settings.seed as u32,
-        learning_rate,
-        weight_decay: settings.weight_decay,
-    };
-    executable.submit(device, &scalars)?;
-    let loss = executable.read(device, "loss").await?.data[0];
-    match loss.is_finite() {
-        true => Ok((loss, learning_rate)),
-        false => Err(feed.diverged(data, epoch, position, format!("the loss is {loss}"))),
-    }
 }
 
 fn weights_of_classes(settings: &Settings, data: &TrainingData) -> Option<Tensor> {

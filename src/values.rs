@@ -3,9 +3,8 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
-use crate::volume::Orientation;
-
 use crate::tensor::Elements;
+use crate::volume::Orientation;
 
 /// A number from 1 up to what 32 bits hold.
 pub fn count(text: &str) -> Result<usize, String> {

@@ -289,8 +289,10 @@ fn open(
 ///
 /// # Errors
 /// The first tensor, in alphabetical order, with a number that can't be, in words for the user.
-pub(crate) fn check_numbers(tensors: &HashMap<String, Tensor>) -> Result<(), String> {
-    let wrong = tensors.iter().filter_map(|(name, tensor)| {
+pub(crate) fn check_numbers<'a>(
+    tensors: impl IntoIterator<Item = (&'a String, &'a Tensor)>,
+) -> Result<(), String> {
+    let wrong = tensors.into_iter().filter_map(|(name, tensor)| {
         let square = name.ends_with("running_var") || name.starts_with("adam.1.");
         let impossible = |v: &f32| !v.is_finite() || (square && *v < 0.0);
         Some((name, *tensor.data.iter().find(|v| impossible(v))?))

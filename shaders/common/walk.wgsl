@@ -1,7 +1,7 @@
 // How reductions walk a map's vec4s of one block, or one value a voxel, without dividing at each: eight neighbouring
 // invocations take a run of them together, from slice to slice. Eight vec4s are a cache line or two, so that each walk reads
-// memory from one end to the other; steps as long as all invocations at once leave a page each time (gradient sums of
-// 12 x 144³ on 2 cores: 300 ms instead of 240). `walk` in op.rs makes the numbers.
+// memory from one end to the other; steps as long as all invocations at once leave a page each time (benches/kernels.md).
+// `walk` in op.rs makes the numbers.
 struct Cursor { element: u32, end: u32, in_plane: u32, at: u32 }
 
 fn first_element(walk: Walk, t: u32, block: u32) -> Cursor {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use obelisk::file::folder;
 
 use super::Usage;
 
@@ -106,17 +107,11 @@ fn identity(path: &Path) -> std::io::Result<Identity> {
 }
 
 fn future(path: &Path) -> Identity {
-    let folder = folder_of(path).canonicalize();
+    let folder = folder(path).canonicalize();
     Identity::Path(match (folder, path.file_name()) {
         (Ok(folder), Some(name)) => folder.join(name),
         _ => path.to_owned(),
     })
-}
-
-fn folder_of(path: &Path) -> &Path {
-    path.parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."))
 }
 
 /// Makes sure that a file can be written there before anything is computed for it.
@@ -130,7 +125,7 @@ pub fn claim(path: &Path, force: bool) -> anyhow::Result<()> {
     if path.exists() && !force {
         anyhow::bail!("{} exists; --force replaces it", path.display());
     }
-    takes_files(folder_of(path))
+    takes_files(folder(path))
 }
 
 /// Makes a folder where there is none, and makes sure that it takes files.

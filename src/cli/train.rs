@@ -247,7 +247,7 @@ impl Train {
         Ok((read, settings))
     }
 
-    /// What to do about an error, in options.
+    /// What to do about an error where this run has something to go on from; `advice.rs` has the rest.
     fn advise(&self, error: TrainError) -> anyhow::Error {
         match error {
             TrainError::Diverged { .. } if has_checkpoint(&self.out) => anyhow::anyhow!(
@@ -255,9 +255,6 @@ impl Train {
                 lower rate",
                 self.out.display()
             ),
-            TrainError::Diverged { .. } => {
-                anyhow::anyhow!("{error}; lower --learning-rate, and check the scans' intensities")
-            }
             other => other.into(),
         }
     }

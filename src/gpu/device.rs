@@ -6,8 +6,9 @@ use super::GpuError;
 use super::cache::PipelineCache;
 use super::forms::{self, DeviceForms, FormsChoice, FormsLimits, FormsSource};
 use super::memory::{Buffer, Charge, Counted, Ledger, Memory, Texture};
-use crate::op::{Access, Caps, Dispatch, Forms, Target, Texel};
+use crate::op::{Access, Caps, Dispatch, Forms, Shader, Target, Texel};
 use crate::plan;
+use crate::shader::Struct;
 
 /// Which adapter to use and how much of it.
 #[derive(Clone, Debug, Default)]
@@ -192,11 +193,13 @@ impl std::fmt::Debug for Device {
     }
 }
 
-/// What makes a pipeline another: the module with its pieces and whether its loops are counted, entry point and values of constants.
+/// What makes a pipeline another: the module with its pieces and structs, whether its loops are counted, entry point and values of constants.
 fn pipeline_key(dispatch: &Dispatch) -> String {
-    let pieces: Vec<*const u8> = dispatch.shader.parts.iter().map(|part| part.as_ptr()).collect();
+    let Shader { parts, structs, .. } = dispatch.shader;
+    let parts: Vec<*const u8> = parts.iter().map(|part| part.as_ptr()).collect();
+    let structs: Vec<*const Struct> = structs.iter().map(|s| *s as *const Struct).collect();
     format!(
-        "{}{pieces:?}{:?}{:?}{:?}",
+        "{}{parts:?}{structs:?}{:?}{:?}{:?}",
         dispatch.kernel(),
         dispatch.shader.loops_end,
         dispatch.constants,

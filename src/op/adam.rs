@@ -82,7 +82,7 @@ impl Op for Adam {
             ],
             workgroups: linear_groups(count, 64),
             flops: count as u64 * 4 * 14,
-            ..Dispatch::new(shader!("adam"; Params), "main")
+            ..Dispatch::new(shader!("adam"; Params, StepScalars), "main")
         }])
     }
 

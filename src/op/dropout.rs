@@ -116,7 +116,7 @@ impl Op for Dropout {
             }
             .into(),
             flops: (count * planes * 4) as u64,
-            ..Dispatch::new(shader!("dropout"; Params), "flat_elements")
+            ..Dispatch::new(shader!("dropout"; Params, StepScalars), "flat_elements")
         };
         Ok(match x.layout {
             Layout::Flat => ranges(x.bytes(), caps)
