@@ -1,4 +1,5 @@
-"""Runs `obelisk bench` and benches/pytorch.py in turn and writes RESULTS.md; compare.sh starts it.
+"""Runs `obelisk bench` and benches/pytorch.py in turn and writes RESULTS.md; compare.sh starts it. Or, with `--against`,
+`obelisk bench` of two builds, and prints their ratios.
 
 A ratio is the median of all timed runs of ours over that of PyTorch's, in one alternating run: times on a shared machine
 drift, ratios less. Where the work runs on the processor, the ratio of processor seconds (all threads) stands beside it.
@@ -51,6 +52,7 @@ def arguments():
     parser.add_argument("--size", default="144,144,144", help="another size, for trying the script out; writes no results")
     parser.add_argument("--device", choices=SECTIONS, help="where PyTorch runs; cuda where there is one")
     parser.add_argument("--adapter", help="as for obelisk")
+    parser.add_argument("--against", metavar="PROGRAM", help="another build of obelisk, instead of PyTorch; writes no results")
     return parser.parse_args()
 
 
@@ -60,6 +62,28 @@ def run(command):
     if done.returncode:
         sys.exit(f"failed: {shlex.join(command)}")
     return json.loads(done.stdout)
+
+
+def compare_builds(args):
+    """Seconds and processor seconds of two builds, each first in every second round, since machines drift."""
+    builds = {"other": args.against, "this": os.environ["OBELISK"]}
+    adapter = ["--adapter", args.adapter] if args.adapter else []
+    print("| | other, s | this, s | ratio | least | processor seconds |")
+    print("|---|---|---|---|---|---|")
+    for case in args.only or CASES:
+        what = CASES[case][1].split() + ["--size", args.size, "--steps", str(args.steps), *adapter, "--json"]
+        reports = {name: [] for name in builds}
+        for i in range(args.rounds):
+            for name in sorted(builds, reverse=i % 2):
+                reports[name].append(run([builds[name], "bench", *what]))
+        for phase in ("inference", "training"):
+            if reports["this"][0].get(phase):
+                before, after = (seconds(reports[name], phase) for name in builds)
+                least = [min(r[phase]["seconds"]["min"] for r in reports[name]) for name in builds]
+                computed = [processor_seconds(reports[name], phase) for name in builds]
+                ratios = [b / a if a and b else float("nan") for a, b in ((before, after), least, computed)]
+                numbers = " | ".join(f"{ratio:.2f}" for ratio in ratios)
+                print(f"| {CASES[case][0]}: {phase} | {before:.4f} | {after:.4f} | {numbers} |", flush=True)
 
 
 def cuda_available():
@@ -203,6 +227,9 @@ def write(text, device):
 
 def main():
     args = arguments()
+    if args.against:
+        compare_builds(args)
+        return
     device = args.device or ("cuda" if cuda_available() else "cpu")
     all_reports = {}
     for case in args.only or CASES:  # written after each, so that an interrupted comparison leaves what it has

@@ -8,7 +8,7 @@ tools=$PWD/target/web-tools
 
 # Vite wants Node 20.19 or later; Debian's may be older, and npm has newer ones.
 node_new_enough() { node -e 'const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 20 || (a === 20 && b >= 19) ? 0 : 1)' 2>/dev/null; }
-export PATH=$tools/node_modules/node/bin:$tools/bin:$PATH
+export PATH=$tools/node_modules/node/bin:$PATH
 command -v npm >/dev/null || install nodejs npm
 if ! node_new_enough; then
     say "Installing a newer Node into target/"
@@ -34,16 +34,6 @@ compile() {
         /usr/bin/cargo "${flags[@]}" -Zbuild-std=std,panic_abort
 }
 
-# The command-line program must be of the same version as the crate.
-install_wasm_bindgen() {
-    local version
-    version=$(grep -A1 '^name = "wasm-bindgen"$' Cargo.lock | sed -n 's/^version = "\(.*\)"/\1/p')
-    [ "$(wasm-bindgen --version 2>/dev/null)" = "wasm-bindgen $version" ] && return
-    say "Building wasm-bindgen $version"
-    # Unoptimised it takes half the time to build, and seconds to run.
-    cargo install wasm-bindgen-cli --version "$version" --root "$tools" --debug --quiet
-}
-
 packages() {
     if [ web/package-lock.json -nt web/node_modules/.package-lock.json ]; then
         say "Installing the page's packages"
@@ -54,11 +44,11 @@ packages() {
 build() {
     say "Compiling the engine for browsers"
     compile
-    install_wasm_bindgen
     packages
     local engine=target/web/wasm32-unknown-unknown/web/obelisk.wasm
     if [ "$engine" -nt web/package/obelisk.js ]; then
-        wasm-bindgen --target web --out-dir target/web/package --out-name obelisk "$engine"
+        cargo run --quiet --locked --manifest-path web/bindgen/Cargo.toml --target-dir target/web-tools -- \
+            "$engine" target/web/package
         web/node_modules/.bin/wasm-opt -O2 --enable-simd --enable-bulk-memory --enable-nontrapping-float-to-int \
             --enable-sign-ext --enable-mutable-globals --enable-reference-types --enable-multivalue --strip-debug \
             target/web/package/obelisk_bg.wasm -o target/web/package/obelisk_bg.wasm

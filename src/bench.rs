@@ -379,7 +379,7 @@ fn time_kernels(
     executable: &Executable,
     step: &StepScalars,
 ) -> Result<(Vec<Kernel>, bool), BenchError> {
-    // On a driver that computes on the processor others take time away, which its clock doesn't tell.
+    // On a driver that computes on the processor others take time away, which its clock doesn't show.
     let mut timestamps = !device.caps().target.is_cpu();
     let mut fastest: Vec<f64> = vec![f64::INFINITY; executable.plan().launches.len()];
     for _ in 0..3 {
@@ -407,7 +407,7 @@ fn time_kernels(
     Ok((launches.zip(fastest).map(kernel).collect(), timestamps))
 }
 
-/// The most memory that the process had at once, where /proc tells (Linux).
+/// The most memory that the process had at once, from /proc (Linux).
 pub fn peak_rss_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;

@@ -71,7 +71,7 @@ enum Command {
     Man(shell::Man),
 }
 
-/// Arguments that parse but make no sense together: exit code 2.
+/// Arguments that parse but contradict each other: exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Usage(pub String);

@@ -21,7 +21,7 @@ const CONVENTIONS: &[Convention] = &[decathlon::DECATHLON, nnunet::NNUNET];
 
 /// A way to lay out a dataset.
 struct Convention {
-    /// Whose, and what tells it.
+    /// Whose layout it is, and how it is recognised.
     name: &'static str,
     /// What a folder holds; `None` where it is of another convention.
     read: fn(&Path) -> Result<Option<Contents>, DatasetError>,

@@ -13,7 +13,7 @@ use std::any::Any;
 use crate::graph::{Graph, GraphError, Sole, Value};
 use crate::op::{Caps, Op};
 
-/// A node, for rules to look at. [`Graph::producer`] tells what made an input.
+/// A node, for rules to look at. [`Graph::producer`] gives what made an input.
 struct Site<'a> {
     op: &'a dyn Op,
     inputs: &'a [Value],

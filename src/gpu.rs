@@ -1,9 +1,9 @@
 //! The only module that names wgpu: adapters and the device, pipelines, buffers, submission, reading back.
 //!
-//! Functions that wait for the device are `async`. In a browser they leave the thread to others meanwhile. Natively a future
-//! blocks the thread that polls it, while the device works (`waiting.rs`) and while the host does: compiling kernels (on all
-//! cores), preprocessing, files that [`crate::train::train`] writes. A runtime that serves others runs a training or a
-//! prediction on a thread of its own, such as `spawn_blocking`'s.
+//! Functions that wait for the device are `async`, and leave the thread to others meanwhile (`waiting.rs`). What the host
+//! computes stays on the thread that polls the future: kernels that are compiled, preprocessing, files that
+//! [`crate::train::train`] writes. So a runtime that serves others runs a training or a prediction on a thread of its own,
+//! such as `spawn_blocking`'s.
 
 mod cache;
 mod device;

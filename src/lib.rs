@@ -37,7 +37,7 @@
 //! # }
 //! ```
 //!
-//! `pollster::block_on` or a thread of any runtime runs it; [`gpu`] says what blocks.
+//! `pollster::block_on` or a thread of any runtime runs it; [`gpu`] says what it does on that thread.
 //!
 //! # Features
 //!

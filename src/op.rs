@@ -41,7 +41,7 @@ pub use crate::shader::{self, Params, Shader, Texel, Uniform};
 use crate::tensor::ALIGNMENT;
 pub use crate::tensor::{Layout, Spec, Tensor};
 
-/// Planes that a kernel may compute together: a plan's slabs hold whole pairs, but for the last.
+/// Planes that a kernel may compute at once: a plan's slabs hold whole pairs, but for the last.
 pub const PLANES_AT_ONCE: usize = 2;
 
 /// The planes of each input that an operation reads; `None` for an input that it reads as a whole.
@@ -204,7 +204,7 @@ pub struct Caps {
     pub max_buffer: u64,
     /// What runs the shaders.
     pub target: Target,
-    /// What these properties don't tell.
+    /// Choices that don't follow from these properties.
     pub forms: Forms,
     /// Bytes that a plan's slots may take before the plan gives time for less. Slabs leave a GPU half idle (benches/kernels.md).
     pub spare: u64,

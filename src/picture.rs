@@ -41,7 +41,7 @@ pub enum PictureError {
     },
 }
 
-/// Okabe and Ito's colours, which most colour-blind people can tell apart, without black, then some more.
+/// Okabe and Ito's colours, which most colour-blind people can distinguish, without black, then some more.
 const COLOURS: [RGBColor; 12] = [
     RGBColor(230, 159, 0),
     RGBColor(86, 180, 233),

@@ -152,7 +152,7 @@ pub struct Peak {
     pub values: Vec<(String, u64)>,
 }
 
-/// Everything that the engine needs to run a graph again and again.
+/// Everything that the engine needs to run a graph any number of times.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     /// Kernels in order.
@@ -240,7 +240,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Makes the launches of a plan that was put together by hand read as those of a graph's do; each copies what it reads.
+    /// Lets the launches of a plan that was made by hand read through textures, as those of a graph do; each copies what it reads.
     #[cfg(feature = "cli")] // for benchmarks
     pub(crate) fn through_texels(mut self, caps: &Caps) -> Plan {
         if caps.forms.texels {

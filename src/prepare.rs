@@ -245,7 +245,7 @@ pub struct Source {
     pub id: String,
     /// The scan.
     pub image: PathBuf,
-    /// One map of all values; or a map for each value, which its name tells, in which everything but 0 has it.
+    /// One map of all values; or a map for each value, named after it, in which everything but 0 has it.
     pub labels: LabelFiles,
 }
 

@@ -212,7 +212,7 @@ pub fn check_spacing(spacing: [f64; 3]) -> Result<(), String> {
 /// A number of voxels along each axis that a grid can have.
 ///
 /// # Errors
-/// None along an axis, or 2^31 and more together.
+/// No voxel along an axis, or 2^31 voxels and more in all.
 pub fn check_grid(grid: [usize; 3]) -> Result<(), String> {
     match Elements::of(&grid).map(Elements::get) {
         Some(0) => Err(format!("the size {grid:?} is not positive on every axis")),

@@ -104,7 +104,7 @@ pub enum TrainError {
     Gpu(#[from] GpuError),
 }
 
-/// What training tells its caller as it goes.
+/// The progress of a training, as its caller hears of it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {

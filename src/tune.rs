@@ -1,4 +1,4 @@
-//! The forms of kernels that suit an adapter, measured where its properties don't tell: small graphs in each form, in turn.
+//! The forms of kernels that suit an adapter, measured, since they don't follow from its properties: small graphs in each form, in turn.
 //! The choice is kept on disk with the compiled pipelines.
 
 use web_time::Instant;

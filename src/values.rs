@@ -1,4 +1,4 @@
-//! What options take: parsers that let no nonsense through, so that nothing behind them has to ask again.
+//! What options take: parsers that refuse nonsense, so that nothing behind them has to check it.
 
 use std::fmt::Display;
 use std::str::FromStr;

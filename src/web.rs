@@ -100,7 +100,7 @@ impl Gpu {
         })
     }
 
-    /// Maker and architecture, as far as the browser tells.
+    /// Maker and architecture, as far as the browser gives them.
     #[wasm_bindgen(getter)]
     pub fn name(&self) -> String {
         self.device.adapter().name.clone()

@@ -103,7 +103,7 @@ fn measure(
     }
 }
 
-/// Copies a buffer of so many bytes to another, again and again.
+/// Copies a buffer of so many bytes to another, repeatedly.
 pub fn copy_plan(bytes: u64, repeats: usize) -> Plan {
     let count = bytes as usize / 16;
     let dispatch = Dispatch {

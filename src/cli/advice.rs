@@ -5,7 +5,7 @@ use obelisk::gpu::GpuError;
 use obelisk::predict::PredictError;
 use obelisk::train::TrainError;
 
-/// What helps, where the error tells.
+/// What the user can do, where the error shows it.
 pub fn advice(error: &anyhow::Error) -> Option<&'static str> {
     error.chain().find_map(|cause| {
         let of_training = cause.downcast_ref().and_then(training);

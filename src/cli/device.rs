@@ -23,7 +23,7 @@ pub struct DeviceArguments {
     #[arg(long)]
     portable: bool,
     /// Forms of the kernels. auto: as measured once on this adapter, as a resumed training has recorded, and built in where
-    /// --portable or --no-cache are given; measure: measure anew; built-in: as the adapter's properties tell; or
+    /// --portable or --no-cache are given; measure: measure anew; built-in: from the adapter's properties; or
     /// texels=on|off
     #[arg(long, value_name = "FORMS", default_value = "auto")]
     forms: FormsChoice,
@@ -33,7 +33,7 @@ pub struct DeviceArguments {
 }
 
 impl DeviceArguments {
-    /// What the library is told.
+    /// The same as the library takes it.
     pub fn options(&self) -> DeviceOptions {
         DeviceOptions {
             adapter: self.adapter.clone(),

@@ -1,4 +1,4 @@
-//! The files that a command reads and writes: no input is ever an output, and what can't be written is told before anything
+//! The files that a command reads and writes: no input is ever an output, and what can't be written is reported before anything
 //! is computed.
 
 use std::collections::HashMap;
@@ -85,7 +85,7 @@ impl Files {
     }
 }
 
-/// What tells a file from all others, whatever path leads to it.
+/// The identity of a file, whatever path leads to it.
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum Identity {
     /// Device and inode.

@@ -60,7 +60,7 @@ pub fn say(told: String) {
     *GOING_ON.lock().expect("no panic while it is held") = Some(told);
 }
 
-/// While it lives, a first signal ends nothing, but is told to whoever asks.
+/// While it lives, a first signal ends nothing; whoever asks hears of it.
 #[derive(Debug)]
 pub struct Finishing(());
 

@@ -37,7 +37,7 @@ pub fn draw_offsets(
     let network = model::find(&info.arch)?;
     let grid = info.preprocessing.grid.unwrap_or([1; 3]);
     let graph = inference_graph(network, &info.preprocessing, grid)?;
-    // weights from elsewhere don't tell their own start: another draw of the same distribution stands for it
+    // Weights from elsewhere come without their initial offsets: another draw of the same distribution stands for them.
     let (seed, before) = match &info.training {
         Some(record) => (record.seed, "before"),
         None => (0, "before (another draw)"),

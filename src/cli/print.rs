@@ -7,7 +7,7 @@ use std::sync::Mutex;
 /// Why stdout takes no more.
 static STDOUT: Mutex<Option<io::Error>> = Mutex::new(None);
 
-/// Writes to stdout, unless it has failed before; [`finish`] tells.
+/// Writes to stdout, unless it has failed before; [`finish`] reports that.
 pub fn out(text: Arguments<'_>) {
     note_failure(|| io::stdout().write_fmt(text));
 }

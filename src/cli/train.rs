@@ -51,7 +51,7 @@ pub struct Train {
     device: DeviceArguments,
 }
 
-/// What `train` and `crossval` may be told about a training; whatever is absent stays as the settings have it.
+/// The options of a training, for `train` and `crossval`; what is absent stays as the settings have it.
 #[derive(Debug, Args)]
 pub(super) struct TrainingOptions {
     /// The paper's settings for the network (300 epochs, batch 4, ×0.99 an epoch; hard mining and class weights with

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{DatasetError, Label, invalid, json};
 
-/// As many classes as a voxel's can be told apart.
+/// The most classes that labels can distinguish.
 const MOST_LABELS: usize = 1 << 16;
 
 /// The fields of dataset.json that are read.

@@ -6,6 +6,8 @@ use super::GpuError;
 use super::cache::PipelineCache;
 use super::forms::{self, DeviceForms, FormsChoice, FormsLimits, FormsSource};
 use super::memory::{Buffer, Charge, Counted, Ledger, Memory, Texture};
+#[cfg(not(target_arch = "wasm32"))]
+use super::waiting::Poller;
 use crate::op::{Access, Caps, Dispatch, Forms, Shader, Target, Texel};
 use crate::plan;
 use crate::shader::Struct;
@@ -171,6 +173,8 @@ pub(super) struct Pipeline {
 
 /// An open device with its compiled pipelines. Shared by executables; methods take `&self`.
 pub struct Device {
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) poller: Poller,
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
     caps: Caps,
@@ -193,7 +197,8 @@ impl std::fmt::Debug for Device {
     }
 }
 
-/// What makes a pipeline another: the module with its pieces and structs, whether its loops are counted, entry point and values of constants.
+/// What makes a pipeline another: the module with its pieces and structs, whether its loops are counted, the entry point and
+/// the values of constants.
 fn pipeline_key(dispatch: &Dispatch) -> String {
     let Shader { parts, structs, .. } = dispatch.shader;
     let parts: Vec<*const u8> = parts.iter().map(|part| part.as_ptr()).collect();
@@ -337,6 +342,8 @@ impl Device {
         let cache = folder.and_then(|folder| PipelineCache::open(&device, &info, folder));
         tracing::debug!(adapter = info.name, ?caps, "device opened");
         Ok(Device {
+            #[cfg(not(target_arch = "wasm32"))]
+            poller: Poller::start(&device)?,
             device,
             queue,
             caps,
@@ -389,7 +396,7 @@ impl Device {
         self.ledger.memory(&self.device)
     }
 
-    /// Starts the peak again from what is live.
+    /// Resets the peak to what is live.
     pub fn reset_peak(&self) {
         self.ledger.reset_peak();
     }

@@ -586,7 +586,7 @@ impl Executable {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Submits each kernel alone and waits for it: seconds by launch, in the plan's order, by a clock that tells seconds
+    /// Submits each kernel alone and waits for it: seconds by launch, in the plan's order, by a clock in seconds
     /// (wall or processor time). For benchmarks; native only.
     pub fn submit_timed(
         &self,

@@ -67,10 +67,7 @@ impl Copy {
 
     async fn finish(self, device: &Device) -> Result<Vec<f32>, GpuError> {
         let failed = |reason: String| GpuError::Device(format!("reading back failed: {reason}"));
-        #[cfg(not(target_arch = "wasm32"))]
-        device.poll(Some(self.submission))?;
-        #[cfg(target_arch = "wasm32")]
-        let _ = self.submission; // the copy answers by itself
+        device.polled(Some(self.submission)).await?;
         self.mapped
             .await
             .map_err(|e| failed(e.to_string()))?

@@ -1,4 +1,4 @@
-//! What a network tells of itself.
+//! The description of a network: its name, its builder, and what it requires.
 
 use super::Builder;
 use crate::graph::{Graph, GraphError, Value};

@@ -1,7 +1,7 @@
 //! 3-D convolution of any kernel, stride, padding, dilation and groups, and its gradients.
 //!
 //! `y[n, o, p] = b[o] + Σ_{c, k} w[o, c, k] · x[n, c, p·stride + k·dilation − padding]`: PyTorch's `conv3d`, zero padding.
-//! The input is a list of sources that count as concatenated along the channels; nothing copies them together.
+//! The input is a list of sources that count as concatenated along the channels; nothing copies them into one map.
 
 mod kernels;
 mod labels;

@@ -155,7 +155,7 @@ fn window(image: &[f32], labels: &[i32], shape: [usize; 3]) -> (f32, f32) {
 
 /// Draws three planes of a scan (its first channel) with its labels on them as a PNG: the labels filled, and, where
 /// there is one, the reference outlined. `labels` and `reference` are file values `[X, Y, Z]` on the scan's grid;
-/// `names` tells their names and colours (by position).
+/// `names` gives their names, and by position their colours.
 ///
 /// # Errors
 /// Maps that are not on the scan's grid, an existing file without `force`, or the system's refusal.

@@ -28,7 +28,7 @@ pub enum Held {
     Resident(usize),
 }
 
-/// Makes a kernel read its inputs and temporaries through textures; `bytes` tells their sizes.
+/// Makes a kernel read its inputs and temporaries through textures; `bytes` gives their sizes.
 pub(super) fn read_texels(dispatch: &mut Dispatch, bytes: impl Fn(BufferRef) -> Option<u64>) {
     let size = |i: usize| {
         let binding = &dispatch.bindings[i];

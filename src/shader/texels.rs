@@ -20,14 +20,14 @@ use super::{Shader, Texel};
 
 /// [`Shader::texel`]: parses each shader once in a process.
 pub(super) fn texel(shader: &Shader, binding: usize) -> Option<Texel> {
-    // Parts and structs are never freed, so where they are tells which they are; comparing all their text would take longer.
+    // Parts and structs are never freed, so their addresses identify them; comparing all their text would take longer.
     type Place = (usize, usize, usize);
     static KNOWN: LazyLock<Mutex<HashMap<Place, BTreeMap<usize, Texel>>>> = LazyLock::new(Mutex::default);
     let (parts, structs) = (shader.parts, shader.structs);
     let place = (parts.as_ptr() as usize, parts.len(), structs.as_ptr() as usize);
     let mut known = KNOWN.lock().unwrap();
     let texels = known.entry(place).or_insert_with(|| {
-        // Of a module that can't be parsed the device tells why.
+        // The device reports why a module can't be parsed.
         parse(&shader.specialise(&[])).map_or_else(|_| BTreeMap::new(), |module| texels(&module))
     });
     texels.get(&binding).copied()
@@ -89,7 +89,7 @@ fn element(module: &Module, global: &GlobalVariable) -> Option<Texel> {
     }
 }
 
-/// Whether a function asks for the length of a buffer, which its texture doesn't tell.
+/// Whether a function asks for the length of a buffer, which its texture doesn't have.
 fn asks_length(module: &Module, buffer: Handle<GlobalVariable>) -> bool {
     let entries = module.entry_points.iter().map(|entry| &entry.function);
     let functions = module.functions.iter().map(|(_, function)| function);

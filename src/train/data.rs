@@ -68,7 +68,7 @@ impl TrainingData {
     /// Reads and preprocesses a dataset: a fold's cases, or all of them to train on.
     ///
     /// # Errors
-    /// Files that can't be read or don't fit, and more cases than there is memory for, which headers tell before any is read.
+    /// Files that can't be read or don't fit; more cases than there is memory for, by their headers, before any is read.
     pub fn load(
         dataset: &Dataset,
         preprocessing: Preprocessing,

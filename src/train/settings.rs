@@ -1,4 +1,4 @@
-//! What a training run is told; the run's `config.toml`.
+//! The settings of a training run, and its `config.toml`.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

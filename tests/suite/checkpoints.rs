@@ -27,7 +27,7 @@ fn setup() -> (Settings, TrainingData) {
     let preprocessing = Preprocessing::derive(&dataset, overrides).unwrap();
     let mut data = TrainingData::load(&dataset, preprocessing, None).unwrap();
     data.training.truncate(4);
-    let mut settings = Settings::dense(folder, "obelisk-hybrid");
+    let mut settings = Settings::dense(folder, "unet-lean");
     (settings.epochs, settings.schedule) = (3, Schedule::Exponential);
     (settings, data)
 }

@@ -443,13 +443,15 @@ pub fn reflect(plan: &Plan) {
     for launch in &plan.launches {
         let d = &launch.dispatch;
         let pieces: Vec<_> = d.shader().parts().iter().map(|part| part.as_ptr()).collect();
+        let bound: Vec<Access> = d.bindings.iter().map(|binding| binding.access).collect();
         let key = format!(
-            "{}{}{pieces:?}{:?}{}{:?}",
+            "{}{}{pieces:?}{:?}{}{}{bound:?}{}",
             d.shader().name(),
             d.entry(),
             d.constants(),
             d.params().of.name,
-            d.bindings
+            d.params().words.len(),
+            d.subgroups,
         );
         if SEEN.lock().unwrap().get_or_insert_default().insert(key) {
             reflect_dispatch(d);

@@ -22,7 +22,7 @@ use source::block_groups;
 pub use weight_gradient::WeightGradient;
 use weight_gradient::{Part, Stage};
 
-/// Invocations below which a GPU has idle units, so that each rather has fewer outputs. WebGPU tells no number of units;
+/// Invocations below which a GPU has idle units, so that each rather has fewer outputs. WebGPU does not say how many it has;
 /// benches/conv3d.md says what was measured. The order of a sum does not depend on it.
 const OCCUPANCY: usize = 1 << 15;
 /// Invocations of every workgroup here.

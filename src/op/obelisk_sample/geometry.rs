@@ -188,7 +188,7 @@ params! {
         end: u32,
         /// Of sums in fixed point.
         headroom: u32,
-        /// Partial sums of each number, all dispatches together.
+        /// Partial sums of each number, over all dispatches.
         partials: u32,
         /// Those of earlier dispatches.
         partial_base: u32,

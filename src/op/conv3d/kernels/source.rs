@@ -33,7 +33,7 @@ impl Source {
             Layout::Map => {
                 let blocks = spec.blocks();
                 Source {
-                    // Never 1: that is what tells an image's pipeline from a map's.
+                    // Never 1, which marks the pipeline of an image.
                     channels: c.clamp(2, 4),
                     block_channels: 4,
                     blocks,
