@@ -98,8 +98,8 @@ fn invalid<T>(path: &Path, problem: impl Into<String>) -> Result<T, DatasetError
     })
 }
 
-/// Descriptions are small; a larger file is none.
-const MOST_JSON_BYTES: u64 = 64 << 20;
+/// A hundred thousand cases; a larger file is none. Read, JSON may take 44 times its bytes.
+const MOST_JSON_BYTES: u64 = 16 << 20;
 
 /// A JSON file that holds `what`.
 fn json<T: DeserializeOwned>(path: &Path, what: &str) -> Result<T, DatasetError> {

@@ -19,7 +19,7 @@ use web_time::Instant;
 
 pub use self::lock::RunFolder;
 pub use self::log::EpochRecord;
-pub use checkpoint::{has_checkpoint, remove_checkpoints};
+pub use checkpoint::{checkpointed, has_checkpoint, remove_checkpoints};
 pub use data::{TrainingCase, TrainingData, ValidationCase};
 pub use graph::{add_loss, training_graph};
 pub use settings::{Loss, Schedule, Settings};

@@ -80,7 +80,8 @@ impl Description {
         let channel = |index: usize| {
             let named = names.iter().find(|(number, _)| *number == index.to_string());
             match named.and_then(|(_, name)| name.as_str()) {
-                Some(name) => Ok(name.to_string()),
+                Some(name) if is_name(name) => Ok(name.to_string()),
+                Some(name) => invalid(&self.path, no_name(name)),
                 None => invalid(
                     &self.path,
                     format!("its {count} channels must be named \"0\" to \"{}\"", count - 1),
@@ -145,6 +146,15 @@ impl Description {
     }
 }
 
+/// Whether weights can name a label or channel so, and terminals show it.
+fn is_name(text: &str) -> bool {
+    !text.chars().any(char::is_control)
+}
+
+fn no_name(text: &str) -> String {
+    format!("`{}` is no name: it has control characters", text.escape_debug())
+}
+
 fn label(key: &str, value: &Value) -> Result<Label, String> {
     // f32 holds every whole number below 2^24
     let possible = |number: i64| i32::try_from(number).ok().filter(|n| n.abs() < 1 << 24);
@@ -166,6 +176,9 @@ fn label(key: &str, value: &Value) -> Result<Label, String> {
     };
     let (value, name) =
         label.ok_or_else(|| format!("the label \"{key}\": {value} has no whole number below 2^24"))?;
+    if !is_name(name) {
+        return Err(no_name(name));
+    }
     Ok(Label {
         value,
         name: name.to_string(),

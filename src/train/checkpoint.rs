@@ -19,6 +19,16 @@ pub fn has_checkpoint(run: &Path) -> bool {
     [NEWEST, BEFORE].iter().any(|name| run.join(name).exists())
 }
 
+/// What a resumed training would go on from: the settings of a run's checkpoint and the epochs done; `None` where there is
+/// no checkpoint.
+///
+/// # Errors
+/// Checkpoints that can't be read, or none that is whole; one of a newer version of this program.
+pub fn checkpointed(run: &Path) -> Result<Option<(Settings, usize)>, WeightsError> {
+    let found = Checkpoints::of(run).load()?;
+    Ok(found.map(|(record, _)| (record.settings, record.epochs_done)))
+}
+
 /// Removes a run's checkpoints, so that its training begins anew.
 ///
 /// # Errors
@@ -59,7 +69,7 @@ impl Record for CheckpointRecord {
                 self.epochs_done
             ));
         }
-        Ok(())
+        self.settings.check()
     }
 }
 

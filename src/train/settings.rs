@@ -9,8 +9,10 @@ use crate::dataset::Folds;
 use crate::gpu::FormsChoice;
 use crate::model::{self, Network};
 use crate::op::Forms;
+use crate::preprocess::{check_grid, check_spacing};
 #[cfg(feature = "cli")]
 use crate::values;
+use crate::volume::Orientation;
 
 /// What is minimised (method section 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,7 +96,7 @@ pub struct Settings {
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", value_parser = values::count))]
     pub steps: Option<usize>,
     /// Seed of every random stream.
-    #[cfg_attr(feature = "cli", arg(long))]
+    #[cfg_attr(feature = "cli", arg(long, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64)))]
     pub seed: u64,
     /// Adam's learning rate at the start.
     #[cfg_attr(feature = "cli", arg(long, value_name = "RATE", value_parser = values::positive::<f32>))]
@@ -255,7 +257,7 @@ impl Settings {
     /// version's in a run's record.
     ///
     /// # Errors
-    /// No TOML, or a value that a setting can't have.
+    /// No TOML, or a value that a setting can't have; see [`Settings::check`].
     pub fn parse(text: &str) -> Result<(Settings, Vec<String>), toml::de::Error> {
         Settings::of(toml::Deserializer::parse(text)?)
     }
@@ -265,8 +267,50 @@ impl Settings {
         let mut unknown = Vec::new();
         // `?` stands in the path for what may be absent.
         let unknown_at = |path: serde_ignored::Path| unknown.push(path.to_string().replace(".?", ""));
-        let settings = serde_ignored::deserialize(source, unknown_at)?;
+        let settings: Settings = serde_ignored::deserialize(source, unknown_at)?;
+        settings.check().map_err(serde::de::Error::custom)?;
         Ok((settings, unknown))
+    }
+
+    /// Whether a training can have these values: what options refuse, files can't bring in either.
+    ///
+    /// # Errors
+    /// The first setting with a value that can't be, by its name.
+    pub fn check(&self) -> Result<(), String> {
+        let counts = [
+            ("epochs", Some(self.epochs)),
+            ("batch", Some(self.batch)),
+            ("samples", self.samples),
+            ("steps", self.steps),
+            ("validate_every", Some(self.validate_every)),
+        ];
+        for (name, count) in counts {
+            if let Some(count) = count.filter(|count| !(1..=u32::MAX as usize).contains(count)) {
+                return Err(format!("`{name}` is {count}; it must be from 1 to {}", u32::MAX));
+            }
+        }
+        let rate = self.learning_rate;
+        if !(rate.is_finite() && rate > 0.0) {
+            return Err(format!("`learning_rate` is {rate}; it must be a number above 0"));
+        }
+        for (name, number) in [("weight_decay", self.weight_decay), ("affine", self.affine)] {
+            if !(number.is_finite() && number >= 0.0) {
+                return Err(format!("`{name}` is {number}; it must be a number, 0 or above"));
+            }
+        }
+        if i64::try_from(self.seed).is_err() {
+            return Err(format!(
+                "`seed` is {}; it must be at most {}",
+                self.seed,
+                i64::MAX
+            ));
+        }
+        if let Some(code) = &self.orientation {
+            code.parse::<Orientation>()
+                .map_err(|e| format!("`orientation`: {e}"))?;
+        }
+        self.spacing.map_or(Ok(()), check_spacing)?;
+        self.size.map_or(Ok(()), check_grid)
     }
 
     /// Learning rate at step `step` of `steps` an epoch.
@@ -349,6 +393,37 @@ mod tests {
         assert_eq!(read, settings);
         assert_eq!(unknown, ["warmup", "forms.fills"]);
         assert!(Settings::parse("epochs = \"many\"").is_err());
+    }
+
+    #[test]
+    fn values_that_options_refuse_are_refused_in_files() {
+        for (line, name) in [
+            ("epochs = 0", "epochs"),
+            ("batch = 4294967296", "batch"),
+            ("samples = 0", "samples"),
+            ("steps = 0", "steps"),
+            ("validate_every = 0", "validate_every"),
+            ("learning_rate = nan", "learning_rate"),
+            ("learning_rate = 0.0", "learning_rate"),
+            ("learning_rate = 1e39", "learning_rate"),
+            ("weight_decay = -1e-5", "weight_decay"),
+            ("affine = inf", "affine"),
+            ("seed = -1", "seed"),
+            ("orientation = \"RRR\"", "orientation"),
+            ("spacing = [1.0, nan, 1.0]", "spacing"),
+            ("spacing = [1.0, 1.0]", "spacing"),
+            ("size = [0, 8, 8]", "size"),
+            ("size = [2147483647, 2147483647, 8]", "size"),
+            ("folds = 1", "folds"),
+        ] {
+            let error = Settings::parse(line).expect_err(line).to_string();
+            assert!(error.contains(name), "{line}: {error}");
+        }
+        let settings = Settings {
+            seed: u64::MAX,
+            ..Settings::default()
+        };
+        assert!(settings.check().unwrap_err().contains("seed"));
     }
 
     #[cfg(feature = "cli")]

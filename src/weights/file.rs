@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::Path;
 
-use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
+use safetensors::{SafeTensorError, SafeTensors};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,9 @@ use crate::tensor::Tensor;
 
 /// The newest format of a record.
 const FORMAT: u64 = 2;
+
+/// Longest header of a file: a thousand times the largest network's. Read, it may take 44 times its bytes.
+const MOST_HEADER: u64 = 16 << 20;
 
 /// The one metadata key of a file. One key, because the order of several would differ from run to run.
 const KEY: &str = "obelisk";
@@ -78,12 +81,18 @@ impl Contents {
     /// checked.
     pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Contents, WeightsError> {
         let format = WeightsError::format(path);
-        let not_weights = |e: safetensors::SafeTensorError| {
+        let not_weights = |e: SafeTensorError| {
             format(format!(
                 "this is no safetensors file ({e}) and no PyTorch checkpoint; give the `best.safetensors` of a training \
                 run or a published network's weights"
             ))
         };
+        if bytes
+            .first_chunk()
+            .is_some_and(|length| u64::from_le_bytes(*length) > MOST_HEADER)
+        {
+            return Err(not_weights(SafeTensorError::HeaderTooLarge));
+        }
         let has_checksum = has_good_checksum(bytes).map_err(format)?;
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(not_weights)?;
         let file = SafeTensors::deserialize(bytes).map_err(not_weights)?;
