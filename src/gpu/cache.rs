@@ -1,16 +1,18 @@
 //! Compiled pipelines on disk, where the backend gives them out (Vulkan): the next process of the same program on the same
 //! adapter and driver starts with them. A driver trusts what it is given, so a file that others could have written is not
-//! read: the checksum finds damage, the file's mode intent.
+//! read: the checksum finds damage, the file's owner and mode intent. No key would add to that, since whoever can write the
+//! file can read the key.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use crate::file::write_beside;
-
 /// First bytes of a file of pipelines; a checksum of the rest follows.
 const MAGIC: &[u8; 8] = b"OBELPIPE";
+
+/// A larger file is none of this program's: all kernels of a network are some MiB.
+const MOST_BYTES: u64 = 256 << 20;
 
 /// A backend's pipeline cache and its file.
 #[derive(Debug)]
@@ -74,44 +76,69 @@ impl PipelineCache {
     }
 }
 
-/// Writes a file that no other user reads or writes, in a folder that is made so where it is not there.
+/// Writes a file that no other user reads or writes, beside its place, then renames it; in a folder that is made so where it
+/// is not there.
 ///
 /// # Errors
 /// The operating system's. A file that was there stays then.
 pub(super) fn keep(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let parent = path.parent().expect("a file in a folder");
     let mut folder = fs::DirBuilder::new();
     folder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut folder, 0o700);
-    folder.create(path.parent().expect("a file in a folder"))?;
-    write_beside(path, bytes, true)?;
-    #[cfg(unix)]
-    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    folder.create(parent)?;
+    // Private from the beginning, as temporary files are.
+    let mut file = tempfile::Builder::new()
+        .prefix(".obelisk-")
+        .suffix(".tmp")
+        .tempfile_in(parent)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
     Ok(())
 }
 
-/// Whether this user alone may read and write the file; whoever reads such a file owns it.
+/// Whether the file is this user's, and no other may read or write it. A superuser reads the files of others, too.
 fn is_private(file: &fs::Metadata) -> bool {
     #[cfg(unix)]
-    return std::os::unix::fs::MetadataExt::mode(file) & 0o077 == 0;
+    {
+        use std::os::unix::fs::MetadataExt;
+        file.mode() & 0o077 == 0 && file.uid() == rustix::process::geteuid().as_raw()
+    }
     #[cfg(not(unix))]
-    return file.is_file(); // folders of users are private there
+    file.is_file() // folders of users are private there
+}
+
+/// The bytes of a file that [`keep`] wrote, or why they can't be trusted to be; `Ok(None)` where there is none.
+pub(super) fn read_kept(path: &Path) -> Result<Option<Vec<u8>>, String> {
+    match fs::symlink_metadata(path) {
+        // Before it is opened: a pipe would wait for its writer.
+        Ok(found) if !found.is_file() => return Err("it is not a file".into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        _ => {}
+    }
+    let file = fs::File::open(path).map_err(|e| e.to_string())?;
+    // Of the open file: what is looked at is what is read.
+    let metadata = file.metadata().map_err(|e| e.to_string())?;
+    if !is_private(&metadata) {
+        return Err("another user owns it or may read or write it".into());
+    }
+    if metadata.len() > MOST_BYTES {
+        return Err(format!("it has {} bytes", metadata.len()));
+    }
+    let mut bytes = Vec::new();
+    file.take(MOST_BYTES)
+        .read_to_end(&mut bytes)
+        .map_err(|e| e.to_string())?;
+    Ok(Some(bytes))
 }
 
 /// What a file of pipelines holds, or what is wrong with it; `Ok(None)` where there is none.
 fn load(path: &Path) -> Result<Option<Vec<u8>>, String> {
-    let mut file = match fs::File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.to_string()),
+    let Some(bytes) = read_kept(path)? else {
+        return Ok(None);
     };
-    // Of the open file: what is looked at is what is read.
-    let metadata = file.metadata().map_err(|e| e.to_string())?;
-    if !is_private(&metadata) {
-        return Err("other users may read or write it".into());
-    }
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).map_err(|e| e.to_string())?;
     let rest = bytes.strip_prefix(MAGIC).ok_or("not a file of pipelines")?;
     let (checksum, data) = rest.split_at_checked(8).ok_or("it is cut off")?;
     if checksum != fnv1a(data).to_le_bytes() {
@@ -148,6 +175,37 @@ mod tests {
         }
         keep(&path, &bytes).unwrap();
         assert!(load(&path).unwrap().is_some(), "written anew");
+        let left: Vec<_> = fs::read_dir(path.parent().unwrap()).unwrap().collect();
+        assert_eq!(left.len(), 1, "no temporary file is left: {left:?}");
+        // A superuser can give files away; whom they belong to then could have written them.
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&path, Some(12345), None).unwrap();
+            assert!(load(&path).unwrap_err().contains("another user"));
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_or_too_large_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipelines.bin");
+        keep(&path, b"x").unwrap();
+        fs::File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(1 << 40)
+            .unwrap();
+        assert!(load(&path).unwrap_err().contains("bytes"));
+        fs::remove_file(&path).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).unwrap();
+        assert!(
+            load(&path).unwrap_err().contains("not a file"),
+            "and it does not wait for a writer"
+        );
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(load(&path).is_err() && keep(&path, b"x").is_err());
     }
 
     #[test]

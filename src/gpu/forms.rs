@@ -186,10 +186,9 @@ fn processor() -> &'static str {
 
 /// What a file of forms holds, if it is one and the adapter can take them.
 fn load(path: &Path, limits: &FormsLimits) -> Option<Forms> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
-        Err(error) => return ignored(path, &error),
+    let bytes = match cache::read_kept(path) {
+        Ok(bytes) => bytes?,
+        Err(problem) => return ignored(path, &problem),
     };
     match serde_json::from_slice(&bytes) {
         Err(error) => ignored(path, &error),
