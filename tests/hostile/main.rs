@@ -1,41 +1,49 @@
-//! Scans, datasets and tables with damaged bytes: every one is read or refused, without a panic, within the time of a test,
-//! and without an allocation of a gigabyte. A program of its own, because its allocator watches the largest request.
+//! Files with damaged bytes, of every kind that is read: each is read or refused, without a panic, within a minute, and with
+//! less than a gigabyte of memory. A program of its own, because its allocator counts.
+//!
+//! `OBELISK_TEST_ROUNDS` times as many inputs, and others with `OBELISK_TEST_SEED`:
+//! `OBELISK_TEST_ROUNDS=100 OBELISK_TEST_SEED=7 cargo test --release --test hostile`.
+
+mod targets;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::fs;
-use std::path::Path;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, Once};
+use std::time::{Duration, Instant};
 
-use obelisk::dataset::Dataset;
-use obelisk::predict::points::table::{self, Axes};
-use obelisk::prepare::cropping_list;
-use obelisk::volume;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
+use targets::TARGETS;
 
-/// The system's allocator, which remembers each thread's largest request.
+/// The system's allocator, which counts each thread's bytes.
 struct Watched;
 
 thread_local! {
-    static LARGEST: Cell<usize> = const { Cell::new(0) };
+    /// Bytes in use, and the most since [`peak_of`] began.
+    static BYTES: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
 }
 
 #[allow(unsafe_code)]
 // SAFETY: every call goes on to the system's allocator as it came; a cell without a destructor needs no allocation.
 unsafe impl GlobalAlloc for Watched {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        note(layout.size());
+        count(layout.size() as isize);
         unsafe { System.alloc(layout) }
     }
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        note(layout.size());
+        count(layout.size() as isize);
         unsafe { System.alloc_zeroed(layout) }
     }
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count(-(layout.size() as isize));
         unsafe { System.dealloc(pointer, layout) }
     }
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        note(size);
+        count(size as isize); // both are there while it is copied
+        count(-(layout.size() as isize));
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
@@ -43,58 +51,121 @@ unsafe impl GlobalAlloc for Watched {
 #[global_allocator]
 static ALLOCATOR: Watched = Watched;
 
-fn note(size: usize) {
-    LARGEST.with(|largest| largest.set(largest.get().max(size)));
+fn count(bytes: isize) {
+    BYTES.with(|counted| {
+        let (used, most) = counted.get();
+        let used = used + bytes;
+        counted.set((used, most.max(used)));
+    });
+}
+
+/// What a function returns, and the most bytes that it had in use at once.
+fn peak_of<T>(run: impl FnOnce() -> T) -> (T, usize) {
+    BYTES.with(|counted| counted.set((0, 0)));
+    let result = run();
+    (result, BYTES.with(Cell::get).1 as usize)
 }
 
 const GIGABYTE: usize = 1 << 30;
+/// An input that takes longer hangs: the slowest take milliseconds.
+const A_MINUTE: Duration = Duration::from_secs(60);
 /// `OBELISK_TEST_SEED` replaces it.
 const SEED: u64 = 20_190_701;
 
-fn rounds(few: usize) -> usize {
-    let factor = std::env::var("OBELISK_TEST_ROUNDS")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    few * factor.unwrap_or(1)
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().expect(name))
 }
 
-/// Gives `read` damaged copies of the seeds; it says whether it took them. Counts are printed.
-fn mutate(what: &str, seeds: &[Vec<u8>], count: usize, mut read: impl FnMut(&[u8]) -> bool) {
-    let seed = std::env::var("OBELISK_TEST_SEED")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(SEED);
+/// A line that is shown also where the test passes.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// The inputs at hand, with what they are and when they began.
+static RUNNING: Mutex<Vec<(String, Instant, Vec<u8>)>> = Mutex::new(Vec::new());
+
+/// Ends the program, and keeps the input, where one takes a minute.
+fn watch_for_hangs() {
+    static WATCH: Once = Once::new();
+    WATCH.call_once(|| {
+        std::thread::spawn(|| {
+            loop {
+                std::thread::sleep(Duration::from_secs(1));
+                for (what, start, bytes) in RUNNING.lock().unwrap().iter() {
+                    if start.elapsed() > A_MINUTE {
+                        say(&format!(
+                            "{what} takes more than a minute; kept as {}",
+                            keep(bytes).display()
+                        ));
+                        std::process::exit(101);
+                    }
+                }
+            }
+        });
+    });
+}
+
+/// Writes an input where it can be found.
+fn keep(bytes: &[u8]) -> PathBuf {
+    let checksum = crc32fast::hash(bytes);
+    let path = std::env::temp_dir().join(format!("obelisk_hostile_{checksum:08x}"));
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+/// Gives one input to a target: whether it was read, and the most bytes in use.
+fn give(what: &str, bytes: &[u8], read: fn(&[u8]) -> bool) -> (bool, usize) {
+    let own = std::thread::current().id();
+    let what = format!("{what}, {own:?}");
+    RUNNING
+        .lock()
+        .unwrap()
+        .push((what.clone(), Instant::now(), bytes.to_vec()));
+    let (result, peak) = peak_of(|| std::panic::catch_unwind(|| read(bytes)));
+    RUNNING.lock().unwrap().retain(|(running, ..)| *running != what);
+    let Ok(result) = result else {
+        panic!("{what} panicked; kept as {}", keep(bytes).display());
+    };
+    assert!(
+        peak < GIGABYTE,
+        "{what} took {peak} bytes; kept as {}",
+        keep(bytes).display()
+    );
+    (result, peak)
+}
+
+/// Gives a target damaged copies of its seeds, after the seeds themselves. Counts are printed.
+fn mutate(name: &str, count: usize) {
+    let target = targets::find(name);
+    let seeds = (target.seeds)();
+    let seed = variable("OBELISK_TEST_SEED").unwrap_or(SEED);
+    let count = count * variable("OBELISK_TEST_ROUNDS").unwrap_or(1) as usize;
     let mut random = ChaCha8Rng::seed_from_u64(seed);
+    watch_for_hangs();
     let (mut taken, mut largest) = (0, 0);
-    let start = std::time::Instant::now();
-    let count = rounds(count);
+    let start = Instant::now();
+    for bytes in &seeds {
+        give(&format!("{name}, a seed"), bytes, target.read);
+    }
     for round in 0..count {
         let mut bytes = seeds[round % seeds.len()].clone();
         damage(&mut bytes, &mut random);
-        LARGEST.with(|l| l.set(0));
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read(&bytes)));
-        let peak = LARGEST.with(Cell::get);
-        let name = format!("obelisk_hostile_{}", std::process::id());
-        let kept = || {
-            let path = std::env::temp_dir().join(name);
-            fs::write(&path, &bytes).unwrap();
-            format!("{what}: round {round} of seed {seed}, kept as {}", path.display())
-        };
-        match result {
-            Ok(true) => taken += 1,
-            Ok(false) => {}
-            Err(_) => panic!("{} panicked", kept()),
-        }
-        assert!(peak < GIGABYTE, "{} asked for {peak} bytes", kept());
+        let (read, peak) = give(
+            &format!("{name}, round {round} of seed {seed}"),
+            &bytes,
+            target.read,
+        );
+        taken += usize::from(read);
         largest = largest.max(peak);
     }
-    eprintln!(
-        "{what}: {count} damaged inputs of {} (seed {seed}), {taken} read, {} refused, at most {largest} bytes at once, {:.1} s",
+    say(&format!(
+        "{name}: {count} damaged copies of {} inputs (seed {seed}), {taken} read, {} refused, at most {:.1} MB, {:.1} s",
         seeds.len(),
         count - taken,
+        largest as f64 / 1e6,
         start.elapsed().as_secs_f64()
-    );
-    assert!(count > taken, "{what}: nothing was refused");
+    ));
+    assert!(taken > 0 && taken < count, "{name}: {taken} of {count} were read");
 }
 
 /// One to eight changes: bits, bytes, extreme numbers, and pieces that are cut out, doubled or inserted.
@@ -143,149 +214,133 @@ fn damage(bytes: &mut Vec<u8>, random: &mut ChaCha8Rng) {
     }
 }
 
-fn reference(folder: &str) -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)
-}
-
-fn files(folder: &str, ending: &str) -> Vec<Vec<u8>> {
-    let mut paths: Vec<_> = fs::read_dir(reference(folder))
-        .unwrap()
-        .map(|e| e.unwrap().path())
-        .collect();
-    paths.retain(|path| path.to_string_lossy().ends_with(ending));
-    paths.sort();
-    paths.into_iter().map(|path| fs::read(path).unwrap()).collect()
-}
-
-/// A read volume holds nothing that later steps can't have.
-fn sound(volume: &volume::Volume) -> bool {
-    let geometry = &volume.geometry;
-    assert_eq!(volume.data.len(), volume.channels * geometry.voxels());
-    assert!(volume.data.iter().all(|v| v.is_finite()));
-    assert!(geometry.affine.is_finite() && geometry.affine.inverse().is_finite());
-    assert!(geometry.spacing.iter().all(|s| s.is_finite() && *s >= 0.0));
-    let bytes = volume::encode_labels(&vec![1; geometry.voxels()], geometry, false).unwrap();
-    let back = volume::read_bytes(&bytes, Path::new("back.nii")).unwrap();
-    assert_eq!(back.geometry.shape, geometry.shape);
-    true
-}
-
 #[test]
 fn nifti() {
-    let seeds = files("tests/reference/nifti", ".nii");
-    mutate("NIfTI", &seeds, 20_000, |bytes| {
-        volume::read_bytes(bytes, Path::new("a.nii")).is_ok_and(|volume| sound(&volume))
-    });
+    mutate("nifti", 20_000);
 }
 
 #[test]
 fn gzip() {
-    let seeds = files("tests/reference/nifti", ".nii.gz");
-    mutate("gzip", &seeds, 10_000, |bytes| {
-        volume::read_bytes(bytes, Path::new("a.nii.gz")).is_ok_and(|volume| sound(&volume))
-    });
+    mutate("gzip", 10_000);
 }
 
-/// Damage inside what was compressed, behind right checksums.
 #[test]
 fn nifti_in_gzip() {
-    use std::io::Write;
-    let seeds = files("tests/reference/nifti", ".nii");
-    mutate("NIfTI in gzip", &seeds, 5_000, |bytes| {
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        encoder.write_all(bytes).unwrap();
-        let bytes = encoder.finish().unwrap();
-        volume::read_bytes(&bytes, Path::new("a.nii.gz")).is_ok_and(|volume| sound(&volume))
-    });
-}
-
-/// A folder with three tiny cases in both layouts.
-fn dataset(folder: &Path) {
-    let scan = fs::read(reference("tests/reference/nifti/uint8.nii")).unwrap();
-    for sub in ["imagesTr", "labelsTr"] {
-        fs::create_dir(folder.join(sub)).unwrap();
-        for id in ["a", "b", "c"] {
-            fs::write(folder.join(sub).join(format!("{id}.nii")), &scan).unwrap();
-            fs::write(folder.join(sub).join(format!("{id}_0000.nii")), &scan).unwrap();
-        }
-    }
-    for id in ["a", "b", "c"] {
-        fs::remove_file(folder.join("labelsTr").join(format!("{id}_0000.nii"))).unwrap();
-    }
-}
-
-const DECATHLON: &str = r#"{"name": "n", "modality": {"0": "CT"}, "labels": {"0": "background", "1": "liver", "7": "ignore"},
- "numTraining": 3, "training": [{"image": "./imagesTr/a.nii", "label": "./labelsTr/a.nii"},
- {"image": "./imagesTr/b.nii", "label": "./labelsTr/b.nii"}, {"image": "imagesTr/c.nii", "label": "labelsTr/c.nii"}]}"#;
-const NNUNET: &str = r#"{"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "ignore": 2}, "numTraining": 3,
- "file_ending": ".nii"}"#;
-
-fn opened(folder: &Path) -> bool {
-    let Ok(dataset) = Dataset::open(folder) else {
-        return false;
-    };
-    assert!(dataset.labels.len() >= 2 && dataset.labels[0].value == 0 && !dataset.channels.is_empty());
-    let folds = dataset.folds(None);
-    if let Ok(folds) = &folds {
-        assert!(!folds.is_empty());
-    }
-    for fold in [0, 1, usize::MAX] {
-        let _ = dataset.fold(None, fold);
-    }
-    true
+    mutate("nifti_in_gzip", 5_000);
 }
 
 #[test]
 fn dataset_json() {
-    let folder = tempfile::tempdir().unwrap();
-    dataset(folder.path());
-    let seeds = [DECATHLON, NNUNET].map(|text| text.as_bytes().to_vec());
-    mutate("dataset.json", &seeds, 10_000, |bytes| {
-        fs::write(folder.path().join("dataset.json"), bytes).unwrap();
-        opened(folder.path())
-    });
+    mutate("dataset", 10_000);
 }
 
 #[test]
 fn splits() {
-    let folder = tempfile::tempdir().unwrap();
-    dataset(folder.path());
-    fs::write(folder.path().join("dataset.json"), DECATHLON).unwrap();
-    let seeds = [
-        br#"[{"train": ["a", "b"], "val": ["c"]}, {"train": ["b", "c"], "val": ["a"]}]"#.to_vec(),
-        b"[]".to_vec(),
-    ];
-    mutate("splits_final.json", &seeds, 10_000, |bytes| {
-        fs::write(folder.path().join("splits_final.json"), bytes).unwrap();
-        opened(folder.path())
-    });
+    mutate("splits", 10_000);
+}
+
+#[test]
+fn config() {
+    mutate("config", 20_000);
+}
+
+#[test]
+fn recipe() {
+    mutate("recipe", 2_000);
+}
+
+#[test]
+fn weights() {
+    mutate("weights", 5_000);
+}
+
+#[test]
+fn checkpoint() {
+    mutate("checkpoint", 10_000);
+}
+
+#[test]
+fn zip() {
+    mutate("zip", 20_000);
+}
+
+#[test]
+fn pickle() {
+    mutate("pickle", 50_000);
 }
 
 #[test]
 fn points() {
-    let seeds = [
-        "x,y,z\n1,2,3\n4,5.5,-6\n",
-        "id;z;y;x\n7;1;2;3\n8;4;5.5;-6\n",
-        "1 2 3\n4 5 6\n",
-        "k\tj\ti\n1\t2\t3\n",
-        "\u{feff}\"x\",\"y\",\"z\"\r\n1,2,3\r\n",
-    ]
-    .map(|text| text.as_bytes().to_vec());
-    mutate("points", &seeds, 50_000, |bytes| {
-        let text = String::from_utf8_lossy(bytes);
-        [Axes::World, Axes::Voxels].into_iter().any(|axes| {
-            table::read(&text, axes).is_ok_and(|points| {
-                assert!(!points.is_empty() && points.iter().all(|p| p.at.iter().all(|v| v.is_finite())));
-                true
-            })
-        })
-    });
+    mutate("points", 50_000);
 }
 
 #[test]
 fn crops() {
-    let seeds = [fs::read(reference("recipes/tcia_cropping.csv")).unwrap()];
-    mutate("crops", &seeds, 10_000, |bytes| {
-        cropping_list(&String::from_utf8_lossy(bytes)).is_ok()
-    });
+    mutate("crops", 10_000);
+}
+
+/// What fuzzers found, in `found/TARGET-…`.
+#[test]
+fn what_was_found_once_is_not_found_again() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hostile/found");
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let target = targets::find(name.split_once('-').expect("TARGET-…").0);
+        give(&name, &fs::read(&path).unwrap(), target.read);
+    }
+}
+
+/// Inputs that are small for what they describe, as large as they may be.
+#[test]
+fn what_grows_when_it_is_read_stays_below_a_gigabyte() {
+    let repeated = |piece: &[u8], bytes: usize| piece.repeat(bytes / piece.len());
+    let pickles: [&[u8]; 8] = [b")", b"]", b"}", b"(", b"N\x94", b")\x94", b"N\x85", b"U\x00"];
+    for piece in pickles {
+        let (read, peak) = give("pickle", &repeated(piece, 4 << 20), targets::pickle);
+        say(&format!("{}: {} MB", piece.escape_ascii(), peak / 1_000_000));
+        assert!(!read);
+    }
+    for piece in ["1,", "[1],", "{},", "[[]],", "\"\","] {
+        let list = |start: &str, bytes: usize, end: &str| {
+            let items = repeated(piece.as_bytes(), bytes);
+            [start.as_bytes(), &items, b"1", end.as_bytes()].concat()
+        };
+        for (name, start, end, read) in [
+            (
+                "dataset",
+                "{\"labels\":{},\"training\":[",
+                "]}",
+                targets::dataset as fn(&[u8]) -> bool,
+            ),
+            ("splits", "[{\"train\":[", "]}]", targets::splits),
+            ("weights", "{\"training\":{\"a\":[", "]}}", targets::weights),
+            ("checkpoint", "{\"log\":[{\"a\":[", "]}]}", targets::checkpoint),
+        ] {
+            let (read, peak) = give(name, &list(start, 15 << 20, end), read);
+            say(&format!("{name}, {piece}: {} MB", peak / 1_000_000));
+            assert!(!read);
+        }
+        // a header of safetensors
+        let header = list("{\"a\":[", 15 << 20, "]}");
+        let file = [&(header.len() as u64).to_le_bytes()[..], &header].concat();
+        let (read, peak) = give("weights", &file, targets::weights);
+        say(&format!("header, {piece}: {} MB", peak / 1_000_000));
+        assert!(!read);
+    }
+}
+
+/// Writes the seeds for the fuzzers: `cargo test --release --test hostile -- --ignored`.
+#[test]
+#[ignore = "writes fuzz/corpus"]
+fn write_seeds() {
+    for target in TARGETS {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("fuzz/corpus")
+            .join(target.name);
+        fs::create_dir_all(&folder).unwrap();
+        for (number, bytes) in (target.seeds)().iter().enumerate() {
+            fs::write(folder.join(format!("seed-{number:03}")), bytes).unwrap();
+        }
+    }
 }
