@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every check of the project, or those that are named: scripts/test.sh [NAME...], of lints, docs, tests, demo, workflows,
-# targets, package and page. Ends with what each took. Where all are made, the page is built and tested beside the others: much of
+# targets, package, supply and page. Ends with what each took. Where all are made, the page is built and tested beside the others: much of
 # either keeps one core busy only.
 . "$(dirname "$0")/setup.sh"
 
@@ -33,6 +33,9 @@ page_build() { scripts/web.sh prepare; }
 
 # The crate's package, and a program outside of the project that uses the library.
 package() { scripts/package.sh; }
+
+# Advisories; licences and sources are among the tests.
+supply() { scripts/supply.sh; }
 
 # Without the scans of 144³ and training, which take minutes in a browser without a GPU: `scripts/web.sh test` has them too.
 page() { QUICK=1 scripts/web.sh test; }
@@ -77,7 +80,7 @@ else
     touch "$tested"
     # The page's tests come first: browsers have time limits.
     renice -n 10 $$ >/dev/null
-    for name in lints docs targets package; do check "$name"; done
+    for name in lints docs targets package supply; do check "$name"; done
     wait "$lane"
     cat "$beside"
     : >"$beside"

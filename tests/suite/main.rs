@@ -33,6 +33,7 @@ mod resampling;
 mod sampling;
 mod shaders;
 mod sparse_operations;
+mod supply;
 mod ten_steps;
 mod texels;
 mod watched;

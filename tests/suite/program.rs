@@ -8,19 +8,69 @@ use crate::common::devices;
 
 /// The program, with arguments to come.
 pub fn command() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_obelisk"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_obelisk"));
+    // Mesa would ask a display which GPU it prefers.
+    command.env_remove("DISPLAY").env_remove("WAYLAND_DISPLAY");
+    command
+}
+
+/// Runs something that starts processes. On Linux they are killed when they open a socket, of whatever kind: the filter is the
+/// thread's, and its children inherit it.
+pub fn without_sockets<T: Send>(start: impl FnOnce() -> T + Send) -> T {
+    let restricted = || {
+        #[cfg(target_os = "linux")]
+        forbid_sockets();
+        start()
+    };
+    match std::thread::scope(|scope| scope.spawn(restricted).join()) {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn forbid_sockets() {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+    let refused = [libc::SYS_socket, libc::SYS_io_uring_setup].map(|call| (call, Vec::new()));
+    let architecture = std::env::consts::ARCH
+        .try_into()
+        .expect("seccomp's architectures");
+    let filter = SeccompFilter::new(
+        refused.into(),
+        SeccompAction::Allow,
+        SeccompAction::KillProcess,
+        architecture,
+    );
+    let filter: BpfProgram = filter.and_then(TryInto::try_into).expect("a filter");
+    seccompiler::apply_filter(&filter).expect("a kernel with seccomp");
+}
+
+/// Every test whose program [`without_sockets`] runs shows that it opens none: those of training, killed and resumed, of
+/// prediction and of every other command. This one shows that the filter bites.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_process_that_opens_a_socket_is_killed() {
+    use std::os::unix::process::ExitStatusExt;
+    let run = |script: &str| {
+        without_sockets(|| Command::new("bash").args(["-c", script]).output())
+            .expect("bash starts")
+            .status
+    };
+    assert!(run("echo no socket").success());
+    assert_eq!(run("exec 3<>/dev/tcp/127.0.0.1/9").signal(), Some(libc::SIGSYS));
+    assert_eq!(run("exec 3<>/dev/udp/127.0.0.1/9").signal(), Some(libc::SIGSYS));
 }
 
 /// What the program left when called with these arguments.
 pub fn obelisk(arguments: &[&str]) -> Output {
-    command().args(arguments).output().expect("the program starts")
+    without_sockets(|| command().args(arguments).output()).expect("the program starts")
 }
 
 /// [`obelisk`] in a folder.
 pub fn obelisk_in(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = command();
     command.current_dir(folder).args(arguments);
-    command.output().expect("the program starts")
+    without_sockets(|| command.output()).expect("the program starts")
 }
 
 /// Asserts that all went well; gives what stdout had.
@@ -50,11 +100,8 @@ pub fn data() -> PathBuf {
 
 /// Starts the program and kills it as soon as `ready`. Whether it was killed: it may have ended by itself just before.
 pub fn killed_when(command: &mut Command, ready: impl Fn() -> bool) -> bool {
-    let mut child = command
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = without_sockets(|| command.spawn()).unwrap();
     while !ready() {
         if let Some(status) = child.try_wait().unwrap() {
             assert!(ready(), "it ended ({status}) before it could be killed");

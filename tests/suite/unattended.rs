@@ -4,14 +4,16 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use crate::program::{self, without_sockets};
+
 fn program(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_obelisk"));
+    let mut command = program::command();
     command.args(arguments).stdin(Stdio::null());
     command
 }
 
 fn obelisk(arguments: &[&str]) -> Output {
-    program(arguments).output().expect("the program starts")
+    without_sockets(|| program(arguments).output()).expect("the program starts")
 }
 
 /// Refused with this code, and a complaint that has these parts, in one line that is no panic.
@@ -551,12 +553,16 @@ fn a_signal_ends_a_training_with_its_code_and_frees_its_folder() {
             command.stderr(Stdio::piped());
             command
         };
-        let mut child = train().spawn().unwrap();
+        let mut child = without_sockets(|| train().spawn()).unwrap();
         while !run.join("lock").exists() {
             assert_eq!(child.try_wait().unwrap(), None, "it ended before it began");
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
-        refused(&train().output().unwrap(), 1, &["another training"]);
+        refused(
+            &without_sockets(|| train().output()).unwrap(),
+            1,
+            &["another training"],
+        );
         let kill = Command::new("kill")
             .args([name, &child.id().to_string()])
             .status();
