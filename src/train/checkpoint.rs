@@ -61,6 +61,9 @@ pub(super) struct CheckpointRecord {
 pub(super) type Checkpoint = (CheckpointRecord, HashMap<String, Tensor>);
 
 impl Record for CheckpointRecord {
+    /// The log of a thousand epochs with a hundred labels has 6 MB.
+    const MOST_BYTES: usize = 14 << 20;
+
     fn check(&self) -> Result<(), String> {
         if self.epochs_done == 0 || self.log.len() > self.epochs_done {
             let lines = self.log.len();

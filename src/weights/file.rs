@@ -22,7 +22,7 @@ use crate::tensor::Tensor;
 const FORMAT: u64 = 2;
 
 /// Longest header of a file: a thousand times the largest network's. Read, it may take 44 times its bytes.
-const MOST_HEADER: u64 = 16 << 20;
+const MOST_HEADER: usize = 16 << 20;
 
 /// The one metadata key of a file. One key, because the order of several would differ from run to run.
 const KEY: &str = "obelisk";
@@ -41,6 +41,9 @@ const ZEROS: &str = "00000000";
 
 /// What a file may say of its tensors.
 pub trait Record: Serialize + DeserializeOwned {
+    /// Bytes that a record has at most: names of a hundred thousand cases. Read, it may take 80 times as many.
+    const MOST_BYTES: usize = 8 << 20;
+
     /// Whether its values can be; called whenever a record is read or written.
     ///
     /// # Errors
@@ -89,7 +92,7 @@ impl Contents {
         };
         if bytes
             .first_chunk()
-            .is_some_and(|length| u64::from_le_bytes(*length) > MOST_HEADER)
+            .is_some_and(|length| u64::from_le_bytes(*length) > MOST_HEADER as u64)
         {
             return Err(not_weights(SafeTensorError::HeaderTooLarge));
         }
@@ -170,6 +173,16 @@ fn checksum(bytes: &[u8]) -> String {
     format!("{:08x}", hasher.finalize())
 }
 
+fn check_length<R: Record>(length: usize) -> Result<(), String> {
+    match length <= R::MOST_BYTES {
+        true => Ok(()),
+        false => Err(format!(
+            "its record has {length} bytes, more than {}",
+            R::MOST_BYTES
+        )),
+    }
+}
+
 fn unreadable(error: serde_json::Error) -> String {
     format!("its `{KEY}` record is unreadable: {error}")
 }
@@ -182,6 +195,7 @@ pub(super) fn parse_record<R: Record>(path: &Path, record: Option<&str>) -> Resu
             "the file's metadata has no `{KEY}` record, so its network and preprocessing are unknown"
         ))
     })?;
+    check_length::<R>(record.len()).map_err(format)?;
     let mut unknown = Vec::new();
     let parsed: R = serde_ignored::deserialize(&mut serde_json::Deserializer::from_str(record), |field| {
         unknown.push(field.to_string());
@@ -246,6 +260,7 @@ pub(crate) fn encode<R: Record>(
         record,
     };
     let record = serde_json::to_string(&stored).map_err(|e| format(e.to_string()))?;
+    check_length::<R>(record.len()).map_err(format)?;
     let mut views: BTreeMap<&str, TensorView> = BTreeMap::new();
     for (name, t) in tensors {
         let view = TensorView::new(Dtype::F32, t.shape.clone(), bytemuck::cast_slice(&t.data));

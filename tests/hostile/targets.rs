@@ -98,6 +98,12 @@ fn files(folder: &str, ending: &str) -> Vec<Vec<u8>> {
     paths.into_iter().map(|path| fs::read(path).unwrap()).collect()
 }
 
+/// Writes a new file: some file systems wait for the disk where an old one is cut and written again.
+fn put(path: &Path, bytes: &[u8]) {
+    let _ = fs::remove_file(path);
+    fs::write(path, bytes).unwrap();
+}
+
 fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()
 }
@@ -186,7 +192,7 @@ fn opened(folder: &Path) -> bool {
 /// `dataset.json`, of either layout.
 pub fn dataset(bytes: &[u8]) -> bool {
     DATASET.with(|folder| {
-        fs::write(folder.path().join("dataset.json"), bytes).unwrap();
+        put(&folder.path().join("dataset.json"), bytes);
         opened(folder.path())
     })
 }
@@ -194,7 +200,7 @@ pub fn dataset(bytes: &[u8]) -> bool {
 /// `splits_final.json`.
 pub fn splits(bytes: &[u8]) -> bool {
     SPLITS.with(|folder| {
-        fs::write(folder.path().join("splits_final.json"), bytes).unwrap();
+        put(&folder.path().join("splits_final.json"), bytes);
         opened(folder.path())
     })
 }
@@ -305,13 +311,13 @@ pub fn weights(bytes: &[u8]) -> bool {
     let file = safetensors_file(bytes);
     RUN.with(|folder| {
         let path = folder.path().join("weights.safetensors");
-        fs::write(&path, &file).unwrap();
+        put(&path, &file);
         let _ = Model::from_bytes(&file, &path); // builds the network, which the few tensors are not of
         Model::load(&path).is_ok_and(|model| {
             model.info.preprocessing.validate().unwrap();
             let _ = model.parameter_count();
             let again = model.to_bytes(&path).unwrap();
-            fs::write(&path, again).unwrap();
+            put(&path, &again);
             assert_eq!(Model::load(&path).unwrap().info, model.info);
             true
         })
@@ -327,11 +333,10 @@ const CHECKPOINT: &str = r#"{"checksum":"00000000","format":2,"settings":{"datas
 /// A training's checkpoint: its record, or the whole file.
 pub fn checkpoint(bytes: &[u8]) -> bool {
     RUN.with(|folder| {
-        fs::write(
-            folder.path().join("checkpoint.safetensors"),
-            safetensors_file(bytes),
-        )
-        .unwrap();
+        put(
+            &folder.path().join("checkpoint.safetensors"),
+            &safetensors_file(bytes),
+        );
         checkpointed(folder.path()).is_ok_and(|found| {
             let (settings, epochs) = found.expect("a checkpoint is there");
             can_be(&settings);

@@ -14,12 +14,12 @@ pub fn command() -> Command {
     command
 }
 
-/// Runs something that starts processes. On Linux they are killed when they open a socket, of whatever kind: the filter is the
-/// thread's, and its children inherit it.
-pub fn without_sockets<T: Send>(start: impl FnOnce() -> T + Send) -> T {
+/// Runs something that starts processes. On Linux they are killed when they open a socket to a network; local ones remain, by
+/// which the C library asks for users' names. The filter is the thread's, and its children inherit it.
+pub fn offline<T: Send>(start: impl FnOnce() -> T + Send) -> T {
     let restricted = || {
         #[cfg(target_os = "linux")]
-        forbid_sockets();
+        refuse_network_sockets();
         start()
     };
     match std::thread::scope(|scope| scope.spawn(restricted).join()) {
@@ -29,9 +29,17 @@ pub fn without_sockets<T: Send>(start: impl FnOnce() -> T + Send) -> T {
 }
 
 #[cfg(target_os = "linux")]
-fn forbid_sockets() {
-    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
-    let refused = [libc::SYS_socket, libc::SYS_io_uring_setup].map(|call| (call, Vec::new()));
+fn refuse_network_sockets() {
+    use seccompiler::{
+        BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+        SeccompRule,
+    };
+    let family = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, libc::AF_UNIX as u64);
+    let not_local = SeccompRule::new(vec![family.expect("an argument")]).expect("a rule");
+    let refused = [
+        (libc::SYS_socket, vec![not_local]),
+        (libc::SYS_io_uring_setup, Vec::new()), // which can open sockets, too
+    ];
     let architecture = std::env::consts::ARCH
         .try_into()
         .expect("seccomp's architectures");
@@ -45,32 +53,32 @@ fn forbid_sockets() {
     seccompiler::apply_filter(&filter).expect("a kernel with seccomp");
 }
 
-/// Every test whose program [`without_sockets`] runs shows that it opens none: those of training, killed and resumed, of
+/// Every test whose program [`offline`] runs shows that it opens no such socket: those of training, killed and resumed, of
 /// prediction and of every other command. This one shows that the filter bites.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_process_that_opens_a_socket_is_killed() {
+fn a_process_that_opens_a_socket_to_a_network_is_killed() {
     use std::os::unix::process::ExitStatusExt;
     let run = |script: &str| {
-        without_sockets(|| Command::new("bash").args(["-c", script]).output())
+        offline(|| Command::new("bash").args(["-c", script]).output())
             .expect("bash starts")
             .status
     };
-    assert!(run("echo no socket").success());
+    assert!(run("echo no network").success());
     assert_eq!(run("exec 3<>/dev/tcp/127.0.0.1/9").signal(), Some(libc::SIGSYS));
     assert_eq!(run("exec 3<>/dev/udp/127.0.0.1/9").signal(), Some(libc::SIGSYS));
 }
 
 /// What the program left when called with these arguments.
 pub fn obelisk(arguments: &[&str]) -> Output {
-    without_sockets(|| command().args(arguments).output()).expect("the program starts")
+    offline(|| command().args(arguments).output()).expect("the program starts")
 }
 
 /// [`obelisk`] in a folder.
 pub fn obelisk_in(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = command();
     command.current_dir(folder).args(arguments);
-    without_sockets(|| command.output()).expect("the program starts")
+    offline(|| command.output()).expect("the program starts")
 }
 
 /// Asserts that all went well; gives what stdout had.
@@ -101,7 +109,7 @@ pub fn data() -> PathBuf {
 /// Starts the program and kills it as soon as `ready`. Whether it was killed: it may have ended by itself just before.
 pub fn killed_when(command: &mut Command, ready: impl Fn() -> bool) -> bool {
     command.stdout(Stdio::null()).stderr(Stdio::null());
-    let mut child = without_sockets(|| command.spawn()).unwrap();
+    let mut child = offline(|| command.spawn()).unwrap();
     while !ready() {
         if let Some(status) = child.try_wait().unwrap() {
             assert!(ready(), "it ended ({status}) before it could be killed");

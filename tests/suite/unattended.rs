@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use crate::program::{self, without_sockets};
+use crate::program::{self, offline};
 
 fn program(arguments: &[&str]) -> Command {
     let mut command = program::command();
@@ -13,7 +13,7 @@ fn program(arguments: &[&str]) -> Command {
 }
 
 fn obelisk(arguments: &[&str]) -> Output {
-    without_sockets(|| program(arguments).output()).expect("the program starts")
+    offline(|| program(arguments).output()).expect("the program starts")
 }
 
 /// Refused with this code, and a complaint that has these parts, in one line that is no panic.
@@ -553,16 +553,12 @@ fn a_signal_ends_a_training_with_its_code_and_frees_its_folder() {
             command.stderr(Stdio::piped());
             command
         };
-        let mut child = without_sockets(|| train().spawn()).unwrap();
+        let mut child = offline(|| train().spawn()).unwrap();
         while !run.join("lock").exists() {
             assert_eq!(child.try_wait().unwrap(), None, "it ended before it began");
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
-        refused(
-            &without_sockets(|| train().output()).unwrap(),
-            1,
-            &["another training"],
-        );
+        refused(&offline(|| train().output()).unwrap(), 1, &["another training"]);
         let kill = Command::new("kill")
             .args([name, &child.id().to_string()])
             .status();
