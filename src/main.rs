@@ -12,7 +12,7 @@ use cli::print::{self, errln};
 
 fn main() -> ExitCode {
     let started = std::time::Instant::now();
-    quiet_driver();
+    instruct_driver();
     let code = match cli::Arguments::try_parse() {
         Ok(arguments) => {
             cli::start_logging(arguments.verbose);
@@ -43,12 +43,35 @@ fn print_refusal(refusal: &clap::Error) -> u8 {
     }
 }
 
-/// Keeps Mesa's device selection layer from complaining about a missing XDG_RUNTIME_DIR on headless machines: this
-/// program chooses the adapter itself.
+/// Tells Mesa what it asks the environment: that its device selection layer need not complain of a missing XDG_RUNTIME_DIR on
+/// headless machines, since this program chooses the adapter itself, and that it keep no shaders where the disk has no room.
 #[allow(unsafe_code)] // the environment is changed before any thread exists
-fn quiet_driver() {
-    if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+fn instruct_driver() {
+    let set = |name: &str, value: &str| {
         // SAFETY: the beginning of main; no other thread reads the environment.
-        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
+        unsafe { std::env::set_var(name, value) }
+    };
+    if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        set("NODEVICE_SELECT", "1");
     }
+    if !has_room_for_shaders() {
+        set("MESA_SHADER_CACHE_DISABLE", "true");
+    }
+}
+
+/// Whether the disk takes Mesa's cache of shaders, whose index it writes through memory: a full disk ends the process (SIGBUS).
+fn has_room_for_shaders() -> bool {
+    #[cfg(unix)]
+    {
+        /// Ten times the index.
+        const LEAST: u64 = 16 << 20;
+        let named = std::env::var_os("MESA_SHADER_CACHE_DIR").map(std::path::PathBuf::from);
+        let folder = named.or_else(dirs::cache_dir).unwrap_or_default();
+        let disk = folder
+            .ancestors()
+            .find_map(|folder| rustix::fs::statvfs(folder).ok());
+        disk.is_none_or(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) >= LEAST)
+    }
+    #[cfg(not(unix))]
+    true
 }

@@ -375,6 +375,47 @@ mod unix {
         writer.into()
     }
 
+    /// Needs a disk that can be filled, and so a system that lets its users mount one.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_below_the_drivers_cache_ends_nothing() {
+        if !program::adapter() {
+            return;
+        }
+        let disk = tempfile::tempdir().unwrap();
+        let script = "mount -t tmpfs -o size=64k none \"$XDG_CACHE_HOME\" || exit 99
+            head -c 100000 /dev/zero >\"$XDG_CACHE_HOME/filler\" 2>/dev/null
+            exec \"$@\"";
+        let layer = "bench --layer 4,2,1 --size 8,8,8 --inference --steps 1";
+        let output = Command::new("unshare")
+            .args([
+                "--mount",
+                "--map-root-user",
+                "sh",
+                "-c",
+                script,
+                "sh",
+                env!("CARGO_BIN_EXE_obelisk"),
+            ])
+            .args(layer.split(' '))
+            .env("XDG_CACHE_HOME", disk.path())
+            .env_remove("MESA_SHADER_CACHE_DIR")
+            .output();
+        match &output {
+            Ok(output) if output.status.success() => {
+                let told = String::from_utf8_lossy(&output.stderr);
+                assert!(
+                    told.contains("No space left on device"),
+                    "the disk was not full: {told}"
+                );
+            }
+            Ok(output) if output.status.code() != Some(99) && !output.stderr.starts_with(b"unshare") => {
+                panic!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr))
+            }
+            refused => eprintln!("SKIPPED: a full disk ({refused:?})"),
+        }
+    }
+
     fn full() -> Option<Stdio> {
         File::options()
             .write(true)
