@@ -271,7 +271,7 @@ fn pickle() {
 
 #[test]
 fn points() {
-    mutate("points", 50_000);
+    mutate("points", 20_000);
 }
 
 #[test]
@@ -301,11 +301,11 @@ fn what_grows_when_it_is_read_stays_below_a_gigabyte() {
         assert!(!read);
         largest = largest.max(peak);
     };
-    let pickles: [&[u8]; 8] = [b")", b"]", b"}", b"(", b"N\x94", b")\x94", b"N\x85", b"U\x00"];
-    for piece in pickles {
+    // Of the instructions of a pickle and the values of JSON, those that grow most.
+    for piece in [&b")"[..], b"N\x94", b")\x94"] {
         refused("pickle", piece.repeat((4 << 20) / piece.len()));
     }
-    for piece in ["1,", "[1],", "{},"] {
+    for piece in ["1,", "[1],"] {
         let list = |start: &str, bytes: usize, end: &str| {
             let items = piece.repeat(bytes / piece.len());
             [start, &items, "1", end].concat().into_bytes()
