@@ -1,5 +1,5 @@
-// label = arg max over the classes of logits [N, D, L/4, H, W, 4] -> [N, 1, D, H, W], the first of equal ones.
-// One invocation a voxel.
+// label = arg max over the classes of logits [N, D, L/4, H, W, 4] -> [N, 1, D, H, W], the first of equal ones;
+// -1 where a logit is not finite. One invocation a voxel.
 const CLASSES: u32 = 9u;
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> logits: array<vec4f>;
@@ -19,8 +19,11 @@ fn main(
     let at = (voxel / params.plane) * BLOCKS * params.plane + voxel % params.plane;
     var best = logits[at].x;
     var label = 0u;
+    // By their bits, since compilers may take for granted that numbers are finite.
+    var magnitudes = vec4u();
     for (var b = 0u; b < BLOCKS; b++) {
         let z = logits[at + b * params.plane];
+        magnitudes = max(magnitudes, bitcast<vec4u>(z) & vec4u(0x7fffffffu));
         for (var lane = 0u; lane < 4u; lane++) {
             let value = select(select(z.x, z.y, lane == 1u), select(z.z, z.w, lane == 3u), lane >= 2u);
             if (4u * b + lane < CLASSES && value > best) {
@@ -29,5 +32,6 @@ fn main(
             }
         }
     }
-    labels[voxel] = f32(label);
+    let is_finite = all(magnitudes < vec4u(0x7f800000u));
+    labels[voxel] = select(-1.0, f32(label), is_finite);
 }

@@ -13,6 +13,7 @@
 mod recipe;
 mod table;
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -22,7 +23,7 @@ pub use table::{Score, Table, TableRow};
 
 use crate::dataset::{Dataset, DatasetError, Label};
 use crate::evaluate::Report;
-use crate::file::write_beside;
+use crate::file::{self, write_beside};
 use crate::gpu::Device;
 use crate::graph::GraphError;
 use crate::metrics::{self, Comparison};
@@ -96,6 +97,14 @@ pub enum CrossvalError {
     /// The prediction failed.
     #[error(transparent)]
     Predict(#[from] PredictError),
+    /// The caller stopped the prediction of the held-out cases, whose training is finished.
+    #[error("stopped after {done} of {cases} held-out cases")]
+    Stopped {
+        /// Cases that are done.
+        done: usize,
+        /// Cases of the fold.
+        cases: usize,
+    },
 }
 
 /// Which of a run's weights segment the held-out cases.
@@ -183,6 +192,11 @@ impl HeldOut {
 /// The folder of a row's fold, from 0.
 pub fn fold_folder(out: &Path, name: &str, fold: usize) -> PathBuf {
     out.join(name).join(format!("fold_{fold}"))
+}
+
+/// Where a row's labels of a case go that the case's fold holds out.
+pub fn prediction(out: &Path, name: &str, case: &str) -> PathBuf {
+    out.join(name).join("predictions").join(format!("{case}.nii.gz"))
 }
 
 /// The fold's result, `None` where it is not finished.
@@ -334,57 +348,53 @@ impl Job {
         fold_folder(out, &self.name, self.settings.fold.unwrap_or_default())
     }
 
-    /// Forgets what the fold has so far.
-    ///
-    /// # Errors
-    /// The operating system's refusal.
-    pub fn restart(&self, out: &Path) -> Result<(), CrossvalError> {
-        let run = self.run(out);
+    /// Forgets what a fold has so far.
+    fn forget(run: &Path) -> Result<(), CrossvalError> {
         // the result first: a fold without its checkpoint must not count as finished
         let path = run.join("result.json");
-        match std::fs::remove_file(&path) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                return Err(CrossvalError::Io { path, source });
-            }
-            _ => {}
-        }
-        Ok(remove_checkpoints(&run)?)
+        file::remove(&path).map_err(|source| CrossvalError::Io { path, source })?;
+        Ok(remove_checkpoints(run)?)
     }
 
-    /// Trains the fold, from its checkpoint where there is one, segments and scores its held-out cases and writes the
-    /// result. Returns it with the training's log. `data` are the fold's cases, preprocessed for this network.
+    /// Trains the fold, from its checkpoint where there is one and it is not to be trained `anew`, segments and scores its
+    /// held-out cases and writes the result. Returns it with the training's log. `data` are the fold's cases, preprocessed for
+    /// this network. `report` hears of the held-out cases as of those of a validation, and stops them with `Break`.
     ///
     /// # Errors
-    /// Those of training and prediction, and files that can't be written.
+    /// Those of [`train`] and of predictions, files that can't be written, and [`CrossvalError::Stopped`].
     pub async fn run_fold(
         &self,
         device: &Device,
         dataset: &Dataset,
         data: &TrainingData,
         out: &Path,
-        report: impl FnMut(Event),
+        anew: bool,
+        mut report: impl FnMut(Event) -> ControlFlow<()>,
     ) -> Result<(FoldResult, Vec<EpochRecord>), CrossvalError> {
         let run = self.run(out);
         let predictions = out.join(&self.name).join("predictions");
         for folder in [&run, &predictions] {
-            std::fs::create_dir_all(folder).map_err(|source| CrossvalError::Io {
+            file::make_folder(folder).map_err(|source| CrossvalError::Io {
                 path: folder.clone(),
                 source,
             })?;
         }
         let _lock = RunFolder::lock(&run)?;
+        if anew {
+            Job::forget(&run)?;
+        }
         let resume = has_checkpoint(&run);
         let mut settings = self.settings_for(&run, resume)?;
         settings.forms = Some(device.caps().forms);
         let text = toml::to_string(&settings).map_err(|e| CrossvalError::Recipe(e.to_string()))?;
         write(&run.join("config.toml"), text.as_bytes())?;
         device.reset_peak();
-        let log = train(device, &settings, data, &run, resume, report).await?;
+        let log = train(device, &settings, data, &run, resume, &mut report).await?;
         let training_peak = device.memory().peak;
 
         device.reset_peak();
         let model = Model::load(&run.join(self.weights.file()))?;
-        let (cases, labels) = segment(device, dataset, data, &model, &predictions).await?;
+        let (cases, labels) = self.segment(device, dataset, data, &model, out, report).await?;
         let inference_peak = device.memory().peak;
         let network = model::find(&settings.arch)?;
         let step = step_graph(&settings, &data.preprocessing)?;
@@ -433,48 +443,58 @@ impl Job {
             }),
         }
     }
-}
 
-/// Segments and scores the fold's held-out cases.
-async fn segment(
-    device: &Device,
-    dataset: &Dataset,
-    data: &TrainingData,
-    model: &Model,
-    predictions: &Path,
-) -> Result<(Vec<HeldOut>, Vec<Label>), CrossvalError> {
-    let preprocessing = &data.preprocessing;
-    let network = model::find(&model.info.arch)?;
-    let mut predictor = Predictor::with_weights(device, network, preprocessing, &model.tensors).await?;
-    let mut scores = Vec::new();
-    let mut seconds = Vec::new();
-    for held_out in &data.validation {
-        let Some(case) = dataset.cases.iter().find(|c| c.id == held_out.id) else {
-            continue;
-        };
-        let scan = dataset.image(case)?;
-        if seconds.is_empty() {
-            // the first submission compiles the kernels
-            predictor.labels(device, &scan).await?;
+    /// Segments and scores the fold's held-out cases.
+    async fn segment(
+        &self,
+        device: &Device,
+        dataset: &Dataset,
+        data: &TrainingData,
+        model: &Model,
+        out: &Path,
+        mut report: impl FnMut(Event) -> ControlFlow<()>,
+    ) -> Result<(Vec<HeldOut>, Vec<Label>), CrossvalError> {
+        let preprocessing = &data.preprocessing;
+        let network = model::find(&model.info.arch)?;
+        let mut predictor = Predictor::with_weights(device, network, preprocessing, &model.tensors).await?;
+        let mut scores = Vec::new();
+        let mut seconds = Vec::new();
+        for held_out in &data.validation {
+            let Some(case) = dataset.cases.iter().find(|c| c.id == held_out.id) else {
+                continue;
+            };
+            let scan = dataset.image(case)?;
+            if seconds.is_empty() {
+                // the first submission compiles the kernels
+                predictor.labels(device, &scan).await?;
+            }
+            let start = std::time::Instant::now();
+            let labels = predictor.labels(device, &scan).await?;
+            seconds.push(start.elapsed().as_secs_f64());
+            volume::write_labels(
+                &prediction(out, &self.name, &case.id),
+                &labels,
+                &scan.geometry,
+                true,
+            )?;
+            let (shape, spacing) = (scan.geometry.shape, scan.geometry.spacing);
+            let maps = Comparison::new(&labels, &held_out.labels, shape, spacing, preprocessing.ignore);
+            scores.push((case.id.clone(), maps.scores()));
+            let (done, cases) = (scores.len(), data.validation.len());
+            if report(Event::Validation { done, cases }).is_break() {
+                return Err(CrossvalError::Stopped { done, cases });
+            }
         }
-        let start = std::time::Instant::now();
-        let labels = predictor.labels(device, &scan).await?;
-        seconds.push(start.elapsed().as_secs_f64());
-        let path = predictions.join(format!("{}.nii.gz", case.id));
-        volume::write_labels(&path, &labels, &scan.geometry, true)?;
-        let (shape, spacing) = (scan.geometry.shape, scan.geometry.spacing);
-        let maps = Comparison::new(&labels, &held_out.labels, shape, spacing, preprocessing.ignore);
-        scores.push((case.id.clone(), maps.scores()));
+        let report = Report::new(&preprocessing.labels, &scores);
+        let cases = report.cases.into_iter().zip(seconds);
+        let cases = cases.map(|(score, seconds)| HeldOut {
+            case: score.case,
+            scores: score.scores,
+            means: score.means,
+            seconds,
+        });
+        Ok((cases.collect(), report.labels))
     }
-    let report = Report::new(&preprocessing.labels, &scores);
-    let cases = report.cases.into_iter().zip(seconds);
-    let cases = cases.map(|(score, seconds)| HeldOut {
-        case: score.case,
-        scores: score.scores,
-        means: score.means,
-        seconds,
-    });
-    Ok((cases.collect(), report.labels))
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), CrossvalError> {

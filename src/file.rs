@@ -1,10 +1,14 @@
-//! Writing files so that a reader never sees half of one and nobody loses an older one by accident.
+//! Writing files so that a reader never sees half of one and nobody loses an older one by accident. Whatever the library
+//! changes on a disk goes through here: clippy.toml forbids the rest of it to do so itself.
+#![allow(clippy::disallowed_methods)]
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
 use tempfile::{Builder, NamedTempFile};
+
+use crate::faults;
 
 /// Writes `bytes` to a temporary file beside `path` and renames it into place, so that after a failure or a crash the
 /// file is what it was before.
@@ -19,10 +23,10 @@ pub fn write_beside(path: &Path, bytes: &[u8], force: bool) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, EXISTS));
     }
     let temporary = beside(path, bytes)?;
-    match force {
-        true => drop(temporary.persist(path)?),
-        false => persist_new(temporary, path)?,
-    }
+    change(|| match force {
+        true => temporary.persist(path).map(drop).map_err(Into::into),
+        false => persist_new(temporary, path),
+    })?;
     sync_folder(path);
     Ok(())
 }
@@ -36,11 +40,46 @@ pub fn write_beside_keeping(path: &Path, kept: &Path, bytes: &[u8]) -> io::Resul
     let exists = check_place(path)?;
     let temporary = beside(path, bytes)?;
     if exists {
-        fs::rename(path, kept)?;
+        change(|| fs::rename(path, kept))?;
     }
-    temporary.persist(path)?;
+    change(|| temporary.persist(path).map_err(Into::into))?;
     sync_folder(path);
     Ok(())
+}
+
+/// Makes a folder, and those that it lies in, where there is none.
+///
+/// # Errors
+/// The operating system's.
+pub fn make_folder(path: &Path) -> io::Result<()> {
+    change(|| fs::create_dir_all(path))
+}
+
+/// Makes sure that files can be written into a folder.
+///
+/// # Errors
+/// The operating system's.
+pub fn takes_files(folder: &Path) -> io::Result<()> {
+    let probe = folder.join(format!(".obelisk-{}", std::process::id()));
+    change(|| File::create_new(&probe))?;
+    change(|| fs::remove_file(&probe))
+}
+
+/// Removes a file, if it is there.
+///
+/// # Errors
+/// The operating system's.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    change(|| match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    })
+}
+
+/// Does what changes the disk, unless a test's disk fails.
+pub(crate) fn change<T>(operation: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    faults::operation()?;
+    operation()
 }
 
 /// Whether there is a file at `path`.
@@ -59,14 +98,19 @@ const EXISTS: &str = "the file exists already";
 /// A temporary file in the folder of `path` with these bytes, on the disk.
 fn beside(path: &Path, bytes: &[u8]) -> io::Result<NamedTempFile> {
     // Opened here and not by tempfile, whose files only their owner may read.
-    let mut temporary = Builder::new()
-        .prefix(".obelisk-")
-        .suffix(".tmp")
-        .make_in(folder(path), |path| {
-            File::options().write(true).create_new(true).open(path)
-        })?;
-    temporary.as_file_mut().write_all(bytes)?;
-    temporary.as_file().sync_all()?;
+    let mut builder = Builder::new();
+    builder.prefix(".obelisk-").suffix(".tmp");
+    builder.disable_cleanup(faults::nothing_is_tidied());
+    let make = |path: &Path| File::options().write(true).create_new(true).open(path);
+    let mut temporary = change(|| builder.make_in(folder(path), make))?;
+    let file = temporary.as_file_mut();
+    if let Err(error) = faults::operation() {
+        // A disk takes what it has room for.
+        file.write_all(&bytes[..bytes.len() / 2])?;
+        return Err(error);
+    }
+    file.write_all(bytes)?;
+    change(|| file.sync_all())?;
     Ok(temporary)
 }
 
@@ -95,7 +139,7 @@ fn persist_new(temporary: NamedTempFile, path: &Path) -> io::Result<()> {
 /// Makes the renaming last through a power failure, where folders can be synced; the file is whole in any case.
 fn sync_folder(path: &Path) {
     if cfg!(unix) {
-        let _ = File::open(folder(path)).and_then(|folder| folder.sync_all());
+        let _ = change(|| File::open(folder(path))?.sync_all());
     }
 }
 

@@ -65,9 +65,12 @@ pub enum GpuError {
         /// What the backend said.
         reason: String,
     },
-    /// The device stopped working, or an operation on it failed.
+    /// An operation on the device failed.
     #[error("the device failed: {0}")]
     Device(String),
+    /// The device is gone, and what was on it.
+    #[error("the device was lost: {0}")]
+    Lost(String),
     /// A tensor that does not fit the plan.
     #[error("{0}")]
     Tensor(String),

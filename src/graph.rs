@@ -257,6 +257,19 @@ impl Graph {
         &self.kept
     }
 
+    /// The graph without what comes after the kept values: of a training step, gradients and the update.
+    pub(crate) fn up_to_kept(&self) -> Graph {
+        let mut graph = self.clone();
+        let kept = graph.kept.iter().map(|(_, value)| value.0);
+        let values = kept.max().map_or(graph.values.len(), |last| last + 1);
+        graph.values.truncate(values);
+        let is_before = |node: &Node| node.inputs.iter().chain(&node.outputs).all(|v| v.0 < values);
+        graph.nodes.retain(is_before);
+        graph.names.retain(|_, value| value.0 < values);
+        graph.parameter_gradients.clear();
+        graph
+    }
+
     /// Pairs of a parameter and its gradient.
     pub fn parameter_gradients(&self) -> &[(Value, Value)] {
         &self.parameter_gradients

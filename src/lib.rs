@@ -49,13 +49,18 @@
 //!
 //! [`op::Op`] is the contract, [`shader!`] and [`params!`] make its kernels; `examples/add_an_operation.rs` is one.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
+
 pub mod autodiff;
 #[cfg(feature = "cli")]
 pub mod bench;
 pub mod crossval;
 pub mod dataset;
 pub mod evaluate;
+#[doc(hidden)]
+pub mod faults;
 pub mod file;
+mod finite;
 mod fuse;
 pub mod gpu;
 pub mod graph;

@@ -1,6 +1,7 @@
 //! The `obelisk` command-line program: parses, calls the library, prints. Results go to stdout, progress and logs to
 //! stderr. Exit codes: 0 done, 1 the run failed, 2 wrong usage, 130 and 143 stopped by SIGINT and SIGTERM.
 #![deny(clippy::print_stdout, clippy::print_stderr)] // they panic where nobody reads; `cli::print` does not
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 mod cli;
 

@@ -5,6 +5,7 @@ pub mod points;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
+use crate::finite::{Search, first_in, is_finite};
 use crate::gpu::{Device, Executable, GpuError, Weights};
 use crate::graph::{Graph, GraphError};
 use crate::host_memory::TooLarge;
@@ -42,6 +43,12 @@ pub enum PredictError {
         index: usize,
         /// Where it is in the scan's voxels.
         voxel: [f64; 3],
+    },
+    /// Logits that are not finite are nothing to choose labels by.
+    #[error("the logits are not finite{}", first_in(.layer))]
+    NotFinite {
+        /// What first was not finite, in words, where it was looked for and found.
+        layer: Option<String>,
     },
     /// The caller's [`Watch`] said so.
     #[error("stopped before the end")]
@@ -195,6 +202,10 @@ impl Predictor {
         executable.upload(device, "image", &image)?;
         executable.submit(device, &StepScalars::default())?;
         let mut labels = executable.read(device, "labels").await?;
+        if labels.data.contains(&ArgMax::NONE) {
+            let layer = self.first_not_finite(device, &prepared, &self.tensors).await;
+            return Err(PredictError::NotFinite { layer });
+        }
         labels.shape.remove(0);
         let labels = crop_or_pad(&labels, origins[0].map(|o| -o), shape, 0.0);
         Ok(self.preprocessing.restore_classes(&labels, &prepared.placement))
@@ -215,7 +226,8 @@ impl Predictor {
         let grid = self.preprocessing.grid.unwrap_or(shape);
         check_tiles(shape, grid).map_err(PredictError::Grid)?;
         let mut merger = TileMerger::new(self.preprocessing.labels.len(), shape, grid)?;
-        let executable = self.plan_for(device, grid, Keep::Logits).await?;
+        self.plan_for(device, grid, Keep::Logits).await?;
+        let (_, _, executable) = self.planned.as_ref().expect("planned above");
         let origins = tiles(shape, grid);
         let count = origins.len() as f64;
         for (index, origin) in origins.into_iter().enumerate() {
@@ -234,6 +246,10 @@ impl Predictor {
                 }
             }
             let logits = executable.read(device, "logits").await?;
+            if !is_finite(&logits) {
+                let layer = self.first_not_finite(device, prepared, &self.tensors).await;
+                return Err(PredictError::NotFinite { layer });
+            }
             merger.add(origin, &logits.data);
         }
         Ok(merger.finish())
@@ -265,6 +281,29 @@ impl Predictor {
         let logits = self.tiles(device, &prepared, Some(watch)).await?;
         let labels = self.preprocessing.restore_labels(&logits, &prepared.placement);
         Ok((labels, logits))
+    }
+
+    /// What the network, with these weights, first makes of a scan that is not finite, in words; `None` where it is not found.
+    pub(crate) async fn first_not_finite(
+        &self,
+        device: &Device,
+        prepared: &Prepared,
+        tensors: &HashMap<String, Tensor>,
+    ) -> Option<String> {
+        let shape = prepared.placement.shape();
+        let grid = self.preprocessing.grid.unwrap_or(shape);
+        let graph = inference_graph(&self.network, &self.preprocessing, grid).ok()?;
+        let mut search = Search::new(device, &graph, tensors).await.ok()?;
+        for origin in tiles(shape, grid) {
+            let mut image = crop_or_pad(&prepared.image, origin, grid, 0.0);
+            image.shape.insert(0, 1);
+            search.executable().upload(device, "image", &image).ok()?;
+            let found = search.run(device, &StepScalars::default()).await.ok()?;
+            if found.is_some() {
+                return found;
+            }
+        }
+        None
     }
 
     /// The preprocessing that scans go through.

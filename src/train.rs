@@ -26,13 +26,14 @@ pub use settings::{Loss, Schedule, Settings};
 pub use sparse::{Residents, sparse_training_graph};
 
 use self::log::log_csv;
-use checkpoint::{CheckpointRecord, Checkpoints};
+use checkpoint::{Begun, CheckpointRecord, Checkpoints};
 use data::label_counts;
 use dense::Dense;
 use sparse::Sparse;
 
 use crate::evaluate::Report;
 use crate::file::write_beside;
+use crate::finite::{Search, first_in};
 use crate::gpu::{Device, Executable, GpuError, Weights};
 use crate::graph::{Graph, GraphError};
 use crate::metrics::{self, Comparison, METRICS};
@@ -75,6 +76,16 @@ pub enum TrainError {
         cases: Vec<String>,
         /// What is not finite.
         what: String,
+    },
+    /// The caller stopped the training. Its checkpoint has every step that was done.
+    #[error("stopped in epoch {epoch} after {done} of {steps} steps")]
+    Stopped {
+        /// Epoch, from 1.
+        epoch: usize,
+        /// Steps of the epoch that are done.
+        done: usize,
+        /// Steps of an epoch.
+        steps: usize,
     },
     /// Another process trains into the folder.
     #[error("another training is writing into {}", .run.display())]
@@ -237,12 +248,52 @@ impl Steps<'_> {
         }
     }
 
-    /// The loss of a step, unless it is not finite.
-    fn finite(&self, loss: f32, at: (usize, usize)) -> Result<f32, TrainError> {
-        match loss.is_finite() {
-            true => Ok(loss),
-            false => Err(self.diverged(at, format!("the loss is {loss}"))),
+    /// The error of a step whose loss is not finite; `tensors` are the weights before it, where they are known.
+    async fn not_finite(
+        &self,
+        loss: f32,
+        tensors: Option<&HashMap<String, Tensor>>,
+        at: (usize, usize),
+    ) -> TrainError {
+        let layer = match tensors {
+            Some(tensors) => self.first_not_finite(tensors, at).await,
+            None => None,
+        };
+        self.diverged(at, format!("the loss is {loss}{}", first_in(&layer)))
+    }
+
+    /// What is not finite first in a step on these weights, in words; `None` where it is not found.
+    async fn first_not_finite(
+        &self,
+        tensors: &HashMap<String, Tensor>,
+        at: (usize, usize),
+    ) -> Option<String> {
+        let graph = step_graph(self.settings, &self.data.preprocessing).ok()?;
+        let mut search = Search::new(self.device, &graph, tensors).await.ok()?;
+        self.upload(search.executable(), at).await.ok()?;
+        search.run(self.device, &self.scalars(at)).await.ok()?
+    }
+
+    /// The weights before a step, from what they, and the moments, were before an earlier one of its epoch: the steps between
+    /// are done again, with the same numbers.
+    async fn weights_before(
+        &self,
+        executable: &mut Executable,
+        weights: &Weights,
+        (known, first): (HashMap<String, Tensor>, usize),
+        (epoch, position): (usize, usize),
+    ) -> Result<HashMap<String, Tensor>, TrainError> {
+        tracing::warn!(
+            "a loss is not finite; {} steps again, to find where",
+            position - first
+        );
+        weights.upload(self.device, &known)?;
+        weights.upload_moments(self.device, &known)?;
+        for again in first..position {
+            self.upload(executable, (epoch, again)).await?;
+            executable.submit(self.device, &self.scalars((epoch, again)))?;
         }
+        Ok(weights.download(self.device).await?.into_iter().collect())
     }
 
     /// The error of a step at which `what` is not finite.
@@ -250,7 +301,7 @@ impl Steps<'_> {
         self.feed.diverged(self.data, epoch, position, what)
     }
 
-    /// Uploads what a step sees, submits it with these numbers, and reads its loss.
+    /// Uploads what a step sees, submits it with these numbers, and reads its loss, whatever it is.
     async fn run(
         &self,
         executable: &mut Executable,
@@ -259,17 +310,26 @@ impl Steps<'_> {
     ) -> Result<f32, TrainError> {
         self.upload(executable, at).await?;
         executable.submit(self.device, scalars)?;
-        self.finite(executable.read(self.device, "loss").await?.data[0], at)
+        Ok(executable.read(self.device, "loss").await?.data[0])
     }
 
-    /// Whether the loss that the weights have after a step is finite: the step once more, without changing them.
-    async fn check_loss(&self, executable: &mut Executable, at: (usize, usize)) -> Result<(), TrainError> {
+    /// Whether the loss that the weights have after a step is finite: the step once more, without changing them. `tensors` are
+    /// what they are.
+    async fn check_loss(
+        &self,
+        executable: &mut Executable,
+        tensors: &HashMap<String, Tensor>,
+        at: (usize, usize),
+    ) -> Result<(), TrainError> {
         let still = StepScalars {
             learning_rate: 0.0,
             ..self.scalars(at)
         };
-        self.run(executable, at, &still).await?;
-        Ok(())
+        let loss = self.run(executable, at, &still).await?;
+        match loss.is_finite() {
+            true => Ok(()),
+            false => Err(self.not_finite(loss, Some(tensors), at).await),
+        }
     }
 }
 
@@ -297,9 +357,14 @@ impl Trained {
         let log = log_csv(&record.log, &self.model.info.preprocessing);
         write(&run.join("log.csv"), log.as_bytes())?;
         // Last: whatever is interrupted before it is done again by the resumed run.
+        Ok(checkpoints.save(record, &self.into_tensors())?)
+    }
+
+    /// Weights and moments.
+    fn into_tensors(self) -> HashMap<String, Tensor> {
         let mut tensors = self.model.tensors;
         tensors.extend(self.moments);
-        Ok(checkpoints.save(record, &tensors)?)
+        tensors
     }
 }
 
@@ -310,16 +375,20 @@ impl Trained {
 /// its validation has, or the loss of one more step that changes nothing. A training that diverges leaves the files of
 /// the last good epoch, and may be resumed with a lower learning rate.
 ///
+/// `report` hears of each step and of each validated case. `Break` ends the training after the step that is under way, with
+/// a checkpoint: resumed, it gives the bytes of one that was never stopped. After a device that was lost
+/// ([`Device::is_lost`]) it may be resumed on another from the last epoch that is done.
+///
 /// # Errors
-/// Settings, data or files that don't fit, forms in the settings that are not the device's among them, and the device's
-/// failures.
+/// Settings, data or files that don't fit, forms in the settings that are not the device's among them, the device's
+/// failures, and [`TrainError::Stopped`].
 pub async fn train(
     device: &Device,
     settings: &Settings,
     data: &TrainingData,
     run: &Path,
     resume: bool,
-    mut report: impl FnMut(Event),
+    mut report: impl FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Vec<EpochRecord>, TrainError> {
     let forms = device.caps().forms;
     if let Some(recorded) = settings.forms.filter(|recorded| *recorded != forms) {
@@ -331,9 +400,7 @@ pub async fn train(
     let grid = training_grid(preprocessing)?;
     check_grid(data, grid)?;
     let (feed, residents) = Feed::new(device, network, settings, data, grid).await?;
-    if let Some(residents) = residents {
-        report(Event::Resident(residents));
-    }
+    let mut stopping = residents.is_some_and(|residents| report(Event::Resident(residents)).is_break());
     let steps = feed.steps();
     let graph = step_graph(settings, preprocessing)?;
     let plan = Plan::new(&graph, device.caps())?;
@@ -352,6 +419,14 @@ pub async fn train(
                 let message = format!(
                     "{} was begun with other settings: {difference}; it goes on with its own",
                     run.display()
+                );
+                return Err(TrainError::Settings(message));
+            }
+            if let Some(begun) = found.begun.as_ref().filter(|begun| begun.steps > steps) {
+                let message = format!(
+                    "{} was begun with other cases: {} steps of an epoch are done, and now it has {steps}",
+                    run.display(),
+                    begun.steps
                 );
                 return Err(TrainError::Settings(message));
             }
@@ -376,6 +451,7 @@ pub async fn train(
                 epochs_done: 0,
                 best: None,
                 log: Vec::new(),
+                begun: None,
             }
         }
     };
@@ -393,55 +469,101 @@ pub async fn train(
 
     for epoch in record.epochs_done..settings.epochs {
         let start = Instant::now();
-        let mut sum = 0.0;
-        training.upload(&mut executable, (epoch, 0)).await?;
+        let begun = record.begun.take().unwrap_or_default();
+        let (mut next, mut sum) = (begun.steps, begun.loss_sum);
+        if next < steps {
+            training.upload(&mut executable, (epoch, next)).await?;
+        }
         // A step's loss is looked at when the next step is submitted, so that the device always has work.
         let mut in_flight = VecDeque::new();
-        for position in 0..=steps {
-            if position < steps {
-                let scalars = training.scalars((epoch, position));
+        while (next < steps && !stopping) || !in_flight.is_empty() {
+            if next < steps && !stopping {
+                let scalars = training.scalars((epoch, next));
                 executable.submit(device, &scalars)?;
-                in_flight.push_back((
-                    position,
-                    scalars.learning_rate,
-                    executable.begin_read(device, "loss").await?,
-                ));
-                if position + 1 < steps {
-                    training.upload(&mut executable, (epoch, position + 1)).await?;
+                let loss = executable.begin_read(device, "loss").await?;
+                in_flight.push_back((next, scalars.learning_rate, loss));
+                next += 1;
+                if next < steps {
+                    training.upload(&mut executable, (epoch, next)).await?;
                 }
-                if position == 0 {
+                if in_flight.len() == 1 {
                     continue;
                 }
             }
             let (position, learning_rate, loss) = in_flight.pop_front().expect("a step ahead");
-            let loss = training.finite(loss.finish(device).await?.data[0], (epoch, position))?;
+            let loss = loss.finish(device).await?.data[0];
+            if !loss.is_finite() {
+                let known = match trained.take() {
+                    Some(trained) => Some((trained.into_tensors(), 0)),
+                    None if epoch == 0 && begun.steps == 0 => Some((initial(&graph, settings.seed), 0)),
+                    None => Checkpoints::of(run)
+                        .load()?
+                        .map(|(_, tensors)| (tensors, begun.steps)),
+                };
+                let at = (epoch, position);
+                let tensors = match known {
+                    Some(known) => Some(
+                        training
+                            .weights_before(&mut executable, &weights, known, at)
+                            .await?,
+                    ),
+                    None => None,
+                };
+                return Err(training.not_finite(loss, tensors.as_ref(), at).await);
+            }
             if let Some(trained) = trained.take() {
                 trained.write(run, &record, &mut checkpoints)?;
-                report(Event::Epoch(record.log.last().expect("an epoch before")));
+                stopping |= report(Event::Epoch(record.log.last().expect("an epoch before"))).is_break();
             }
             sum += loss as f64;
-            report(Event::Step {
+            let step = Event::Step {
                 epoch: epoch + 1,
                 done: position + 1,
                 steps,
                 loss,
                 learning_rate,
-            });
+            };
+            stopping |= report(step).is_break();
         }
-        let train_seconds = start.elapsed().as_secs_f64();
+        let train_seconds = begun.seconds + start.elapsed().as_secs_f64();
+        let stopped = TrainError::Stopped {
+            epoch: epoch + 1,
+            done: next,
+            steps,
+        };
+        if stopping && next == begun.steps {
+            return Err(stopped); // with nothing new to save
+        }
 
-        let tensors: HashMap<String, Tensor> = weights.download(device).await?.into_iter().collect();
+        let mut tensors: HashMap<String, Tensor> = weights.download(device).await?.into_iter().collect();
         let moments = weights.download_moments(device).await?;
-        let diverged = |what| training.diverged((epoch, steps - 1), what);
+        let diverged = |what| training.diverged((epoch, next - 1), what);
         weights::check_numbers(&tensors).map_err(diverged)?;
         weights::check_numbers(moments.iter().map(|(name, tensor)| (name, tensor))).map_err(diverged)?;
 
         let start = Instant::now();
         let last = epoch + 1 == settings.epochs;
         let mut scores = vec![Vec::new(); METRICS.len()];
-        if !data.validation.is_empty() && (last || (epoch + 1).is_multiple_of(settings.validate_every)) {
-            let validation = validate(device, &mut predictor, &data.validation, &mut report).await?;
-            scores = validation.map_err(diverged)?;
+        let due = last || (epoch + 1).is_multiple_of(settings.validate_every);
+        if due && !data.validation.is_empty() && !stopping {
+            match validate(device, &mut predictor, &tensors, &data.validation, &mut report).await? {
+                Validation::Done(found) => scores = found,
+                Validation::Stopped => stopping = true,
+                Validation::NotFinite(what) => return Err(diverged(what)),
+            }
+        }
+        if stopping {
+            training
+                .check_loss(&mut executable, &tensors, (epoch, next - 1))
+                .await?;
+            record.begun = Some(Begun {
+                steps: next,
+                loss_sum: sum,
+                seconds: train_seconds,
+            });
+            tensors.extend(moments);
+            checkpoints.save(&record, &tensors)?;
+            return Err(stopped);
         }
         let means: Vec<Option<f64>> = scores.iter().map(|s| metrics::mean(s.iter().copied())).collect();
         let validation_seconds = start.elapsed().as_secs_f64();
@@ -477,10 +599,12 @@ pub async fn train(
     if let Some(trained) = trained {
         if data.validation.is_empty() {
             let last = (settings.epochs - 1, steps - 1);
-            training.check_loss(&mut executable, last).await?;
+            training
+                .check_loss(&mut executable, &trained.model.tensors, last)
+                .await?;
         }
         trained.write(run, &record, &mut checkpoints)?;
-        report(Event::Epoch(record.log.last().expect("an epoch before")));
+        let _ = report(Event::Epoch(record.log.last().expect("an epoch before")));
     }
     Ok(record.log)
 }
@@ -522,6 +646,9 @@ pub async fn train_in_memory(
         let at = (index / steps, index % steps);
         let scalars = training.scalars(at);
         let loss = training.run(&mut executable, at, &scalars).await?;
+        if !loss.is_finite() {
+            return Err(training.not_finite(loss, None, at).await);
+        }
         done = index + 1;
         let event = Event::Step {
             epoch: at.0 + 1,
@@ -538,7 +665,7 @@ pub async fn train_in_memory(
     if let Some(last) = done.checked_sub(1) {
         let at = (last / steps, last % steps);
         weights::check_numbers(&tensors).map_err(|what| training.diverged(at, what))?;
-        training.check_loss(&mut executable, at).await?;
+        training.check_loss(&mut executable, &tensors, at).await?;
     }
     Ok(Model {
         info: model_info(settings, data, done / steps, Vec::new()),
@@ -596,23 +723,51 @@ fn training_grid(preprocessing: &Preprocessing) -> Result<[usize; 3], TrainError
     preprocessing.grid.ok_or(TrainError::NoGrid)
 }
 
-/// Dice by foreground label; or, in words, what is not finite.
+/// The tensors that a training starts from: weights, and the optimiser's moments of nothing.
+fn initial(graph: &Graph, seed: u64) -> HashMap<String, Tensor> {
+    let mut tensors = weights::initialise(graph, seed);
+    for (_, parameter) in graph.parameters() {
+        for order in 0..2 {
+            let name = format!("adam.{order}.{}", parameter.name);
+            tensors.insert(name, Tensor::zeros(&parameter.spec.shape));
+        }
+    }
+    tensors
+}
+
+/// How a validation ended.
+enum Validation {
+    /// With the mean of each metric by foreground label.
+    Done(Vec<Vec<Option<f64>>>),
+    /// The caller stopped it.
+    Stopped,
+    /// In words, what is not finite.
+    NotFinite(String),
+}
+
+/// Scores held-out cases. The predictor shares its weights with the training; they are `tensors`.
 async fn validate(
     device: &Device,
     predictor: &mut Predictor,
+    tensors: &HashMap<String, Tensor>,
     cases: &[ValidationCase],
-    report: &mut impl FnMut(Event),
-) -> Result<Result<Vec<Vec<Option<f64>>>, String>, TrainError> {
+    report: &mut impl FnMut(Event) -> ControlFlow<()>,
+) -> Result<Validation, TrainError> {
     let preprocessing = predictor.preprocessing().clone();
     let mut scores = Vec::new();
     for (i, case) in cases.iter().enumerate() {
-        let logits = predictor.logits(device, &case.prepared).await?;
-        if !logits.data.iter().all(|v| v.is_finite()) {
-            return Ok(Err(format!(
-                "the logits of the held-out case {} are not finite",
-                case.id
-            )));
-        }
+        let logits = match predictor.logits(device, &case.prepared).await {
+            Err(PredictError::NotFinite { .. }) => {
+                let layer = predictor.first_not_finite(device, &case.prepared, tensors).await;
+                let what = format!(
+                    "the logits of the held-out case {} are not finite{}",
+                    case.id,
+                    first_in(&layer)
+                );
+                return Ok(Validation::NotFinite(what));
+            }
+            logits => logits?,
+        };
         let labels = preprocessing.restore_labels(&logits, &case.prepared.placement);
         let maps = Comparison::new(
             &labels,
@@ -622,12 +777,16 @@ async fn validate(
             preprocessing.ignore,
         );
         scores.push((case.id.clone(), maps.scores()));
-        report(Event::Validation {
+        let event = Event::Validation {
             done: i + 1,
             cases: cases.len(),
-        });
+        };
+        if report(event).is_break() {
+            return Ok(Validation::Stopped);
+        }
     }
-    Ok(Ok(Report::new(&preprocessing.labels, &scores).label_means))
+    let report = Report::new(&preprocessing.labels, &scores);
+    Ok(Validation::Done(report.label_means))
 }
 
 fn model_info(

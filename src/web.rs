@@ -60,6 +60,7 @@ fn predict_error(e: PredictError) -> JsValue {
         PredictError::Gpu(e) => gpu_error(e),
         e @ (PredictError::Outside { .. } | PredictError::Grid(_)) => error("ScanError", e),
         PredictError::Memory(e) => error("TooLargeError", e),
+        e @ PredictError::NotFinite { .. } => error("WeightsError", e),
         PredictError::Stopped => error("AbortError", "Stopped."),
     }
 }

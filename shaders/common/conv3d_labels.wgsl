@@ -1,4 +1,4 @@
-// In place of the outputs of conv3d_winograd.wgsl the label of the highest, the first of equal ones: arg_max.wgsl without the
+// In place of the outputs of conv3d_winograd.wgsl the label of the highest, the first of equal ones, or -1: arg_max.wgsl without the
 // logits in memory. With a 1×1×1 convolution between (conv77U of the hybrid), its outputs are what is compared.
 // An invocation has all outputs of its voxels.
 // 1 for that convolution.
@@ -9,8 +9,11 @@ const POINTWISE: u32 = 0u;
 var<private> logits: array<Planes, 2>;
 var<private> best: array<Planes, 2>;
 var<private> label: array<Planes, 2>;
+var<private> magnitude: array<vec4u, 2>;
 
 fn consider(row: u32, number: u32) {
+    let bits = bitcast<vec4u>(logits[row]) & vec4u(0x7fffffffu);
+    magnitude[row] = select(max(magnitude[row], bits), bits, number == 0u);
     let better = vec4<bool>(number == 0u) | (logits[row] > best[row]);
     best[row] = select(best[row], logits[row], better);
     label[row] = select(label[row], Planes(f32(number)), better);
@@ -62,13 +65,17 @@ fn add_channels(block: u32, weights: vec4f) {
     }
 }
 
+fn chosen(row: u32, plane: u32) -> f32 {
+    return select(-1.0, label[row][plane], magnitude[row][plane] < 0x7f800000u);
+}
+
 fn put_label(at: u32, t: u32, row: u32, place: Target) {
     let y = place.y + 2u * t + row;
     if (y < params.height) {
         let i = at + y * params.width;
-        labels[i] = label[row][t];
+        labels[i] = chosen(row, t);
         if (place.both) {
-            labels[i + params.height * params.width] = label[row][t + 2u];
+            labels[i + params.height * params.width] = chosen(row, t + 2u);
         }
     }
 }

@@ -8,10 +8,11 @@ use obelisk::gpu::{Device, DeviceOptions, FormsChoice};
 use obelisk::metrics::METRICS;
 use obelisk::picture;
 use obelisk::preprocess::Preprocessing;
-use obelisk::train::TrainingData;
+use obelisk::train::{Event, TrainError, TrainingData};
 
-use super::device::{self, DeviceArguments};
-use super::interrupt;
+use super::device::{self, DeviceArguments, Losses};
+use super::files::Files;
+use super::interrupt::{self, Interrupted};
 use super::pictures::draw_run;
 use super::print::{self, errln, outln};
 use super::train::{Progress, TrainingOptions, derive_preprocessing, no_fold, open_recorded};
@@ -60,6 +61,7 @@ impl Crossval {
         self.refuse_other_tables()?;
         let dataset = Dataset::open(&rows[0].settings.dataset)?;
         let folds = self.folds(&dataset, &rows)?;
+        self.check_files(&dataset, &rows, &folds)?;
         if !self.table {
             let failed = self.train(&self.device.options(), &dataset, &rows, &folds)?;
             if !failed.is_empty() {
@@ -104,6 +106,33 @@ impl Crossval {
             return Err(Usage(message).into());
         }
         Ok(rows)
+    }
+
+    fn check_files(&self, dataset: &Dataset, rows: &[Row], folds: &[(usize, Fold)]) -> anyhow::Result<()> {
+        let mut files = Files::new();
+        files
+            .read("DATASET", &dataset.folder)
+            .read_all("--config", &self.config);
+        for case in &dataset.cases {
+            files
+                .read_all("DATASET", &case.images)
+                .read("DATASET", &case.label);
+        }
+        files.write("--out", &self.out);
+        for name in Table::FILES {
+            files.write("--out", self.out.join(name));
+        }
+        for row in rows {
+            for (k, fold) in folds {
+                let run = crossval::fold_folder(&self.out, &row.name, *k);
+                files.write("--out", run.join("config.toml")).write("--out", run);
+                for case in &fold.validation {
+                    let id = &dataset.cases[*case].id;
+                    files.write("--out", crossval::prediction(&self.out, &row.name, id));
+                }
+            }
+        }
+        files.check()
     }
 
     /// A folder with tables of something else is not written into.
@@ -215,15 +244,16 @@ impl Crossval {
                 Some(run) => crossval::run_settings(run)?.recorded_forms(),
                 None => options.forms,
             };
-            if device.as_ref().is_none_or(|(of, _)| *of != forms) {
-                let opened = match record {
-                    Some(run) => open_recorded(options, forms, &run.join("config.toml"))?,
-                    None => device::open(options)?,
-                };
-                device = Some((forms, opened));
-            }
-            let (_, device) = device.as_ref().context("opened above")?;
-            match self.run_fold(device, dataset, data, &job) {
+            let open = || match record {
+                Some(run) => open_recorded(options, forms, &run.join("config.toml")),
+                None => device::open(options),
+            };
+            device = match device.take() {
+                Some((of, open)) if of == forms => Some((of, open)),
+                _ => Some((forms, open()?)),
+            };
+            let (_, device) = device.as_mut().context("opened above")?;
+            match self.run_fold(device, open, dataset, data, &job) {
                 Ok(result) => {
                     let mean = self.write_table(rows)?;
                     errln!(
@@ -232,6 +262,7 @@ impl Crossval {
                         summary(&mean, &job.name)
                     );
                 }
+                Err(error) if error.is::<Interrupted>() => return Err(error),
                 // A network that can't be trained does not keep the others from their rows.
                 Err(error) => {
                     errln!("error: {what}: {}", message(&error));
@@ -244,20 +275,38 @@ impl Crossval {
 
     fn run_fold(
         &self,
-        device: &Device,
+        device: &mut Device,
+        open: impl Fn() -> anyhow::Result<Device>,
         dataset: &Dataset,
         data: &TrainingData,
         job: &Job,
     ) -> anyhow::Result<FoldResult> {
-        if self.force {
-            job.restart(&self.out)?;
-        }
-        interrupt::say("the same call goes on from the last epoch that is done".into());
+        let going_on = match self.force {
+            false => "the same call goes on from there",
+            true => "the same call without --force goes on from there",
+        };
+        interrupt::say(going_on.into());
         let names = data.preprocessing.foreground_names();
         let mut progress = Progress::new(job.settings.epochs, job.settings.batch, names);
-        let outcome =
-            pollster::block_on(job.run_fold(device, dataset, data, &self.out, |event| progress.show(&event)));
+        let mut losses = Losses::default();
+        let mut anew = self.force;
+        let outcome = loop {
+            let report = |event: Event| progress.show(&event);
+            let outcome = pollster::block_on(job.run_fold(device, dataset, data, &self.out, anew, report));
+            match outcome {
+                Err(error) if losses.repeat(device, progress.epochs_saved, &error) => {
+                    (*device, anew) = (open()?, false);
+                }
+                ended => break ended,
+            }
+        };
         progress.finish();
+        if let Err(
+            stopped @ (CrossvalError::Train(TrainError::Stopped { .. }) | CrossvalError::Stopped { .. }),
+        ) = outcome
+        {
+            return Err(Interrupted::after(format!("{stopped}; {going_on}")).into());
+        }
         let (result, log) = outcome?;
         let run = crossval::fold_folder(&self.out, &job.name, job.settings.fold.unwrap_or_default());
         draw_run(&run, &job.settings, data, &log)?;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use obelisk::file::folder;
+use obelisk::file::{self, folder};
 
 use super::Usage;
 
@@ -133,15 +133,12 @@ pub fn claim(path: &Path, force: bool) -> anyhow::Result<()> {
 /// # Errors
 /// The system's refusal.
 pub fn claim_folder(path: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(path).with_context(|| format!("{}", path.display()))?;
+    file::make_folder(path).with_context(|| format!("{}", path.display()))?;
     takes_files(path)
 }
 
 fn takes_files(folder: &Path) -> anyhow::Result<()> {
-    let probe = folder.join(format!(".obelisk-{}", std::process::id()));
-    std::fs::File::create_new(&probe)
-        .and_then(|_| std::fs::remove_file(&probe))
-        .with_context(|| format!("{} takes no files", folder.display()))
+    file::takes_files(folder).with_context(|| format!("{} takes no files", folder.display()))
 }
 
 #[cfg(test)]

@@ -78,12 +78,6 @@ impl Finishing {
             _ => ControlFlow::Break(()),
         }
     }
-
-    /// The end of the command; `told` says what is saved and how to go on.
-    pub fn interrupted(&self, told: String) -> Interrupted {
-        let signal = SIGNAL.load(SeqCst);
-        Interrupted { signal, told }
-    }
 }
 
 impl Drop for Finishing {
@@ -101,6 +95,12 @@ pub struct Interrupted {
 }
 
 impl Interrupted {
+    /// The end of a command that heard of a signal; `told` says what is saved and how to go on.
+    pub fn after(told: String) -> Interrupted {
+        let signal = SIGNAL.load(SeqCst);
+        Interrupted { signal, told }
+    }
+
     /// 128 and the signal's number.
     pub fn exit_code(&self) -> u8 {
         128 + self.signal as u8

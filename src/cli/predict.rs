@@ -13,9 +13,9 @@ use obelisk::volume::{self, Orientation, Volume};
 use obelisk::weights::Model;
 use obelisk::{model, picture, weights};
 
-use super::device::{self, DeviceArguments};
+use super::device::{self, DeviceArguments, Losses};
 use super::files::{Files, claim, claim_folder};
-use super::interrupt::Finishing;
+use super::interrupt::{Finishing, Interrupted};
 use super::print::{errln, outln};
 use super::{Usage, examples, how_to_import, message, values};
 
@@ -91,22 +91,30 @@ impl Predict {
         if jobs.is_empty() {
             bail!("{incomplete} of {all} scans failed");
         }
-        let device = device::open(&self.device.options())?;
-        let mut predictor = self
-            .load_predictor(&device, &model)
-            .with_context(|| format!("{}: {}", self.model.display(), model.info.arch))?;
+        let mut device = device::open(&self.device.options())?;
+        let mut predictor = self.load_predictor(&device, &model)?;
+        let mut losses = Losses::default();
         let finishing = (jobs.len() > 1).then(|| Finishing::first("this scan"));
         let mut failed = Vec::new();
         for (done, job) in jobs.iter().enumerate() {
-            if let Some(finishing) = finishing.as_ref().filter(|f| f.flow().is_break()) {
+            if finishing.as_ref().is_some_and(|f| f.flow().is_break()) {
                 let told = format!(
                     "{done} of {} scans are done; the same call does the others",
                     jobs.len()
                 );
-                return Err(finishing.interrupted(told).into());
+                return Err(Interrupted::after(told).into());
             }
             // One bad scan among many does not keep the others from their labels.
-            if let Err(error) = self.segment(&device, &mut predictor, &model, job) {
+            let segmented = loop {
+                match self.segment(&device, &mut predictor, &model, job) {
+                    Err(error) if losses.repeat(&device, done, &message(&error)) => {
+                        device = device::open(&self.device.options())?;
+                        predictor = self.load_predictor(&device, &model)?;
+                    }
+                    ended => break ended,
+                }
+            };
+            if let Err(error) = segmented {
                 if !self.input.is_dir() {
                     return Err(error);
                 }
@@ -208,6 +216,11 @@ impl Predict {
     }
 
     fn load_predictor(&self, device: &Device, model: &Model) -> anyhow::Result<Segmenter> {
+        let what = || format!("{}: {}", self.model.display(), model.info.arch);
+        self.predictor(device, model).with_context(what)
+    }
+
+    fn predictor(&self, device: &Device, model: &Model) -> anyhow::Result<Segmenter> {
         let network = model::find(&model.info.arch)?;
         let preprocessing = &model.info.preprocessing;
         if let Some(spacing) = self.grid_spacing {

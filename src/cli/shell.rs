@@ -46,7 +46,7 @@ pub struct Man {
 impl Man {
     pub fn run(&self) -> anyhow::Result<()> {
         let what = || format!("{}", self.folder.display());
-        std::fs::create_dir_all(&self.folder).with_context(what)?;
+        obelisk::file::make_folder(&self.folder).with_context(what)?;
         clap_mangen::generate_to(Arguments::command(), &self.folder).with_context(what)?;
         outln!("{}", self.folder.display());
         Ok(())

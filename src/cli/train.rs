@@ -1,4 +1,5 @@
 use std::io::IsTerminal;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -11,9 +12,9 @@ use obelisk::model;
 use obelisk::preprocess::{Overrides, Preprocessing};
 use obelisk::train::{Event, RunFolder, Settings, TrainError, TrainingData, has_checkpoint, train};
 
-use super::device::{self, DeviceArguments};
+use super::device::{self, DeviceArguments, Losses};
 use super::files::Files;
-use super::interrupt;
+use super::interrupt::{self, Finishing, Interrupted};
 use super::pictures::draw_run;
 use super::print::{errln, outln};
 use super::{Usage, examples};
@@ -123,7 +124,7 @@ impl Train {
             data.training.len(),
             data.validation.len()
         );
-        let device = match self.resume && options.forms == FormsChoice::Auto {
+        let mut device = match self.resume && options.forms == FormsChoice::Auto {
             false => device::open(options)?,
             true => open_recorded(options, settings.recorded_forms(), &config_path)?,
         };
@@ -138,20 +139,32 @@ impl Train {
         settings.forms = forms;
         let names = data.preprocessing.foreground_names();
         let mut progress = Progress::new(settings.epochs, settings.batch, names);
-        interrupt::say(format!(
-            "`obelisk train --resume --out {}` goes on from the last epoch that is done",
+        let going_on = format!(
+            "`obelisk train --resume --out {}` goes on from there",
             self.out.display()
-        ));
-        let log = pollster::block_on(train(
-            &device,
-            &settings,
-            &data,
-            &self.out,
-            self.resume,
-            |event| progress.show(&event),
-        ));
+        );
+        interrupt::say(going_on.clone());
+        let mut losses = Losses::default();
+        let trained = loop {
+            // A folder may have another training's checkpoints until this one has saved its own.
+            let resume = self.resume || progress.epochs_saved > 0;
+            let report = |event: Event| progress.show(&event);
+            let trained = pollster::block_on(train(&device, &settings, &data, &self.out, resume, report));
+            match trained {
+                Err(error) if losses.repeat(&device, progress.epochs_saved, &error) => {
+                    let forms = settings.recorded_forms();
+                    device = open_recorded(options, forms, &config_path)?;
+                }
+                ended => break ended,
+            }
+        };
         progress.finish();
-        let log = log.map_err(|error| self.advise(error))?;
+        let log = match trained {
+            Err(stopped @ TrainError::Stopped { .. }) => {
+                return Err(Interrupted::after(format!("{stopped}; {going_on}")).into());
+            }
+            trained => trained.map_err(|error| self.advise(error))?,
+        };
         draw_run(&self.out, &settings, &data, &log)?;
         let first = &METRICS[0];
         if let Some(best) = log
@@ -372,7 +385,7 @@ pub(super) fn derive_preprocessing(dataset: &Dataset, settings: &Settings) -> an
     Ok(Preprocessing::derive(dataset, overrides)?)
 }
 
-/// A bar on a terminal, plain lines otherwise.
+/// Shows a training on the way: a bar on a terminal, plain lines otherwise. Tells it of signals.
 pub(super) struct Progress {
     bar: Option<ProgressBar>,
     epochs: usize,
@@ -380,6 +393,9 @@ pub(super) struct Progress {
     names: Vec<String>,
     start: std::time::Instant,
     epochs_before: Option<usize>,
+    finishing: Option<Finishing>,
+    /// Epochs whose checkpoints have been written since the command began.
+    pub(super) epochs_saved: usize,
 }
 
 impl Progress {
@@ -395,10 +411,28 @@ impl Progress {
             names,
             start: std::time::Instant::now(),
             epochs_before: None,
+            finishing: None,
+            epochs_saved: 0,
         }
     }
 
-    pub(super) fn show(&mut self, event: &Event) {
+    /// Shows an event; `Break` once a signal has come. Until the first step is done there is nothing to save, and a signal
+    /// ends the program at once.
+    pub(super) fn show(&mut self, event: &Event) -> ControlFlow<()> {
+        self.print(event);
+        match event {
+            Event::Step { .. } | Event::Validation { .. } => {
+                let first = || Finishing::first("what is at hand");
+                self.finishing.get_or_insert_with(first);
+            }
+            Event::Epoch(_) => self.epochs_saved += 1,
+            _ => {}
+        }
+        let finishing = self.finishing.as_ref();
+        finishing.map_or(ControlFlow::Continue(()), Finishing::flow)
+    }
+
+    fn print(&mut self, event: &Event) {
         match event {
             Event::Step {
                 epoch,
@@ -460,7 +494,9 @@ impl Progress {
         }
     }
 
-    pub(super) fn finish(&self) {
+    /// Takes the bar away; a signal ends the program at once again.
+    pub(super) fn finish(&mut self) {
+        self.finishing = None;
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }

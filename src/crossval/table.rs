@@ -192,16 +192,17 @@ impl Table {
             .collect()
     }
 
-    /// Writes table.md, table.csv, table.json and cases.csv into `out`, over those of an earlier call.
+    /// What [`Table::save`] writes.
+    pub const FILES: [&'static str; 4] = ["table.md", "table.csv", "table.json", "cases.csv"];
+
+    /// Writes [`Table::FILES`] into `out`, over those of an earlier call.
     ///
     /// # Errors
     /// The operating system's refusal.
     pub fn save(&self, out: &Path) -> Result<(), CrossvalError> {
         let json = serde_json::to_string_pretty(self).map_err(|e| CrossvalError::Recipe(e.to_string()))?;
-        write(&out.join("table.md"), self.markdown().as_bytes())?;
-        write(&out.join("table.csv"), self.csv().as_bytes())?;
-        write(&out.join("table.json"), json.as_bytes())?;
-        write(&out.join("cases.csv"), self.cases_csv().as_bytes())
+        let texts = [self.markdown(), self.csv(), json, self.cases_csv()];
+        (Table::FILES.iter().zip(texts)).try_for_each(|(name, text)| write(&out.join(name), text.as_bytes()))
     }
 }
 

@@ -8,6 +8,8 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use crate::file::change;
+
 /// First bytes of a file of pipelines; a checksum of the rest follows.
 const MAGIC: &[u8; 8] = b"OBELPIPE";
 
@@ -81,21 +83,21 @@ impl PipelineCache {
 ///
 /// # Errors
 /// The operating system's. A file that was there stays then.
+#[allow(clippy::disallowed_methods)] // a folder and a file of their own kind, changed as src/file.rs does
 pub(super) fn keep(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let parent = path.parent().expect("a file in a folder");
     let mut folder = fs::DirBuilder::new();
     folder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut folder, 0o700);
-    folder.create(parent)?;
+    change(|| folder.create(parent))?;
     // Private from the beginning, as temporary files are.
-    let mut file = tempfile::Builder::new()
-        .prefix(".obelisk-")
-        .suffix(".tmp")
-        .tempfile_in(parent)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
+    let mut temporary = tempfile::Builder::new();
+    temporary.prefix(".obelisk-").suffix(".tmp");
+    let mut file = change(|| temporary.tempfile_in(parent))?;
+    change(|| file.write_all(bytes))?;
+    change(|| file.as_file().sync_all())?;
+    change(|| Ok(file.persist(path)?))?;
     Ok(())
 }
 

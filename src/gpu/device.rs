@@ -8,6 +8,8 @@ use super::forms::{self, DeviceForms, FormsChoice, FormsLimits, FormsSource};
 use super::memory::{Buffer, Charge, Counted, Ledger, Memory, Texture};
 #[cfg(not(target_arch = "wasm32"))]
 use super::waiting::Poller;
+use super::waiting::poll;
+use crate::faults;
 use crate::op::{Access, Caps, Dispatch, Forms, Shader, Target, Texel};
 use crate::plan;
 use crate::shader::Struct;
@@ -182,7 +184,7 @@ pub struct Device {
     summary: AdapterSummary,
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
     cache: Option<PipelineCache>,
-    failure: Arc<Mutex<Option<String>>>,
+    failure: Arc<Mutex<Option<GpuError>>>,
     ledger: Arc<Ledger>,
     /// What wgpu stages for writes that no submission has taken yet.
     staged: Mutex<Vec<Charge>>,
@@ -317,13 +319,13 @@ impl Device {
                 wgpu::DeviceLostReason::Destroyed => "it was destroyed",
                 _ => &message,
             };
-            lost.lock()
-                .unwrap()
-                .get_or_insert(format!("the device was lost: {message}"));
+            // Before what else was reported: that follows from it.
+            *lost.lock().unwrap() = Some(GpuError::Lost(message.to_owned()));
         });
         let uncaptured = failure.clone();
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-            uncaptured.lock().unwrap().get_or_insert(error.to_string());
+            let error = GpuError::Device(error.to_string());
+            uncaptured.lock().unwrap().get_or_insert(error);
         }));
         let caps = Caps {
             // Through textures no more than any adapter's hold.
@@ -404,8 +406,28 @@ impl Device {
     /// The first error that the device reported outside a scope, if any.
     pub(super) fn check(&self) -> Result<(), GpuError> {
         match &*self.failure.lock().unwrap() {
-            Some(message) => Err(GpuError::Device(message.clone())),
-            None => Ok(()),
+            Some(GpuError::Lost(message)) => Err(GpuError::Lost(message.clone())),
+            Some(GpuError::Device(message)) => Err(GpuError::Device(message.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the device is gone: reset by its driver, switched off, destroyed. What was on it is gone as well; the adapter
+    /// may give another device.
+    pub fn is_lost(&self) -> bool {
+        let is_lost = || matches!(*self.failure.lock().unwrap(), Some(GpuError::Lost(_)));
+        // Some losses are reported by the next poll.
+        is_lost() || {
+            let _ = poll(&self.device, None);
+            is_lost()
+        }
+    }
+
+    /// The error of an operation that failed, or the loss that it follows from.
+    pub(super) fn failed(&self, error: GpuError) -> GpuError {
+        match self.is_lost() {
+            true => self.check().err().unwrap_or(error),
+            false => error,
         }
     }
 
@@ -474,11 +496,11 @@ impl Device {
         };
         match error {
             None => Ok(Counted::new(made, self.ledger.charge(&self.device, bytes))),
-            Some(e) => Err(GpuError::OutOfMemory {
+            Some(e) => Err(self.failed(GpuError::OutOfMemory {
                 label: label.into(),
                 mib: bytes >> 20,
                 reason: e.to_string(),
-            }),
+            })),
         }
     }
 
@@ -491,6 +513,9 @@ impl Device {
 
     /// Submits recorded work; what was staged for it stops counting when it is done.
     pub(super) fn submit(&self, commands: wgpu::CommandBuffer) -> wgpu::SubmissionIndex {
+        if faults::is_lost_at_submission() {
+            self.device.destroy();
+        }
         let submission = self.queue.submit([commands]);
         let staged = std::mem::take(&mut *self.staged.lock().unwrap());
         if !staged.is_empty() {
@@ -620,10 +645,10 @@ impl Device {
                 cache: self.cache.as_ref().map(|c| &c.cache),
             });
         if let Some(error) = scope.pop().await {
-            return Err(GpuError::Pipeline {
+            return Err(self.failed(GpuError::Pipeline {
                 label,
                 reason: error.to_string(),
-            });
+            }));
         }
         let pipeline = Arc::new(Pipeline { pipeline, layout });
         self.pipelines.lock().unwrap().insert(key, pipeline.clone());

@@ -454,10 +454,10 @@ impl Executable {
             made.bind(device, &residents);
             if let Some(error) = scope.pop().await {
                 let label = format!("{} ({})", launch.op, launch.dispatch.kernel());
-                return Err(GpuError::Pipeline {
+                return Err(device.failed(GpuError::Pipeline {
                     label,
                     reason: error.to_string(),
-                });
+                }));
             }
             launches.push(made);
         }

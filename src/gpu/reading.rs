@@ -66,7 +66,8 @@ impl Copy {
     }
 
     async fn finish(self, device: &Device) -> Result<Vec<f32>, GpuError> {
-        let failed = |reason: String| GpuError::Device(format!("reading back failed: {reason}"));
+        let failed =
+            |reason: String| device.failed(GpuError::Device(format!("reading back failed: {reason}")));
         device.polled(Some(self.submission)).await?;
         self.mapped
             .await

@@ -2,6 +2,8 @@
 //! thread of the device's own does so while a future waits, and sleeps in the driver until the work is done, so that no future
 //! blocks the thread of whoever polls it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use super::GpuError;
 use super::device::Device;
 
@@ -14,14 +16,15 @@ impl Device {
     /// # Errors
     /// A device that failed.
     pub fn wait(&self) -> Result<(), GpuError> {
-        poll(&self.device, None)?;
+        poll(&self.device, None).map_err(|error| self.failed(error))?;
         self.check()
     }
 
     /// Resolves when a submission, or everything submitted, is done and its callbacks have run.
     #[cfg(not(target_arch = "wasm32"))]
     pub(super) async fn polled(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<(), GpuError> {
-        self.poller.poll(submission).await
+        let polled = self.poller.poll(submission).await;
+        polled.map_err(|error| self.failed(error))
     }
 
     /// Callbacks run by themselves.
@@ -40,20 +43,24 @@ impl Device {
         self.polled(None).await?;
         receive
             .await
-            .map_err(|_| GpuError::Device("it dropped its work".into()))?;
+            .map_err(|_| self.failed(GpuError::Device("it dropped its work".into())))?;
         self.check()
     }
 }
 
-fn poll(device: &wgpu::Device, submission: Option<wgpu::SubmissionIndex>) -> Result<(), GpuError> {
+/// Blocks until a submission, or everything submitted, is done and its callbacks have run.
+pub(super) fn poll(device: &wgpu::Device, submission: Option<wgpu::SubmissionIndex>) -> Result<(), GpuError> {
     let wait = wgpu::PollType::Wait {
         submission_index: submission,
         timeout: None,
     };
-    let polled = device.poll(wait);
-    polled
-        .map(drop)
-        .map_err(|error| GpuError::Device(error.to_string()))
+    // wgpu panics where a device is lost while someone waits for it.
+    match catch_unwind(AssertUnwindSafe(|| device.poll(wait))) {
+        Ok(polled) => polled
+            .map(drop)
+            .map_err(|error| GpuError::Device(error.to_string())),
+        Err(_) => Err(GpuError::Device("it could not be waited for".into())),
+    }
 }
 
 #[cfg(not(target_arch = "wasm32"))]

@@ -11,9 +11,14 @@ params! {
 }
 
 /// Input: logits, map `[N, L, D, H, W]`. Output: labels, flat `[N, 1, D, H, W]`, the index of the highest logit and the
-/// first of equal ones. No gradient flows through it.
+/// first of equal ones, or [`ArgMax::NONE`]. No gradient flows through it.
 #[derive(Clone, Copy, Debug)]
 pub struct ArgMax;
+
+impl ArgMax {
+    /// In place of a label where a logit is not finite.
+    pub const NONE: f32 = -1.0;
+}
 
 impl Op for ArgMax {
     fn name(&self) -> &'static str {
@@ -79,6 +84,9 @@ impl Op for ArgMax {
         let volume = d * h * w;
         vec![Tensor::from_fn(&[n, 1, d, h, w], |voxel| {
             let z = |l: usize| inputs[0].data[(voxel / volume * classes + l) * volume + voxel % volume];
+            if !(0..classes).all(|l| z(l).is_finite()) {
+                return ArgMax::NONE;
+            }
             let best = (1..classes).fold(0, |best, l| if z(l) > z(best) { l } else { best });
             best as f32
         })]

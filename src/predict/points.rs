@@ -4,6 +4,7 @@ pub mod table;
 
 use std::collections::HashMap;
 
+use crate::finite::is_finite;
 use crate::gpu::{Device, Executable, GpuError, Resident, Weights};
 use crate::graph::{Graph, GraphError};
 use crate::model::{At, Builder, Network, PointNetwork, Site};
@@ -88,6 +89,13 @@ struct LoadedScan {
     spacing: [f64; 3],
     /// What each tile's first voxel is in the prepared array, and its smoothed image.
     tiles: Vec<([isize; 3], Resident)>,
+}
+
+fn finite(logits: Tensor) -> Result<Tensor, PredictError> {
+    match is_finite(&logits) {
+        true => Ok(logits),
+        false => Err(PredictError::NotFinite { layer: None }),
+    }
 }
 
 impl PointPredictor {
@@ -213,7 +221,7 @@ impl PointPredictor {
         executable.bind(device, "image", &image).await?;
         executable.upload(device, "points", &Tensor::new(&[1, planned, 3], data))?;
         executable.submit(device, &StepScalars::default())?;
-        Ok(executable.read(device, "logits").await?)
+        finite(executable.read(device, "logits").await?)
     }
 
     /// Logits `[L, D, H, W]` on the prepared grid, from a regular grid of about `spacing` mm that is upsampled to it.
@@ -244,7 +252,7 @@ impl PointPredictor {
         for (origin, image) in tiles {
             executable.bind(device, "image", &image).await?;
             executable.submit(device, &StepScalars::default())?;
-            let logits = executable.read(device, "logits").await?;
+            let logits = finite(executable.read(device, "logits").await?)?;
             merger.add(origin, &logits.data);
         }
         Ok(merger.finish())

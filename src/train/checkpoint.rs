@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{EpochRecord, Settings};
-use crate::file::{write_beside, write_beside_keeping};
+use crate::file::{self, write_beside, write_beside_keeping};
 use crate::tensor::Tensor;
 use crate::weights::{self, Record, WeightsError};
 
@@ -40,10 +40,7 @@ pub fn remove_checkpoints(run: &Path) -> Result<(), WeightsError> {
 }
 
 fn remove(path: PathBuf) -> Result<(), WeightsError> {
-    match std::fs::remove_file(&path) {
-        Err(cause) if cause.kind() != ErrorKind::NotFound => Err(WeightsError::Io { path, cause }),
-        _ => Ok(()),
-    }
+    file::remove(&path).map_err(|cause| WeightsError::Io { path, cause })
 }
 
 /// What a checkpoint says beside its tensors: parameters, states, and Adam's moments.
@@ -55,6 +52,20 @@ pub(super) struct CheckpointRecord {
     pub best: Option<f64>,
     #[serde(default)]
     pub log: Vec<EpochRecord>,
+    /// What is done of the epoch after those, where the training was stopped within.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun: Option<Begun>,
+}
+
+/// The part of an epoch that is done.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Begun {
+    /// Steps; all of them, where the validation is missing.
+    pub steps: usize,
+    /// Sum of their losses.
+    pub loss_sum: f64,
+    /// Seconds that they took.
+    pub seconds: f64,
 }
 
 /// A checkpoint's record and tensors.
@@ -65,7 +76,8 @@ impl Record for CheckpointRecord {
     const MOST_BYTES: usize = 14 << 20;
 
     fn check(&self) -> Result<(), String> {
-        if self.epochs_done == 0 || self.log.len() > self.epochs_done {
+        let begun = self.begun.as_ref().map_or(0, |begun| begun.steps);
+        if (self.epochs_done == 0 && begun == 0) || self.log.len() > self.epochs_done {
             let lines = self.log.len();
             return Err(format!(
                 "{} epochs are done, and {lines} are in the log",
@@ -167,6 +179,10 @@ impl Checkpoints {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::faults::{self, Fault};
+    use crate::model::find;
+    use crate::train::{RunFolder, TrainError, Trained};
+    use crate::weights::{Model, ModelInfo};
     use serde_json::{Value, json};
 
     fn places(value: &Value, at: String, found: &mut Vec<String>) {
@@ -199,6 +215,11 @@ mod tests {
             epochs_done: 1,
             best: Some(0.5),
             log: vec![line],
+            begun: Some(Begun {
+                steps: 3,
+                loss_sum: 1.5,
+                seconds: 2.0,
+            }),
         };
         let tensors = HashMap::from([("a".to_owned(), Tensor::zeros(&[2]))]);
         checkpoints.save(&record, &tensors).unwrap();
@@ -232,5 +253,129 @@ mod tests {
             found.len() > 20 && outcomes[0] > 50 && outcomes[1] > 100,
             "{outcomes:?}"
         );
+    }
+
+    /// What a run's folder has by name, without what a crash left unfinished.
+    fn files(run: &Path) -> BTreeMap<String, Vec<u8>> {
+        let entries = std::fs::read_dir(run).unwrap().map(|entry| entry.unwrap().path());
+        let named = entries.map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), path));
+        let finished = named.filter(|(name, _)| !name.ends_with(".tmp"));
+        let read = finished.map(|(name, path)| (name, std::fs::read(path).unwrap()));
+        read.collect()
+    }
+
+    /// Writes what a training of three epochs does, from where the folder's checkpoint is, with numbers that tell the epoch.
+    /// It is stopped in each epoch, and goes on. `saved` hears how far it is: twice the epochs, and one for half of one.
+    fn write_training(run: &Path, mut saved: impl FnMut(usize)) -> Result<(), TrainError> {
+        let _lock = RunFolder::lock(run)?;
+        crate::train::write(&run.join("config.toml"), b"settings")?;
+        let mut checkpoints = Checkpoints::of(run);
+        let found = checkpoints.load()?;
+        let done = found.map_or(0, |(record, _)| {
+            2 * record.epochs_done + usize::from(record.begun.is_some())
+        });
+        for half in done + 1..=6 {
+            let numbers = |name: &str| (name.to_owned(), Tensor::from_fn(&[9], |i| (half * i) as f32));
+            let record = CheckpointRecord {
+                settings: Settings::new("data".into(), "obelisk"),
+                epochs_done: half / 2,
+                best: None,
+                log: (1..=half / 2)
+                    .map(|epoch| EpochRecord {
+                        epoch,
+                        ..Default::default()
+                    })
+                    .collect(),
+                begun: (half % 2 == 1).then_some(Begun {
+                    steps: 1,
+                    loss_sum: 0.1 * half as f64,
+                    seconds: 1.0,
+                }),
+            };
+            if half % 2 == 1 {
+                checkpoints.save(
+                    &record,
+                    &HashMap::from([numbers("weight"), numbers("adam.0.weight")]),
+                )?;
+            } else {
+                let model = Model {
+                    info: ModelInfo {
+                        arch: "obelisk".into(),
+                        preprocessing: find("obeliskhybrid_tcia").unwrap().published.unwrap()(),
+                        training: None,
+                        source: None,
+                    },
+                    tensors: HashMap::from([numbers("weight")]),
+                    batches: Default::default(),
+                };
+                let moments = vec![numbers("adam.0.weight")];
+                let better = half != 4;
+                Trained {
+                    model,
+                    moments,
+                    better,
+                }
+                .write(run, &record, &mut checkpoints)?;
+            }
+            saved(half);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_disk_that_fails_at_any_operation_of_a_training_leaves_whole_files_and_a_way_on() {
+        // Thousands of files, which a disk would take a minute to sync.
+        let memory = Path::new("/dev/shm");
+        let folder = match memory.is_dir() {
+            true => tempfile::tempdir_in(memory),
+            false => tempfile::tempdir(),
+        };
+        let folder = folder.unwrap();
+        let run = |name: String| folder.path().join(name);
+        let mut versions: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
+        let path = run("whole".into());
+        let (written, counts) = faults::with(None, || {
+            write_training(&path, |_| {
+                for (name, bytes) in files(&path) {
+                    versions.entry(name).or_default().push(bytes);
+                }
+            })
+        });
+        written.unwrap();
+        let whole = files(&path);
+        let operations = counts.operations;
+        assert!(operations > 70, "{operations}");
+        let newest = versions[NEWEST].clone();
+        versions.entry(BEFORE.into()).or_default().extend(newest);
+        let mut failed = 0;
+        for fault in (1..=operations).flat_map(|n| [Fault::Full(n), Fault::Crash(n)]) {
+            let path = run(format!("{fault:?}"));
+            let mut done = 0;
+            let (written, _) = faults::with(Some(fault), || write_training(&path, |half| done = half));
+            if let Err(error) = written {
+                failed += 1;
+                let error = error.to_string();
+                assert!(error.contains(path.to_str().unwrap()), "{fault:?}: {error}");
+            } else {
+                assert_eq!(done, 6, "{fault:?}");
+            }
+            if path.exists() {
+                for (name, bytes) in files(&path) {
+                    // The lock is empty from the first.
+                    let is_whole = name == "lock" || versions[&name].contains(&bytes);
+                    assert!(is_whole, "{fault:?}: {name} is {} bytes", bytes.len());
+                }
+                let found = Checkpoints::of(&path).load().unwrap();
+                let found = found.map_or(0, |(r, _)| 2 * r.epochs_done + usize::from(r.begun.is_some()));
+                assert!(found >= done, "{fault:?}: {found} of {done} halves of epochs");
+            }
+            write_training(&path, |_| {}).unwrap();
+            assert!(files(&path) == whole, "{fault:?}");
+        }
+        let told = format!(
+            "{failed} of {operations} operations of a training failed, by a full disk and by a crash\n"
+        );
+        std::io::Write::write_all(&mut std::io::stderr(), told.as_bytes()).unwrap();
+        assert!(failed > operations, "{failed}");
     }
 }

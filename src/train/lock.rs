@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use super::TrainError;
+use crate::file;
 
 /// A run's folder, locked: while this lives, no other process trains into it. The system drops the lock with the process,
 /// however that ends.
@@ -23,12 +24,12 @@ impl RunFolder {
             let path = path.to_owned();
             move |cause| TrainError::Io { path, cause }
         };
-        std::fs::create_dir_all(path).map_err(io(path))?;
+        file::make_folder(path).map_err(io(path))?;
         let name = path.join("lock");
         // Not truncated: it may be another's, and locked.
         let mut options = File::options();
-        let file = options.create(true).truncate(false).write(true).open(&name);
-        let file = file.map_err(io(&name))?;
+        options.create(true).truncate(false).write(true);
+        let file = file::change(|| options.open(&name)).map_err(io(&name))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(TrainError::Locked { run: path.into() }),

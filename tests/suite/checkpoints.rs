@@ -2,6 +2,7 @@
 //! diverges leaves what was good.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use crate::common::*;
@@ -44,8 +45,12 @@ fn run(
     data: &TrainingData,
     run: &Path,
     resume: bool,
-    report: impl FnMut(Event),
+    mut report: impl FnMut(Event),
 ) -> Result<Vec<usize>, TrainError> {
+    let report = |event: Event| {
+        report(event);
+        ControlFlow::Continue(())
+    };
     let log = pollster::block_on(train(device, settings, data, run, resume, report))?;
     Ok(log.iter().map(|line| line.epoch).collect())
 }
@@ -278,9 +283,13 @@ fn a_training_that_diverges_leaves_what_was_good() {
             epoch,
             step,
             ref cases,
-            ..
+            ref what,
         } => {
             assert_eq!((epoch, step), at, "{error}");
+            assert!(
+                what.contains("first in the layer `") || what.starts_with("tensor"),
+                "{error}"
+            );
             assert!(!cases.is_empty() && cases.iter().all(|c| data.training.iter().any(|t| t.id == *c)));
             assert!(!error.to_string().contains("--"), "{error}");
         }
@@ -309,7 +318,7 @@ fn a_training_that_diverges_leaves_what_was_good() {
         (1, 1),
     );
     assert!(files(folder.path()).is_empty());
-    let in_memory = train_in_memory(device, &single, &data, |_| std::ops::ControlFlow::Continue(()));
+    let in_memory = train_in_memory(device, &single, &data, |_| ControlFlow::Continue(()));
     check(pollster::block_on(in_memory).unwrap_err(), (1, 1));
 
     // Later: the files of the epoch before stay, and a lower rate goes on from them.

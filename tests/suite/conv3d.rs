@@ -403,6 +403,29 @@ fn labels_need_no_logits_where_a_kernel_has_all_of_a_voxel() {
                 );
             }
         }
+        // Where a logit is not finite there is no label. Winograd's sums spread it to neighbours.
+        for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut data = data.clone();
+            data.get_mut("x0").unwrap().data[0] = wrong;
+            let values = evaluate(&graph, &data, &StepScalars::default());
+            let expected = &values[labels.index()].as_ref().unwrap().data;
+            assert_eq!(expected[0], ArgMax::NONE);
+            for device in devices() {
+                let made = &run_on(device, &graph, &data, &StepScalars::default())["labels"].data;
+                let none = |labels: &[f32]| labels.iter().filter(|l| **l == ArgMax::NONE).count();
+                let missed = expected
+                    .iter()
+                    .zip(made)
+                    .position(|(e, m)| *e == ArgMax::NONE && *m != *e);
+                assert_eq!(missed, None, "{wrong}");
+                assert!(
+                    none(made) <= 5 * none(expected),
+                    "{wrong}: {} and {}",
+                    none(made),
+                    none(expected)
+                );
+            }
+        }
         // Logits that are wanted stay.
         graph.keep("logits", logits_of(&graph, labels));
         let caps = Caps {

@@ -25,7 +25,8 @@ fn training_in_memory_gives_the_bytes_of_a_run() {
         (settings.epochs, settings.steps) = (1, settings.steps.map(|_| 2));
         let Some(device) = devices().get(1) else { return };
         let run = tempfile::tempdir().unwrap();
-        pollster::block_on(train(device, &settings, &data, run.path(), false, |_| {})).unwrap();
+        let on = |_: Event| ControlFlow::Continue(());
+        pollster::block_on(train(device, &settings, &data, run.path(), false, on)).unwrap();
 
         let mut losses = Vec::new();
         let report = |event: Event| {

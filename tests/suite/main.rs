@@ -14,6 +14,7 @@ mod dropout;
 mod elementary;
 mod evaluate;
 mod example_operation;
+mod faults;
 mod forms;
 mod import;
 mod in_memory;

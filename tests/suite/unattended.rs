@@ -103,14 +103,28 @@ fn no_input_is_ever_an_output() {
     std::fs::copy(&scan, bench.path("scan.nii.gz")).unwrap();
     #[cfg(unix)]
     {
-        std::os::unix::fs::symlink(bench.path("scans"), bench.path("folder")).unwrap();
+        use std::os::unix::fs::symlink;
+        symlink(bench.path("scans"), bench.path("folder")).unwrap();
+        // A row's predictions are the dataset's labels, and its table is the recipe.
+        std::fs::create_dir_all(bench.path("comparison/unet")).unwrap();
+        symlink(
+            bench.path("data/labelsTr"),
+            bench.path("comparison/unet/predictions"),
+        )
+        .unwrap();
+        std::fs::create_dir(bench.path("other")).unwrap();
+        symlink(bench.path("recipe.toml"), bench.path("other/table.csv")).unwrap();
         std::os::unix::fs::symlink(bench.path("scan.nii.gz"), bench.path("link.nii.gz")).unwrap();
         std::fs::hard_link(bench.path("scan.nii.gz"), bench.path("hard.nii.gz")).unwrap();
     }
     let prepared = bench.run("prepare --images @/scans --labels @/labels --classes a=1,b=2 --out @/data");
     assert_eq!(prepared.status.code(), Some(0), "{prepared:?}");
-    std::fs::write(bench.path("data/config.toml"), "").unwrap();
-    let before = bench.contents();
+    std::fs::write(
+        bench.path("data/config.toml"),
+        format!("dataset = {:?}\n", bench.path("data")),
+    )
+    .unwrap();
+    std::fs::copy(bench.path("data/config.toml"), bench.path("recipe.toml")).unwrap();
 
     let mut commands = vec![
         "predict --model @/net.safetensors --input @/scans --output @/scans",
@@ -132,6 +146,8 @@ fn no_input_is_ever_an_output() {
         "train @/data --out @/data",
         "train @/data --out @/data/../data",
         "train --config @/data/config.toml --out @/data",
+        "crossval @/data --arch unet --folds 3 --out @/data",
+        "crossval --config @/data/config.toml --arch unet --folds 3 --out @/data/../data",
     ];
     if cfg!(unix) {
         commands.extend([
@@ -140,13 +156,12 @@ fn no_input_is_ever_an_output() {
             "predict --model @/net.safetensors --input @/scan.nii.gz --output @/link.nii.gz",
             "predict --model @/net.safetensors --input @/link.nii.gz --output @/scan.nii.gz",
             "predict --model @/net.safetensors --input @/scan.nii.gz --output @/hard.nii.gz",
+            "crossval @/data --arch unet --folds 3 --out @/comparison",
+            "crossval --config @/recipe.toml --arch unet --folds 3 --out @/other",
         ]);
     }
     std::fs::write(bench.path("x.pth"), "").unwrap();
-    let before: Vec<_> = {
-        let _ = before;
-        bench.contents()
-    };
+    let before = bench.contents();
     let reports: Vec<String> = before
         .iter()
         .filter(|(path, _)| path.starts_with(bench.path("labels")))

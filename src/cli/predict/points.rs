@@ -14,7 +14,7 @@ use obelisk::tensor::Tensor;
 use obelisk::volume::Geometry;
 use obelisk::weights::Model;
 
-use super::{Predict, Usage, claim, device};
+use super::{Losses, Predict, Usage, claim, device};
 use crate::cli::print::{errln, outln};
 
 pub fn run(command: &Predict, model: &Model, file: &Path) -> anyhow::Result<()> {
@@ -23,8 +23,11 @@ pub fn run(command: &Predict, model: &Model, file: &Path) -> anyhow::Result<()> 
     }
     claim(&command.output, command.force)?;
     let network = model::find(&model.info.arch)?;
-    let mut predictor = PointPredictor::new(network, &model.info.preprocessing, &model.tensors)
-        .map_err(|e| Usage(e.to_string()))?;
+    let new_predictor = || {
+        PointPredictor::new(network, &model.info.preprocessing, &model.tensors)
+            .map_err(|e| Usage(e.to_string()))
+    };
+    let mut predictor = new_predictor()?;
     let text = std::fs::read_to_string(file).with_context(|| format!("{}", file.display()))?;
     let axes = if command.voxels { Axes::Voxels } else { Axes::World };
     let hint = if command.voxels {
@@ -42,11 +45,18 @@ pub fn run(command: &Predict, model: &Model, file: &Path) -> anyhow::Result<()> 
         true => points.clone(),
         false => points.iter().map(|p| to_voxel(*p, &scan.geometry)).collect(),
     };
-    let device = device::open(&command.device.options())?;
-    let logits = pollster::block_on(async {
-        predictor.load(&device, &scan).await?;
-        predictor.at(&device, &voxels).await
-    });
+    let mut losses = Losses::default();
+    let logits = loop {
+        let device = device::open(&command.device.options())?;
+        let logits = pollster::block_on(async {
+            predictor.load(&device, &scan).await?;
+            predictor.at(&device, &voxels).await
+        });
+        match logits {
+            Err(error) if losses.repeat(&device, 0, &error) => predictor = new_predictor()?,
+            ended => break ended,
+        }
+    };
     let logits = logits.map_err(|error| match error {
         PredictError::Outside { index, voxel } => anyhow::anyhow!(
             "{} line {}: {:?} lies outside {}: it is voxel {voxel:.1?} of {:?}; points are millimetres (right, anterior, \
