@@ -1,7 +1,7 @@
 // A fused OBELISK layer: F[n, o, s] = Σ W[o, c K + k] X[n, c K + k, s] in groups, where each X is sampled when it is
 // needed and never stored (common/obelisk.wgsl says what X is). W packed by obelisk_layer_pack.wgsl, by_outputs; F a map.
 // One invocation a location and a run of 4 RUN outputs of one group, which share the eight loads of a sample.
-// conv3d_plain, before this file, reads the weights and calls convolve; z is the run.
+// Before this file, conv3d_plain reads the weights and calls convolve (z is the run), and obelisk_voxels or obelisk_parts samples.
 const RUN: u32 = 16u;
 const CHUNK: u32 = RUN;
 // 1 where a workgroup takes four by four by four locations in place of 64 along x: they share more cache lines. The grid's
@@ -51,9 +51,9 @@ fn convolve(index: u32, z: u32, lane: u32) {
     for (var column = 0u; column < params.columns; column++) {
         load_weights((z * params.columns + column) * RUN, lane);
         let start = image_start(here.n, c);
-        var x = value(start, image_cell(moved(p, offset(k, 0u))));
+        var x = sampled(start, moved(p, offset(k, 0u)));
         if (BINARY == 1u) {
-            x -= value(start, image_cell(moved(p, offset(k, 1u))));
+            x -= sampled(start, moved(p, offset(k, 1u)));
         }
         // unroll
         for (var i = 0u; i < 16u; i++) {

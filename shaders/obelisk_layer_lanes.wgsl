@@ -3,7 +3,7 @@
 // image. It takes COLUMNS samples at each location before it adds them up, so that each sum is loaded and stored once for
 // all of them. Lanes 0 to 3 (and 4 to 7) of a subgroup read one offset each and share them by shuffles. W is packed by
 // obelisk_layer_pack.wgsl, by_outputs, in COLUMNS columns. Before this file, conv3d_lanes reads the weights and calls
-// convolve (z is the run), and obelisk_voxels or obelisk_cells samples.
+// convolve (z is the run), and obelisk_voxels, obelisk_parts or obelisk_cells samples.
 const RUN: u32 = 16u;
 const LOCATIONS: u32 = 2u;
 const COLUMNS: u32 = 4u;

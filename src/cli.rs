@@ -9,6 +9,7 @@ mod files;
 mod import;
 mod info;
 pub mod interrupt;
+mod memory;
 mod offsets;
 mod pictures;
 mod predict;
@@ -19,6 +20,7 @@ mod train;
 
 use clap::{Parser, Subcommand};
 use interrupt::Interrupted;
+use memory::MemoryArguments;
 use obelisk::values;
 use obelisk::weights::WeightsError;
 use print::errln;
@@ -71,6 +73,21 @@ enum Command {
     Man(shell::Man),
 }
 
+impl Command {
+    fn memory(&self) -> Option<&MemoryArguments> {
+        match self {
+            Command::Prepare(command) => Some(&command.memory),
+            Command::Train(command) => Some(&command.device.memory),
+            Command::Crossval(command) => Some(&command.device.memory),
+            Command::Predict(command) => Some(&command.device.memory),
+            Command::Bench(command) => Some(&command.device.memory),
+            Command::Evaluate(command) => Some(&command.memory),
+            Command::Offsets(command) => Some(&command.device.memory),
+            _ => None,
+        }
+    }
+}
+
 /// Arguments that parse but contradict each other: exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -78,6 +95,9 @@ pub struct Usage(pub String);
 
 /// Runs the subcommand of a process that `started` then.
 pub fn run(arguments: Arguments, started: std::time::Instant) -> anyhow::Result<()> {
+    if let Some(memory) = arguments.command.memory() {
+        memory.limit();
+    }
     match arguments.command {
         Command::Info(command) => command.run(),
         Command::Prepare(command) => command.run(),
@@ -196,7 +216,7 @@ mod tests {
                 assert!(at("\nDevice options:") < at("--adapter"), "{name}");
                 let rest = &help[at("\nDevice options:")..];
                 let flags = rest.lines().filter(|l| l.trim_start().starts_with("--")).count();
-                assert_eq!(flags, 5, "{name}: {rest}");
+                assert_eq!(flags, 6, "{name}: {rest}");
             }
         }
     }

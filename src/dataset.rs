@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::host_memory::TooLarge;
 use crate::volume::{self, Geometry, SAME_PLACE, Volume, VolumeError};
 
 pub use files::{FoundScans, find_scans, read_channels, scans};
@@ -89,6 +90,18 @@ pub enum DatasetError {
     /// A scan could not be read.
     #[error(transparent)]
     Volume(#[from] VolumeError),
+    /// There is no memory for the cases.
+    #[error("{}: its {cases} prepared cases are too large: {cause}; about {} of them would fit", path.display(),
+        *cases as u64 * cause.fits() / 100)]
+    Memory {
+        /// The dataset.
+        path: PathBuf,
+        /// How many there are.
+        cases: usize,
+        /// How much is needed, and how much there is.
+        #[source]
+        cause: TooLarge,
+    },
 }
 
 fn invalid<T>(path: &Path, problem: impl Into<String>) -> Result<T, DatasetError> {

@@ -20,6 +20,7 @@ pub use forms::{FormsChoice, FormsSource};
 pub use memory::{AllocatorMemory, Memory};
 pub use reading::Reading;
 
+use crate::host_memory::TooLarge;
 use crate::op::Forms;
 
 /// What can go wrong with a device.
@@ -57,6 +58,9 @@ pub enum GpuError {
         /// What the backend said.
         reason: String,
     },
+    /// The device computes in the machine's memory, which has no room.
+    #[error("the device computes in the machine's memory: {0}")]
+    HostMemory(#[from] TooLarge),
     /// A shader or pipeline was refused: a defect of this program or of the driver.
     #[error("pipeline {label} was refused: {reason}")]
     Pipeline {

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What [`require`] may grant at most; `u64::MAX` while no limit is set.
+/// What this process may have in all; `u64::MAX` while no limit is set.
 static LIMIT: AtomicU64 = AtomicU64::new(u64::MAX);
 
 /// Fewer bytes are granted without asking the operating system.
@@ -11,23 +11,44 @@ const SMALL: u64 = 16 << 20;
 
 /// Why something is not allocated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{} of memory are needed, and {} are free", size(*needed), size(*available))]
+#[error("{} of memory are needed, and {} are {}", size(*needed), size(*available), match limited {
+    true => "left of the limit",
+    false => "free",
+})]
 pub struct TooLarge {
     /// Bytes that would be allocated.
     pub needed: u64,
     /// Bytes that may be.
     pub available: u64,
+    /// Whether it is the limit that refuses ([`set_limit`]), and not the machine.
+    pub limited: bool,
 }
 
-/// Limits what this process is granted at once, whatever the machine has; `None` lifts the limit.
+impl TooLarge {
+    /// The part of what is needed that there is memory for, in whole per cent.
+    pub fn fits(&self) -> u64 {
+        (self.available as f64 / self.needed.max(1) as f64 * 100.0) as u64
+    }
+}
+
+/// Limits what this process takes in all, whatever the machine has; `None` lifts the limit. What runs on a driver for the
+/// processor counts.
 pub fn set_limit(bytes: Option<u64>) {
     LIMIT.store(bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
 }
 
-/// Bytes that can be allocated now: what the machine, and the container that the process runs in, have free, or the limit
-/// where that is lower. Where the system does not say, the limit alone counts.
+/// Bytes that can be allocated now: what the machine, and the container that the process runs in, have free, or what is left of
+/// the limit where that is less. Where the system does not say, the limit alone counts.
 pub fn available() -> u64 {
-    free().unwrap_or(u64::MAX).min(LIMIT.load(Ordering::Relaxed))
+    free().unwrap_or(u64::MAX).min(left())
+}
+
+/// What the process has not taken yet of its limit.
+fn left() -> u64 {
+    match LIMIT.load(Ordering::Relaxed) {
+        u64::MAX => u64::MAX,
+        limit => limit.saturating_sub(taken().unwrap_or(0)),
+    }
 }
 
 /// Whether so many bytes can be allocated.
@@ -35,15 +56,20 @@ pub fn available() -> u64 {
 /// # Errors
 /// More than [`available`] bytes.
 pub fn require(bytes: u64) -> Result<(), TooLarge> {
-    if bytes <= SMALL.min(LIMIT.load(Ordering::Relaxed)) {
-        return Ok(());
+    match LIMIT.load(Ordering::Relaxed) == u64::MAX && bytes <= SMALL {
+        true => Ok(()),
+        false => check(bytes, free().unwrap_or(u64::MAX), left()),
     }
-    let available = available();
-    match bytes <= available {
+}
+
+fn check(needed: u64, free: u64, left: u64) -> Result<(), TooLarge> {
+    let available = free.min(left);
+    match needed <= available {
         true => Ok(()),
         false => Err(TooLarge {
-            needed: bytes,
+            needed,
             available,
+            limited: left < free,
         }),
     }
 }
@@ -59,6 +85,7 @@ pub fn zeros(count: usize) -> Result<Vec<f32>, TooLarge> {
     zeros.try_reserve_exact(count).map_err(|_| TooLarge {
         needed,
         available: available(),
+        limited: false,
     })?;
     zeros.resize(count, 0.0);
     Ok(zeros)
@@ -91,6 +118,23 @@ fn free() -> Option<u64> {
     machine.into_iter().chain(container).min()
 }
 
+/// Bytes that the process has in the machine's memory.
+#[cfg(not(target_arch = "wasm32"))]
+fn taken() -> Option<u64> {
+    use sysinfo::{ProcessRefreshKind, ProcessesToUpdate};
+    let pid = sysinfo::get_current_pid().ok()?;
+    let mut system = sysinfo::System::new().ok()?;
+    let memory = ProcessRefreshKind::nothing().with_memory();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, memory);
+    Some(system.process(pid)?.memory())
+}
+
+/// The page's.
+#[cfg(target_arch = "wasm32")]
+fn taken() -> Option<u64> {
+    Some(65_536 * core::arch::wasm32::memory_size::<0>() as u64)
+}
+
 /// A page can grow to 4 GiB.
 #[cfg(target_arch = "wasm32")]
 fn free() -> Option<u64> {
@@ -114,5 +158,22 @@ mod tests {
         assert_eq!(bytes(&[1 << 40, 1 << 40], 4), u64::MAX);
         assert_eq!(size(1_600_000_000), "1.6 GB");
         assert_eq!(size(20_000_000), "20 MB");
+        let taken = taken().unwrap();
+        assert!((1 << 20..1 << 40).contains(&taken), "{taken}");
+    }
+
+    #[test]
+    fn the_limit_or_the_machine_refuses_whichever_is_less() {
+        let mib = |n: u64| n << 20;
+        assert_eq!(check(mib(30), mib(30), mib(40)), Ok(()));
+        let machine = check(mib(40), mib(30), mib(40)).unwrap_err();
+        assert_eq!((machine.available, machine.limited), (mib(30), false));
+        let limit = check(mib(40), mib(50), mib(5)).unwrap_err();
+        assert_eq!((limit.available, limit.limited), (mib(5), true));
+        assert!(
+            limit.to_string().ends_with("5 MB are left of the limit"),
+            "{limit}"
+        );
+        assert_eq!(limit.fits(), 12);
     }
 }

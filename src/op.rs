@@ -609,7 +609,7 @@ pub fn slices(specs: &[&Spec], caps: &Caps) -> Vec<Slices> {
 }
 
 /// [`slices`] of some planes; the first must be one at which each value may be bound.
-fn slices_of(specs: &[&Spec], planes: Range<usize>, caps: &Caps) -> Vec<Slices> {
+pub(crate) fn slices_of(specs: &[&Spec], planes: Range<usize>, caps: &Caps) -> Vec<Slices> {
     let total = planes.len();
     let step = aligned_slices(specs.iter().copied());
     let fits = specs

@@ -181,8 +181,18 @@ impl Plan {
     /// Plans a graph for an adapter: operations are fused, nodes that nothing kept or changed depends on are dropped, values
     /// share slots where their lifetimes allow. Where it lowers the peak, values are made again rather than kept, outputs
     /// take over the memory of inputs, and nodes run over some planes at a time.
+    ///
+    /// # Errors
+    /// Operations that don't fit the adapter's limits, also not in slabs.
     pub fn new(graph: &Graph, caps: &Caps) -> Result<Plan, GraphError> {
-        Plan::make(graph, caps, true)
+        let plan = Plan::make(graph, caps, true);
+        match plan {
+            // What an adapter has to spare in all may be more than one of its buffers holds.
+            Err(GraphError::Limit { .. }) if caps.spare > 0 => {
+                Plan::make(graph, &Caps { spare: 0, ..*caps }, true)
+            }
+            plan => plan,
+        }
     }
 
     /// [`Plan::new`] with everything made once, as a whole and in memory of its own: more memory, the same results up to the
@@ -272,7 +282,7 @@ impl Plan {
             let info = &program.values[value.0];
             if info.bytes() > caps.max_buffer {
                 let reason = format!(
-                    "{:?} takes {} MiB and this adapter's largest buffer is {} MiB; use a smaller grid or batch",
+                    "{:?} takes {} MiB and this adapter's largest buffer is {} MiB",
                     info.spec,
                     mib(info.bytes()),
                     mib(caps.max_buffer)
@@ -317,7 +327,7 @@ impl Plan {
                 );
                 if to - from > caps.max_binding {
                     let reason = format!(
-                        "a binding of {} MiB exceeds this adapter's {} MiB; use a smaller grid or batch",
+                        "a binding of {} MiB exceeds this adapter's {} MiB",
                         mib(to - from),
                         mib(caps.max_binding)
                     );
@@ -358,8 +368,13 @@ impl Plan {
             .places
             .values()
             .any(|place| matches!(place, Place::Moment(..)));
+        self.slot_bytes() + self.texture_bytes() + self.weight_bytes(trains)
+    }
+
+    /// Device bytes of parameters and states, and where it trains also of gradients and moments.
+    pub fn weight_bytes(&self, trains: bool) -> u64 {
         let copies = if trains { 4 } else { 1 };
-        self.slot_bytes() + self.texture_bytes() + copies * self.parameters.bytes + self.states.bytes
+        copies * self.parameters.bytes + self.states.bytes
     }
 
     /// Floating-point operations of one submission.

@@ -8,12 +8,12 @@ use std::ops::ControlFlow;
 use crate::finite::{Search, first_in, is_finite};
 use crate::gpu::{Device, Executable, GpuError, Weights};
 use crate::graph::{Graph, GraphError};
-use crate::host_memory::TooLarge;
+use crate::host_memory::{self, TooLarge};
 use crate::model::{Builder, Network};
 use crate::op::StepScalars;
 use crate::op::arg_max::ArgMax;
 use crate::plan::Plan;
-use crate::preprocess::{Prepared, Preprocessing, TileMerger, check_tiles, crop_or_pad, tiles};
+use crate::preprocess::{Placement, Prepared, Preprocessing, TileMerger, check_tiles, crop_or_pad, tiles};
 use crate::tensor::{Spec, Tensor};
 use crate::volume::{Volume, VolumeError};
 
@@ -30,8 +30,8 @@ pub enum PredictError {
     /// The device failed.
     #[error(transparent)]
     Gpu(#[from] GpuError),
-    /// There is no memory for the scan's logits.
-    #[error("the scan's logits are too large: {0}")]
+    /// There is no memory for what the scan takes: its logits and labels, and what a device without memory of its own takes.
+    #[error("the scan is too large: {0}; {percent} % of its voxels would fit", percent = .0.fits())]
     Memory(#[from] TooLarge),
     /// The network's grid is too small for the scan.
     #[error("{0}")]
@@ -132,6 +132,18 @@ impl Predictor {
             .grid
             .ok_or_else(|| GraphError::Name("shared weights need a preprocessing with a grid".into()))?;
         let plan = plan(device, network, preprocessing, grid, Keep::Logits)?;
+        Predictor::planned(device, network, preprocessing, plan, weights).await
+    }
+
+    /// [`Predictor::new`] of a plan for the preprocessing's grid that keeps logits.
+    pub(crate) async fn planned(
+        device: &Device,
+        network: &Network,
+        preprocessing: &Preprocessing,
+        plan: Plan,
+        weights: &Weights,
+    ) -> Result<Predictor, PredictError> {
+        let grid = preprocessing.grid.expect("the plan is for it");
         let executable = Executable::new(device, plan, weights).await?;
         Ok(Predictor {
             network: *network,
@@ -165,16 +177,21 @@ impl Predictor {
         })
     }
 
+    /// The network on a grid, once it is sure that there is memory for it and for so many bytes on the host.
     async fn plan_for(
         &mut self,
         device: &Device,
         grid: [usize; 3],
         keep: Keep,
+        host: u64,
     ) -> Result<&Executable, PredictError> {
         let planned = self.planned.as_ref();
-        if planned.is_none_or(|(has_grid, has, _)| (*has_grid, *has) != (grid, keep)) {
+        if planned.is_some_and(|(has_grid, has, _)| (*has_grid, *has) == (grid, keep)) {
+            device.require(0, host)?;
+        } else {
             self.planned = None; // its memory is free for the next
             let plan = plan(device, &self.network, &self.preprocessing, grid, keep)?;
+            device.require(plan.device_bytes(), host)?;
             let weights = Weights::new(device, &plan, false).await?;
             weights.upload(device, &self.tensors)?;
             self.planned = Some((grid, keep, Executable::new(device, plan, &weights).await?));
@@ -185,6 +202,28 @@ impl Predictor {
     /// Label values `[X, Y, Z]` of a scan on its own grid, the same as [`Predictor::segment`]'s. Where nothing is resampled
     /// and one tile covers the scan, logits never leave the device.
     pub async fn labels(&mut self, device: &Device, scan: &Volume) -> Result<Vec<i32>, PredictError> {
+        self.labels_in_parts(device, scan, None).await
+    }
+
+    /// [`Predictor::labels`] in parts, for callers that draw or may change their minds meanwhile.
+    ///
+    /// # Errors
+    /// As [`Predictor::labels`], and [`PredictError::Stopped`].
+    pub async fn labels_watched(
+        &mut self,
+        device: &Device,
+        scan: &Volume,
+        watch: Watch<'_>,
+    ) -> Result<Vec<i32>, PredictError> {
+        self.labels_in_parts(device, scan, Some(watch)).await
+    }
+
+    async fn labels_in_parts(
+        &mut self,
+        device: &Device,
+        scan: &Volume,
+        mut watch: Option<Watch<'_>>,
+    ) -> Result<Vec<i32>, PredictError> {
         let prepared = self.preprocessing.prepare_image(scan)?;
         let shape = prepared.placement.shape();
         let grid = self.preprocessing.grid.unwrap_or(shape);
@@ -192,23 +231,28 @@ impl Predictor {
         let origins = tiles(shape, grid);
         // Shared weights (of training) come with their one plan.
         let fixed = self.tensors.is_empty();
-        if fixed || prepared.placement.is_resampled() || origins.len() > 1 {
-            let logits = self.logits(device, &prepared).await?;
+        if fixed || kept(&self.preprocessing, &prepared.placement) == Keep::Logits {
+            let logits = self.tiles(device, &prepared, watch).await?;
             return Ok(self.preprocessing.restore_labels(&logits, &prepared.placement));
         }
-        let mut image = crop_or_pad(&prepared.image, origins[0], grid, 0.0);
+        let Prepared { image, placement } = prepared;
+        let mut image = cut(image, origins[0], grid);
         image.shape.insert(0, 1);
-        let executable = self.plan_for(device, grid, Keep::Labels).await?;
+        let host = host_bytes(&self.preprocessing, &placement, Keep::Labels);
+        let executable = self.plan_for(device, grid, Keep::Labels, host).await?;
         executable.upload(device, "image", &image)?;
-        executable.submit(device, &StepScalars::default())?;
+        drop(image);
+        run(device, executable, &mut watch, |share| share).await?;
         let mut labels = executable.read(device, "labels").await?;
         if labels.data.contains(&ArgMax::NONE) {
+            // The scan made way for its labels.
+            let prepared = self.preprocessing.prepare_image(scan)?;
             let layer = self.first_not_finite(device, &prepared, &self.tensors).await;
             return Err(PredictError::NotFinite { layer });
         }
         labels.shape.remove(0);
-        let labels = crop_or_pad(&labels, origins[0].map(|o| -o), shape, 0.0);
-        Ok(self.preprocessing.restore_classes(&labels, &prepared.placement))
+        let labels = cut(labels, origins[0].map(|o| -o), shape);
+        Ok(self.preprocessing.restore_classes(&labels, &placement))
     }
 
     /// Logits `[L, D, H, W]` on the whole grid of a preprocessed scan.
@@ -225,26 +269,21 @@ impl Predictor {
         let shape = prepared.placement.shape();
         let grid = self.preprocessing.grid.unwrap_or(shape);
         check_tiles(shape, grid).map_err(PredictError::Grid)?;
-        let mut merger = TileMerger::new(self.preprocessing.labels.len(), shape, grid)?;
-        self.plan_for(device, grid, Keep::Logits).await?;
-        let (_, _, executable) = self.planned.as_ref().expect("planned above");
+        let classes = self.preprocessing.labels.len();
         let origins = tiles(shape, grid);
         let count = origins.len() as f64;
+        let host = host_bytes(&self.preprocessing, &prepared.placement, Keep::Logits);
+        self.plan_for(device, grid, Keep::Logits, host).await?;
+        let (_, _, executable) = self.planned.as_ref().expect("planned above");
+        let mut merger = TileMerger::new(classes, shape, grid)?;
         for (index, origin) in origins.into_iter().enumerate() {
             let mut image = crop_or_pad(&prepared.image, origin, grid, 0.0);
             image.shape.insert(0, 1);
             executable.upload(device, "image", &image)?;
-            let step = StepScalars::default();
-            match &mut watch {
-                None => executable.submit(device, &step)?,
-                Some(watch) => {
-                    let mut report = |share: f64| watch((index as f64 + share) / count);
-                    let run = executable.submit_in_parts(device, &step, WATCHED_FLOPS, &mut report);
-                    if run.await?.is_break() {
-                        return Err(PredictError::Stopped);
-                    }
-                }
-            }
+            run(device, executable, &mut watch, |share| {
+                (index as f64 + share) / count
+            })
+            .await?;
             let logits = executable.read(device, "logits").await?;
             if !is_finite(&logits) {
                 let layer = self.first_not_finite(device, prepared, &self.tensors).await;
@@ -263,22 +302,6 @@ impl Predictor {
     ) -> Result<(Vec<i32>, Tensor), PredictError> {
         let prepared = self.preprocessing.prepare_image(scan)?;
         let logits = self.logits(device, &prepared).await?;
-        let labels = self.preprocessing.restore_labels(&logits, &prepared.placement);
-        Ok((labels, logits))
-    }
-
-    /// [`Predictor::segment`] in parts, for callers that draw or may change their minds meanwhile.
-    ///
-    /// # Errors
-    /// As [`Predictor::segment`], and [`PredictError::Stopped`].
-    pub async fn segment_watched(
-        &mut self,
-        device: &Device,
-        scan: &Volume,
-        watch: Watch<'_>,
-    ) -> Result<(Vec<i32>, Tensor), PredictError> {
-        let prepared = self.preprocessing.prepare_image(scan)?;
-        let logits = self.tiles(device, &prepared, Some(watch)).await?;
         let labels = self.preprocessing.restore_labels(&logits, &prepared.placement);
         Ok((labels, logits))
     }
@@ -312,7 +335,61 @@ impl Predictor {
     }
 }
 
-fn plan(
+/// What the network keeps for a scan's labels: they are the device's where nothing is resampled and one tile covers the scan.
+pub(crate) fn kept(preprocessing: &Preprocessing, placement: &Placement) -> Keep {
+    let shape = placement.shape();
+    let grid = preprocessing.grid.unwrap_or(shape);
+    match placement.is_resampled() || tiles(shape, grid).len() > 1 {
+        true => Keep::Logits,
+        false => Keep::Labels,
+    }
+}
+
+/// Bytes of host memory that a scan's labels take at most beside the prepared scan.
+pub(crate) fn host_bytes(preprocessing: &Preprocessing, placement: &Placement, keep: Keep) -> u64 {
+    let shape = placement.shape();
+    let grid = preprocessing.grid.unwrap_or(shape);
+    let classes = preprocessing.labels.len();
+    let staged = |values: usize| 2 * host_memory::bytes(&grid, values * size_of::<f32>());
+    let device = match keep {
+        Keep::Labels => staged(1),
+        Keep::Logits => staged(classes).saturating_add(TileMerger::bytes(classes, shape, grid)),
+    };
+    let image = staged(preprocessing.channels.len());
+    device
+        .saturating_add(image)
+        .saturating_add(placement.label_bytes())
+}
+
+/// Runs the network on what was uploaded, in parts where someone hears of them; `share` is that of all, given this run's.
+async fn run(
+    device: &Device,
+    executable: &Executable,
+    watch: &mut Option<Watch<'_>>,
+    share: impl Fn(f64) -> f64,
+) -> Result<(), PredictError> {
+    let step = StepScalars::default();
+    let Some(watch) = watch else {
+        return Ok(executable.submit(device, &step)?);
+    };
+    let mut report = |done: f64| watch(share(done));
+    let parts = executable.submit_in_parts(device, &step, WATCHED_FLOPS, &mut report);
+    match parts.await? {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(PredictError::Stopped),
+    }
+}
+
+/// [`crop_or_pad`] without a copy where there is nothing to cut.
+fn cut(array: Tensor, origin: [isize; 3], grid: [usize; 3]) -> Tensor {
+    match origin == [0; 3] && array.shape[1..] == grid {
+        true => array,
+        false => crop_or_pad(&array, origin, grid, 0.0),
+    }
+}
+
+/// The plan of [`inference_graph_keeping`].
+pub(crate) fn plan(
     device: &Device,
     network: &Network,
     preprocessing: &Preprocessing,

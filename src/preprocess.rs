@@ -186,6 +186,15 @@ impl Placement {
         array(from).saturating_add(pairs.into_iter().max().unwrap_or(0))
     }
 
+    /// Bytes of host memory that labels of the scan take at most while logits become them: classes, the highest logits, values
+    /// before and after the turn.
+    pub fn label_bytes(&self) -> u64 {
+        host_memory::bytes(
+            &self.oriented,
+            size_of::<u16>() + size_of::<f32>() + 2 * size_of::<i32>(),
+        )
+    }
+
     /// Whether the prepared array has another grid than the scan.
     pub fn is_resampled(&self) -> bool {
         self.resampled != self.oriented
@@ -418,12 +427,13 @@ impl Preprocessing {
     pub fn prepare_image(&self, scan: &Volume) -> Result<Prepared, VolumeError> {
         self.check_channels(scan)?;
         let placement = self.place(&scan.geometry, &scan.source)?;
-        host_memory::require(placement.bytes(scan.channels)).map_err(|e| VolumeError::Format {
+        host_memory::require(placement.bytes(scan.channels)).map_err(|cause| VolumeError::Memory {
             path: scan.source.clone(),
-            problem: format!(
-                "{} channels of {:?} voxels, resampled to {:?}: {e}",
+            what: format!(
+                "{} channels of {:?} voxels, resampled to {:?}",
                 scan.channels, placement.oriented, placement.resampled
             ),
+            cause,
         })?;
         let mut data = placement
             .turn
@@ -663,6 +673,13 @@ pub struct TileMerger {
 }
 
 impl TileMerger {
+    /// Bytes of host memory that merging such tiles takes.
+    pub fn bytes(classes: usize, shape: [usize; 3], grid: [usize; 3]) -> u64 {
+        let [d, h, w] = shape;
+        let weighted = usize::from((0..3).any(|a| shape[a] > grid[a]));
+        host_memory::bytes(&[classes + weighted, d, h, w], size_of::<f32>())
+    }
+
     /// For the tiles of an array of `shape` and logits of `classes`.
     ///
     /// # Errors
@@ -677,10 +694,7 @@ impl TileMerger {
         });
         let [d, h, w] = shape;
         let weighted = usize::from(several);
-        host_memory::require(host_memory::bytes(
-            &[classes + weighted, d, h, w],
-            size_of::<f32>(),
-        ))?;
+        host_memory::require(TileMerger::bytes(classes, shape, grid))?;
         Ok(TileMerger {
             sum: Tensor::new(&[classes, d, h, w], host_memory::zeros(classes * d * h * w)?),
             weight: host_memory::zeros(weighted * d * h * w)?,

@@ -33,6 +33,11 @@ impl Texel {
             Texel::Four => 16,
         }
     }
+
+    /// Bytes of the largest texture: a row less than WebGPU promises, because 2ⁿ rows are avoided.
+    pub fn most_bytes(self) -> u64 {
+        8191 * Texel::ROW * self.bytes()
+    }
 }
 
 /// A WGSL module: one file, after the shared pieces of `shaders/common/` that it needs. Made by [`shader!`](crate::shader!).
@@ -117,6 +122,7 @@ pub const COMMON: &[(&str, &str)] = pieces![
     "obelisk",
     "obelisk_cells",
     "obelisk_near",
+    "obelisk_parts",
     "obelisk_upstream",
     "obelisk_upstream_fours",
     "obelisk_voxels",

@@ -36,14 +36,15 @@ use crate::file::write_beside;
 use crate::finite::{Search, first_in};
 use crate::gpu::{Device, Executable, GpuError, Weights};
 use crate::graph::{Graph, GraphError};
+use crate::host_memory::{self, TooLarge};
 use crate::metrics::{self, Comparison, METRICS};
 use crate::model;
 use crate::offsets;
 use crate::op::StepScalars;
 use crate::op::cross_entropy::class_weights;
 use crate::plan::Plan;
-use crate::predict::{PredictError, Predictor};
-use crate::preprocess::{Preprocessing, check_tiles};
+use crate::predict::{Keep, PredictError, Predictor, plan as plan_of};
+use crate::preprocess::{Preprocessing, check_tiles, tiles};
 use crate::tensor::Tensor;
 use crate::weights::{self, Model, ModelInfo, TrainingRecord, WeightsError};
 
@@ -107,6 +108,15 @@ pub enum TrainError {
     /// The network can't be built or planned.
     #[error(transparent)]
     Graph(#[from] GraphError),
+    /// There is no memory for a step, with what stays on the device.
+    #[error("there is no room for a training step: {cause}{}", fits.as_ref().map_or(String::new(), |f| format!("; {f} would fit")))]
+    Memory {
+        /// How much is needed, and how much there is.
+        #[source]
+        cause: TooLarge,
+        /// A smaller step that there is memory for.
+        fits: Option<String>,
+    },
     /// Validation failed.
     #[error(transparent)]
     Predict(#[from] PredictError),
@@ -399,12 +409,20 @@ pub async fn train(
     let preprocessing = &data.preprocessing;
     let grid = training_grid(preprocessing)?;
     check_grid(data, grid)?;
-    let (feed, residents) = Feed::new(device, network, settings, data, grid).await?;
-    let mut stopping = residents.is_some_and(|residents| report(Event::Resident(residents)).is_break());
-    let steps = feed.steps();
     let graph = step_graph(settings, preprocessing)?;
     let plan = Plan::new(&graph, device.caps())?;
     tracing::debug!("training plan:\n{plan}");
+    let validation = plan_of(device, network, preprocessing, grid, Keep::Logits)?;
+    require(
+        device,
+        settings,
+        data,
+        &plan,
+        validation.slot_bytes() + validation.texture_bytes(),
+    )?;
+    let (feed, residents) = Feed::new(device, network, settings, data, grid).await?;
+    let mut stopping = residents.is_some_and(|residents| report(Event::Resident(residents)).is_break());
+    let steps = feed.steps();
     let weights = Weights::new(device, &plan, true).await?;
 
     let own = Settings {
@@ -457,7 +475,7 @@ pub async fn train(
     };
 
     let mut executable = Executable::new(device, plan, &weights).await?;
-    let mut predictor = Predictor::new(device, network, preprocessing, &weights).await?;
+    let mut predictor = Predictor::planned(device, network, preprocessing, validation, &weights).await?;
     let training = Steps {
         device,
         settings,
@@ -622,14 +640,15 @@ pub async fn train_in_memory(
 ) -> Result<Model, TrainError> {
     let network = model::find(&settings.arch)?;
     let grid = training_grid(&data.preprocessing)?;
+    let graph = step_graph(settings, &data.preprocessing)?;
+    let plan = Plan::new(&graph, device.caps())?;
+    require(device, settings, data, &plan, 0)?;
     let (feed, residents) = Feed::new(device, network, settings, data, grid).await?;
     if let Some(residents) = residents
         && report(Event::Resident(residents)).is_break()
     {
         return Err(TrainError::Settings("stopped before the first step".into()));
     }
-    let graph = step_graph(settings, &data.preprocessing)?;
-    let plan = Plan::new(&graph, device.caps())?;
     let weights = Weights::new(device, &plan, true).await?;
     weights.upload(device, &weights::initialise(&graph, settings.seed))?;
     let mut executable = Executable::new(device, plan, &weights).await?;
@@ -705,6 +724,80 @@ pub fn step_graph(settings: &Settings, preprocessing: &Preprocessing) -> Result<
             loss,
             augment,
         )?,
+    })
+}
+
+/// Whether there is memory for a training: a step, the scans that stay on the device, and what its caller has there besides.
+///
+/// # Errors
+/// How much is missing, and what would fit.
+fn require(
+    device: &Device,
+    settings: &Settings,
+    data: &TrainingData,
+    plan: &Plan,
+    besides: u64,
+) -> Result<(), TrainError> {
+    let grid = training_grid(&data.preprocessing)?;
+    let scans = match settings.samples {
+        None => settings.batch, // on their way
+        Some(_) => data
+            .training
+            .iter()
+            .map(|case| {
+                tiles(
+                    [case.image.shape[1], case.image.shape[2], case.image.shape[3]],
+                    grid,
+                )
+                .len()
+            })
+            .sum(),
+    };
+    let values = (data.preprocessing.channels.len() + 1) * grid.iter().product::<usize>();
+    let scans = host_memory::bytes(&[scans, values], size_of::<f32>());
+    let besides = besides.saturating_add(scans);
+    device
+        .require(plan.device_bytes().saturating_add(besides), 0)
+        .map_err(|cause| TrainError::Memory {
+            fits: fitting(
+                device,
+                settings,
+                &data.preprocessing,
+                cause.available.saturating_sub(besides),
+            ),
+            cause,
+        })
+}
+
+/// A step that takes at most so many bytes: of a smaller batch, or on a smaller grid.
+fn fitting(
+    device: &Device,
+    settings: &Settings,
+    preprocessing: &Preprocessing,
+    bytes: u64,
+) -> Option<String> {
+    let fits = |settings: &Settings, preprocessing: &Preprocessing| {
+        let graph = step_graph(settings, preprocessing).ok()?;
+        let plan = Plan::new(&graph, device.caps()).ok()?;
+        (plan.device_bytes() <= bytes).then_some(())
+    };
+    let mut smaller = settings.clone();
+    while smaller.batch > 1 {
+        smaller.batch /= 2;
+        if fits(&smaller, preprocessing).is_some() {
+            return Some(format!("a batch of {}", smaller.batch));
+        }
+    }
+    let grid = preprocessing.grid?;
+    (1..10).rev().find_map(|tenths| {
+        let less = grid.map(|n| (n * tenths / 10).next_multiple_of(8).min(n));
+        let preprocessing = Preprocessing {
+            grid: Some(less),
+            ..preprocessing.clone()
+        };
+        fits(&smaller, &preprocessing)?;
+        let [d, h, w] = less;
+        Some(format!("a batch of 1 of {d} × {h} × {w} voxels"))
     })
 }
 

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use glam::{DMat4, DVec3};
 
+use crate::host_memory::TooLarge;
+
 pub use self::nifti::{
     SpatialHeader, encode_labels, read, read_bytes, read_geometry, write_image, write_labels,
 };
@@ -162,6 +164,17 @@ pub enum VolumeError {
         path: PathBuf,
         /// What is wrong and what to do.
         problem: String,
+    },
+    /// There is no memory for it.
+    #[error("{}: {what}: {cause}", path.display())]
+    Memory {
+        /// The file.
+        path: PathBuf,
+        /// What would be allocated.
+        what: String,
+        /// How much is needed, and how much there is.
+        #[source]
+        cause: TooLarge,
     },
 }
 

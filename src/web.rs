@@ -16,10 +16,11 @@ use web_sys::AbortSignal;
 
 use crate::gpu::{Device, DeviceOptions, GpuError};
 use crate::graph::GraphError;
+use crate::host_memory;
 use crate::model;
 use crate::plan::Plan;
 use crate::predict::points::PointPredictor;
-use crate::predict::{PredictError, Predictor, inference_graph};
+use crate::predict::{self, PredictError, Predictor, inference_graph_keeping};
 use crate::preprocess::tiles;
 use crate::train::{Event, Settings, TrainError, TrainingCase, TrainingData, train_in_memory};
 use crate::volume::{self, Geometry, SAME_PLACE, Volume, VolumeError, resample};
@@ -38,7 +39,7 @@ fn error(name: &str, message: impl std::fmt::Display) -> JsValue {
 
 fn gpu_error(e: GpuError) -> JsValue {
     let name = match e {
-        GpuError::OutOfMemory { .. } => "TooLargeError",
+        GpuError::OutOfMemory { .. } | GpuError::HostMemory(_) => "TooLargeError",
         GpuError::Tensor(_) => "WeightsError",
         _ => "DeviceError",
     };
@@ -53,9 +54,17 @@ fn graph_error(e: GraphError) -> JsValue {
     error(name, e)
 }
 
+fn volume_error(e: VolumeError) -> JsValue {
+    let name = match e {
+        VolumeError::Memory { .. } => "TooLargeError",
+        _ => "ScanError",
+    };
+    error(name, e)
+}
+
 fn predict_error(e: PredictError) -> JsValue {
     match e {
-        PredictError::Preprocess(e) => error("ScanError", e),
+        PredictError::Preprocess(e) => volume_error(e),
         PredictError::Graph(e) => graph_error(e),
         PredictError::Gpu(e) => gpu_error(e),
         e @ (PredictError::Outside { .. } | PredictError::Grid(_)) => error("ScanError", e),
@@ -190,14 +199,19 @@ impl Model {
     pub fn estimate(&self, gpu: &Gpu, scan: &Scan) -> Result<Estimate, JsValue> {
         let preprocessing = &self.model.info.preprocessing;
         let scan = &scan.volume;
-        let shape = preprocessing
+        let placement = preprocessing
             .check_channels(scan)
             .and_then(|()| preprocessing.place(&scan.geometry, &scan.source))
-            .map_err(|e| error("ScanError", e))?
-            .shape();
+            .map_err(volume_error)?;
+        let keep = predict::kept(preprocessing, &placement);
+        let host = placement
+            .bytes(scan.channels)
+            .max(predict::host_bytes(preprocessing, &placement, keep));
+        host_memory::require(host).map_err(|e| predict_error(e.into()))?;
+        let shape = placement.shape();
         let grid = preprocessing.grid.unwrap_or(shape);
         let network = model::find(&self.model.info.arch).map_err(graph_error)?;
-        let graph = inference_graph(network, preprocessing, grid).map_err(graph_error)?;
+        let graph = inference_graph_keeping(network, preprocessing, grid, keep).map_err(graph_error)?;
         let plan = Plan::new(&graph, gpu.device.caps()).map_err(graph_error)?;
         let tiles = tiles(shape, grid).len();
         let read_back: u64 = plan.kept.iter().map(|(_, _, spec)| spec.bytes()).sum();
@@ -246,7 +260,7 @@ impl Scan {
     /// # Errors
     /// `ScanError`: what is wrong with the file and what to do.
     pub fn parse(bytes: &[u8], name: &str) -> Result<Scan, JsValue> {
-        let volume = volume::read_bytes(bytes, Path::new(name)).map_err(|e| error("ScanError", e))?;
+        let volume = volume::read_bytes(bytes, Path::new(name)).map_err(volume_error)?;
         Ok(Scan { volume })
     }
 
@@ -388,9 +402,9 @@ impl Segmenter {
             }
             go_on(&signal)
         };
-        let (labels, _) = self
+        let labels = self
             .predictor
-            .segment_watched(&self.device, &scan.volume, &mut watch)
+            .labels_watched(&self.device, &scan.volume, &mut watch)
             .await
             .map_err(predict_error)?;
         Ok(Segmentation {
@@ -524,7 +538,7 @@ impl Trainer {
                 labels: preprocessing.prepare_labels(&map)?,
             })
         };
-        let case = read().map_err(|e| error("ScanError", e))?;
+        let case = read().map_err(volume_error)?;
         self.data.training.push(case);
         Ok(())
     }

@@ -1,4 +1,4 @@
-// What obelisk_layer_lanes.wgsl samples: the image.
+// What the kernels of OBELISK layers sample: the image.
 fn item_start(n: u32) -> u32 {
     return n * params.stride_n;
 }

@@ -2,6 +2,8 @@
 
 use obelisk::crossval::CrossvalError;
 use obelisk::gpu::GpuError;
+use obelisk::graph::GraphError;
+use obelisk::host_memory::TooLarge;
 use obelisk::predict::PredictError;
 use obelisk::train::TrainError;
 
@@ -13,11 +15,17 @@ pub fn advice(error: &anyhow::Error) -> Option<&'static str> {
         let of_device = cause.downcast_ref().and_then(device);
         let of_prediction = match cause.downcast_ref() {
             Some(PredictError::Gpu(error)) => device(error),
+            Some(PredictError::Graph(GraphError::Limit { .. })) => Some(
+                "resample the scan to a coarser spacing, or use a network that was trained on a grid, which takes \
+                 scans of any size",
+            ),
             _ => None,
         };
         let exists = cause.downcast_ref::<std::io::Error>();
         let exists = exists.filter(|e| e.kind() == std::io::ErrorKind::AlreadyExists);
+        let limited = cause.downcast_ref().is_some_and(|memory: &TooLarge| memory.limited);
         of_training
+            .or(limited.then_some("--memory allows more"))
             .or(of_comparison)
             .or(of_device)
             .or(of_prediction)
@@ -30,7 +38,10 @@ fn training(error: &TrainError) -> Option<&'static str> {
         TrainError::Diverged { .. } => Some("lower --learning-rate, and check the scans' intensities"),
         TrainError::NoGrid => Some("give --size"),
         TrainError::FewCases { .. } => Some("lower --batch, or add cases"),
-        TrainError::Gpu(GpuError::OutOfMemory { .. }) => Some("lower --batch or --size"),
+        TrainError::Gpu(GpuError::OutOfMemory { .. })
+        | TrainError::Graph(GraphError::Limit { .. } | GraphError::Size { .. }) => {
+            Some("lower --batch or --size")
+        }
         TrainError::Gpu(error) => device(error),
         _ => None,
     }

@@ -52,7 +52,7 @@ pub struct Crossval {
     #[command(flatten)]
     options: TrainingOptions,
     #[command(flatten)]
-    device: DeviceArguments,
+    pub(super) device: DeviceArguments,
 }
 
 impl Crossval {

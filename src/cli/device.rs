@@ -7,6 +7,7 @@ use clap::builder::PossibleValuesParser;
 use obelisk::gpu::{Device, DeviceOptions, FormsChoice, GpuError};
 use obelisk::tune;
 
+use super::memory::MemoryArguments;
 use super::print::errln;
 
 /// Which device computes, and how.
@@ -30,6 +31,8 @@ pub struct DeviceArguments {
     /// Keep no compiled pipelines and no measured forms on disk (as when OBELISK_NO_CACHE is set)
     #[arg(long)]
     no_cache: bool,
+    #[command(flatten)]
+    pub memory: MemoryArguments,
 }
 
 impl DeviceArguments {
@@ -40,6 +43,7 @@ impl DeviceArguments {
             backend: self.backend.clone(),
             portable: self.portable,
             kernels_for_gpus: false,
+            most: None,
             forms: self.forms,
             cache: cache_folder(self.no_cache),
         }

@@ -7,6 +7,7 @@ use obelisk::file::write_beside;
 
 use super::examples;
 use super::files::{Files, claim};
+use super::memory::MemoryArguments;
 use super::print::outln;
 
 /// `obelisk evaluate`
@@ -32,6 +33,8 @@ pub struct Evaluate {
     /// Replace a report that exists
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    pub(super) memory: MemoryArguments,
 }
 
 impl Evaluate {

@@ -43,7 +43,7 @@ pub struct Offsets {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    device: DeviceArguments,
+    pub(super) device: DeviceArguments,
 }
 
 /// What the command prints.

@@ -66,7 +66,7 @@ pub struct Predict {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    device: DeviceArguments,
+    pub(super) device: DeviceArguments,
 }
 
 impl Predict {

@@ -6,6 +6,7 @@ use obelisk::prepare::{self, Class, Extent, LabelFiles, Source, Target};
 use obelisk::volume::{self, Orientation};
 
 use super::files::{Files, claim, claim_folder};
+use super::memory::MemoryArguments;
 use super::print::{errln, outln};
 use super::{Usage, examples, values};
 
@@ -57,6 +58,8 @@ pub struct Prepare {
     /// Replace files that exist
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    pub(super) memory: MemoryArguments,
 }
 
 impl Prepare {

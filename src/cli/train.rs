@@ -49,7 +49,7 @@ pub struct Train {
     #[command(flatten)]
     options: TrainingOptions,
     #[command(flatten)]
-    device: DeviceArguments,
+    pub(super) device: DeviceArguments,
 }
 
 /// The options of a training, for `train` and `crossval`; what is absent stays as the settings have it.

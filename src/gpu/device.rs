@@ -10,6 +10,7 @@ use super::memory::{Buffer, Charge, Counted, Ledger, Memory, Texture};
 use super::waiting::Poller;
 use super::waiting::poll;
 use crate::faults;
+use crate::host_memory::{self, TooLarge};
 use crate::op::{Access, Caps, Dispatch, Forms, Shader, Target, Texel};
 use crate::plan;
 use crate::shader::Struct;
@@ -26,6 +27,8 @@ pub struct DeviceOptions {
     /// Use the kernels that are meant for GPUs where a driver runs on the processor, too: tests of kernels do, so that
     /// they need no GPU.
     pub kernels_for_gpus: bool,
+    /// The largest binding and the largest buffer to use, in bytes, where the adapter has larger ones: what a smaller adapter would do.
+    pub most: Option<(u64, u64)>,
     /// Which forms of the kernels.
     pub forms: FormsChoice,
     /// A folder to keep measured forms and compiled pipelines in from one process to the next; these where the backend gives
@@ -180,6 +183,8 @@ pub struct Device {
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
     caps: Caps,
+    /// Whether its memory is the machine's.
+    shares_memory: bool,
     forms: DeviceForms,
     summary: AdapterSummary,
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
@@ -274,13 +279,17 @@ impl Device {
             }
         };
         let info = adapter.get_info();
-        let (features, limits) = if options.portable {
+        let (features, mut limits) = if options.portable {
             (wgpu::Features::empty(), wgpu::Limits::default())
         } else {
             let mut wish = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
             wish.set(wgpu::Features::PIPELINE_CACHE, options.cache.is_some());
             (adapter.features() & wish, adapter.limits())
         };
+        if let Some((binding, buffer)) = options.most {
+            limits.max_storage_buffer_binding_size = limits.max_storage_buffer_binding_size.min(binding);
+            limits.max_buffer_size = limits.max_buffer_size.min(buffer);
+        }
         let cpu = info.device_type == wgpu::DeviceType::Cpu && !options.kernels_for_gpus;
         let built_in = Forms {
             // SwiftShader, the other driver on the CPU, is a third slower through textures.
@@ -349,6 +358,11 @@ impl Device {
             device,
             queue,
             caps,
+            shares_memory: cfg!(not(target_arch = "wasm32"))
+                && matches!(
+                    info.device_type,
+                    wgpu::DeviceType::Cpu | wgpu::DeviceType::IntegratedGpu
+                ),
             forms,
             summary: summary(adapter),
             pipelines: Mutex::new(HashMap::new()),
@@ -396,6 +410,16 @@ impl Device {
     /// The bytes of the buffers that this device holds, and the most that it held.
     pub fn memory(&self) -> Memory {
         self.ledger.memory(&self.device)
+    }
+
+    /// Whether there is memory for so many bytes on the device and so many on the host, which are the same memory for drivers on
+    /// the processor and for GPUs without their own. What other GPUs have is known only once something is allocated.
+    ///
+    /// # Errors
+    /// More than there is.
+    pub fn require(&self, device: u64, host: u64) -> Result<(), TooLarge> {
+        let shared = if self.shares_memory { device } else { 0 };
+        host_memory::require(host.saturating_add(shared))
     }
 
     /// Resets the peak to what is live.

@@ -25,6 +25,7 @@ impl Weights {
     /// Buffers for a plan's parameters and states, all zero; with `training`, gradients and moments too.
     pub async fn new(device: &Device, plan: &Plan, training: bool) -> Result<Weights, GpuError> {
         let bytes = plan.parameters.bytes;
+        device.require(plan.weight_bytes(training), 0)?;
         let (mut moments, mut gradients) = (None, None);
         if training {
             gradients = Some(device.buffer("parameter gradients", bytes).await?);
@@ -374,6 +375,7 @@ impl Executable {
                 "the plan's parameters differ from the weights'".into(),
             ));
         }
+        device.require(plan.slot_bytes() + plan.texture_bytes(), 0)?;
         let mut slots = Vec::new();
         for (i, bytes) in plan.slots.iter().enumerate() {
             slots.push(device.buffer(&format!("slot {i}"), *bytes).await?);

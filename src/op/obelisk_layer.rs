@@ -18,6 +18,9 @@ pub use gradients::ObeliskLayerGradients;
 pub use offset_gradient::ObeliskLayerOffsetGradient;
 pub use weight_gradient::ObeliskLayerWeightGradient;
 
+/// Features of more bytes may be made in slabs: 256 outputs at 65,536 locations.
+const LARGE_FEATURES: u64 = 64 << 20;
+
 /// Adds an OBELISK layer, F[n, o, s] = Σ W[o, c·K + k] · X[n, c·K + k, s] with X of [`ObeliskSample`], to the graph.
 ///
 /// `image` flat `[N, C, D, H, W]` or a map, `offsets` `[1, K, 1, 1, 3]` or `[1, K, 1, 2, 3]`, `weight`
@@ -70,7 +73,7 @@ impl Op for ObeliskLayer {
     }
 
     fn dispatches(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
-        Ok(Layer::new(self.name(), io.inputs, self)?.forward(io, caps))
+        Layer::new(self.name(), io.inputs, self)?.forward(io, caps)
     }
 
     fn variant(&self, io: &Io, caps: &Caps) -> &'static str {
@@ -133,6 +136,12 @@ impl Op for ObeliskLayer {
             flows[0] = Gradient::Flows(graph.push1(op, &inputs)?);
         }
         Ok(flows)
+    }
+
+    fn reads(&self, inputs: &[Spec], outputs: &[Spec], _: Range<usize>) -> Option<Reads> {
+        // All of it, for any plane. Smaller features cost less than what each slab does again.
+        let in_slabs = outputs[0].bytes() > LARGE_FEATURES && self.locations != Locations::Points;
+        in_slabs.then(|| vec![None; inputs.len()])
     }
 
     fn reference(&self, inputs: &[&Tensor], step: &StepScalars) -> Vec<Tensor> {

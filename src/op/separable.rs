@@ -291,7 +291,7 @@ pub(crate) fn pieces(
 /// The error where one row of [`pieces`] doesn't fit.
 pub(crate) fn too_large(op: &'static str, axis: &str, caps: &Caps) -> GraphError {
     let reason = format!(
-        "one position of the {axis} axis takes more than this adapter's binding of {} MiB; use a smaller grid",
+        "one position of the {axis} axis takes more than this adapter's binding of {} MiB",
         caps.max_binding >> 20
     );
     GraphError::Limit { op, reason }

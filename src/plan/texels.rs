@@ -5,8 +5,6 @@ use crate::op::{Access, BufferRef, Dispatch, Texel};
 
 /// Storage textures that a kernel may read: WebGPU promises four.
 const MOST: usize = 4;
-/// Rows of a texture: WebGPU promises one more, but [`Texture::of`] avoids powers of two.
-const MOST_ROWS: u64 = 8191;
 
 /// What a launch reads through a texture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +36,7 @@ pub(super) fn read_texels(dispatch: &mut Dispatch, bytes: impl Fn(BufferRef) -> 
     let mut found: Vec<(u64, usize, Texel)> = (0..dispatch.bindings.len())
         .filter(|i| dispatch.bindings[*i].access == Access::Read)
         .filter_map(|i| Some((size(i)?, i, dispatch.shader.texel(i + 1)?)))
-        .filter(|(size, _, texel)| *size <= MOST_ROWS * Texel::ROW * texel.bytes())
+        .filter(|(size, _, texel)| *size <= texel.most_bytes())
         .collect();
     found.sort_by_key(|(size, i, _)| (std::cmp::Reverse(*size), *i));
     for (_, i, texel) in found.into_iter().take(MOST) {

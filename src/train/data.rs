@@ -84,12 +84,10 @@ impl TrainingData {
             &validation,
             0,
         )?);
-        host_memory::require(needed).map_err(|e| DatasetError::Invalid {
+        host_memory::require(needed).map_err(|cause| DatasetError::Memory {
             path: dataset.folder.clone(),
-            problem: format!(
-                "its {} prepared cases are too large: {e}",
-                train.len() + validation.len()
-            ),
+            cases: train.len() + validation.len(),
+            cause,
         })?;
         let training = train
             .into_iter()

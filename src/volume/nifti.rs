@@ -27,7 +27,7 @@ use glam::{DMat3, DMat4, DQuat, DVec3};
 
 use super::{Geometry, Orientation, Volume, VolumeError};
 use crate::file::write_beside;
-use crate::host_memory;
+use crate::host_memory::{self, TooLarge};
 
 /// The header fields that place a grid in the patient, as the file has them (f32 fields of NIfTI-1 widened), in the unit of
 /// length that it names.
@@ -196,6 +196,7 @@ fn encode<T: Copy>(
 enum Problem {
     Io(io::Error),
     Format(String),
+    Memory(String, TooLarge),
 }
 
 impl Problem {
@@ -212,6 +213,7 @@ impl Problem {
             },
             Problem::Io(reason) => VolumeError::Io { path, reason },
             Problem::Format(problem) => VolumeError::Format { path, problem },
+            Problem::Memory(what, cause) => VolumeError::Memory { path, what, cause },
         }
     }
 }
@@ -513,7 +515,7 @@ impl<R: BufRead> Scan<R> {
         if promised > self.most_bytes {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
-        let too_large = |e| Problem::Format(format!("{} channels of {shape:?} voxels: {e}", self.channels));
+        let too_large = |e| Problem::Memory(format!("{} channels of {shape:?} voxels", self.channels), e);
         let block = host_memory::bytes(&[plane], shape[2].min(PLANES));
         let values = host_memory::bytes(&[self.channels, self.geometry.voxels()], size_of::<f32>());
         host_memory::require(values.saturating_add(block)).map_err(too_large)?;

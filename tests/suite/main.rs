@@ -19,6 +19,7 @@ mod forms;
 mod import;
 mod in_memory;
 mod layout;
+mod limits;
 mod linear;
 mod memory;
 mod networks;

@@ -408,6 +408,45 @@ fn layer(g: &mut Graph, data: &Data, layout: Layout, locations: Locations, group
 }
 
 #[test]
+fn layers_sample_images_of_several_bindings() {
+    let (size, grid) = ([12, 16, 16], [6, 4, 4]);
+    // Three parts: of eight planes of 1 KiB, the last of which hold the second scan's, and of ten planes of 4 KiB.
+    for (layout, channels, binding) in [(Layout::Flat, 1, 9_000), (Layout::Map, 3, 42_000)] {
+        let data = Data::from([
+            ("input".into(), noise(&[2, channels, 12, 16, 16], 1)),
+            (
+                "offsets".into(),
+                offsets_off_borders(8, 2, size, Locations::Grid(grid), 0.01),
+            ),
+            ("weight".into(), noise(&[8, 8 * channels, 1, 1, 1], 5)),
+        ]);
+        let mut graph = Graph::new();
+        let f = layer(&mut graph, &data, layout, Locations::Grid(grid), 1);
+        graph.keep("output", f);
+        for target in [Target::Gpu, Target::CpuLanes(8)] {
+            let caps = Caps {
+                max_binding: binding,
+                target,
+                ..Caps::PORTABLE
+            };
+            let plan = Plan::new(&graph, &caps).unwrap();
+            assert!(
+                plan.launches
+                    .iter()
+                    .any(|launch| launch.variant.ends_with("parts"))
+            );
+            let caps = Caps {
+                max_binding: binding / 2,
+                ..caps
+            };
+            let refused = Plan::new(&graph, &caps).unwrap_err();
+            assert!(refused.to_string().contains("as a whole"), "{refused}");
+        }
+        check_with_binding(&graph, &data, &StepScalars::default(), 1e-5, binding);
+    }
+}
+
+#[test]
 fn fused_layers_and_their_gradients_equal_pytorch() {
     let goldens = Goldens::load("obelisk_layer");
     for (case, attributes) in &goldens.cases {

@@ -623,3 +623,77 @@ fn a_signal_ends_a_training_with_its_code_and_frees_its_folder() {
         assert!(RunFolder::lock(&run).is_ok(), "the lock ends with its process");
     }
 }
+
+#[test]
+fn what_takes_more_memory_than_allowed_is_refused_before_it_is_computed() {
+    let bench = Bench::new();
+    let path = |name: &str| bench.path(name).to_str().unwrap().to_owned();
+    let data = repository().join("examples/data");
+    let before = bench.contents();
+    let refusal = ["left of the limit", "--memory allows more"];
+    let predict = [
+        "--model",
+        &path("net.safetensors"),
+        "--output",
+        &path("out"),
+        "--input",
+        &path("scans"),
+    ];
+    refused(
+        &obelisk(&[&["predict", "--memory", "1"], &predict[..]].concat()),
+        1,
+        &refusal,
+    );
+    let evaluate = [
+        "--predictions",
+        &path("labels"),
+        "--labels",
+        &path("labels"),
+        "--memory",
+        "1",
+    ];
+    refused(&obelisk(&[&["evaluate"], &evaluate[..]].concat()), 1, &refusal);
+    let train = [
+        "train",
+        text(&data),
+        "--out",
+        &path("run"),
+        "--arch",
+        "unet-lean",
+        "--size",
+        "64,64,64",
+    ];
+    let cases = obelisk(&[&train[..], &["--memory", "1"]].concat());
+    refused(
+        &cases,
+        1,
+        &[&refusal[..], &["about 0 of them would fit"]].concat(),
+    );
+    for nonsense in ["0", "-1", "much"] {
+        refused(
+            &obelisk(&[&["predict", "--memory", nonsense], &predict[..]].concat()),
+            2,
+            &["--memory"],
+        );
+    }
+    std::fs::remove_dir(bench.path("out")).unwrap();
+    let after = bench.contents();
+    assert!(after == before, "something was written");
+
+    // Where the device's memory is the machine's, it counts.
+    let Some(device) = crate::common::devices().first() else {
+        return;
+    };
+    if device.caps().target.is_cpu() {
+        let step = obelisk(&[&train[..], &["--batch", "16", "--memory", "600"]].concat());
+        refused(
+            &step,
+            1,
+            &[
+                "no room for a training step",
+                "a batch of",
+                "would fit; --memory allows more",
+            ],
+        );
+    }
+}

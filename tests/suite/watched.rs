@@ -33,12 +33,8 @@ fn a_watched_prediction_is_the_same_and_can_be_stopped() {
                 shares.push(share);
                 ControlFlow::Continue(())
             };
-            let in_parts = predictor
-                .segment_watched(device, &scan, &mut watch)
-                .await
-                .unwrap();
-            assert_eq!(in_parts.0, at_once.0);
-            assert_eq!(in_parts.1.data, at_once.1.data);
+            let in_parts = predictor.labels_watched(device, &scan, &mut watch).await.unwrap();
+            assert!(in_parts == labels, "labels in parts differ");
             assert!(shares.len() > 1, "{shares:?}");
             assert!(shares.is_sorted(), "{shares:?}");
             assert_eq!(shares.last(), Some(&1.0));
@@ -48,7 +44,7 @@ fn a_watched_prediction_is_the_same_and_can_be_stopped() {
                 calls += 1;
                 ControlFlow::Break(())
             };
-            let stopped = predictor.segment_watched(device, &scan, &mut stop).await;
+            let stopped = predictor.labels_watched(device, &scan, &mut stop).await;
             assert!(matches!(stopped, Err(PredictError::Stopped)), "{stopped:?}");
             assert_eq!(calls, 1);
         });

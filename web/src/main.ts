@@ -53,7 +53,7 @@ let fits = false
 const TITLES: Record<string, string> = {
   ScanError: 'This scan can’t be used',
   WeightsError: 'These weights can’t be used',
-  TooLargeError: 'Too large for this graphics adapter',
+  TooLargeError: 'Too large for this machine',
   DeviceError: 'The graphics adapter failed',
   NoWebGpuError: 'This browser has no WebGPU',
   BreakdownError: 'The engine stopped and was started again',

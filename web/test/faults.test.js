@@ -132,7 +132,7 @@ test('an adapter without memory', async () => {
   await untilReady(page)
   await page.click('#run')
   const { title, text } = await message(page)
-  assert.equal(title, 'Too large for this graphics adapter')
+  assert.equal(title, 'Too large for this machine')
   assert.match(text, /memory/)
   await segment(page)
   await page.close()

@@ -18,6 +18,9 @@ params! {
 /// Samples of a cell from which on packing the image costs less than it saves; benches/kernels.md has the measurement.
 const SAMPLES_A_CELL: usize = 6;
 
+/// Bindings that a kernel has for the image, of the eight that WebGPU promises.
+const MOST_PARTS: usize = 4;
+
 /// Kernels of a layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum LayerVariant {
@@ -26,11 +29,15 @@ pub enum LayerVariant {
     LanesCells,
     /// The same from the image as it is.
     Lanes,
+    /// The same from an image in several bindings.
+    LanesParts,
     /// Workgroups of four by four by four locations, which share more of a GPU's cache lines; runs of slices that are no
     /// multiple of four go by rows.
     Tiles,
     /// Workgroups of 64 locations along x.
     Rows,
+    /// The same from an image in several bindings.
+    RowsParts,
 }
 
 impl LayerVariant {
@@ -39,13 +46,16 @@ impl LayerVariant {
         match self {
             LayerVariant::LanesCells => "lanes, packed cells",
             LayerVariant::Lanes => "lanes",
+            LayerVariant::LanesParts => "lanes, parts",
             LayerVariant::Tiles => "tiles",
             LayerVariant::Rows => "rows",
+            LayerVariant::RowsParts => "rows, parts",
         }
     }
 
     fn lanes(self) -> bool {
-        matches!(self, LayerVariant::LanesCells | LayerVariant::Lanes)
+        use LayerVariant::{Lanes, LanesCells, LanesParts};
+        matches!(self, LanesCells | Lanes | LanesParts)
     }
 
     fn kernel(self) -> (Shader, &'static str) {
@@ -70,12 +80,33 @@ impl LayerVariant {
                     "common/conv3d_lanes"; Sampling),
                 "lanes",
             ),
+            LayerVariant::LanesParts => (
+                shader!(
+                    "obelisk_layer_lanes",
+                    "common/divide",
+                    "common/obelisk",
+                    "common/trilinear",
+                    "common/obelisk_parts",
+                    "common/conv3d_lanes"; Sampling),
+                "lanes",
+            ),
             LayerVariant::Tiles | LayerVariant::Rows => (
                 shader!(
                     "obelisk_layer",
                     "common/divide",
                     "common/obelisk",
                     "common/trilinear",
+                    "common/obelisk_voxels",
+                    "common/conv3d_plain"; Sampling),
+                "plain",
+            ),
+            LayerVariant::RowsParts => (
+                shader!(
+                    "obelisk_layer",
+                    "common/divide",
+                    "common/obelisk",
+                    "common/trilinear",
+                    "common/obelisk_parts",
                     "common/conv3d_plain"; Sampling),
                 "plain",
             ),
@@ -87,11 +118,14 @@ impl Layer {
     /// The kernels for this layer.
     pub fn variant(&self, caps: &Caps) -> LayerVariant {
         let [_, h, w] = self.g.grid;
+        let parts = self.in_parts(caps);
         match caps.target {
+            Target::CpuLanes(_) if parts => LayerVariant::LanesParts,
             Target::CpuLanes(_) if self.packs_cells(caps) => LayerVariant::LanesCells,
             Target::CpuLanes(_) => LayerVariant::Lanes,
+            Target::Gpu | Target::Cpu if parts => LayerVariant::RowsParts,
             Target::Gpu
-                if h % 4 == 0 && w % 4 == 0 && self.runs(caps).iter().any(|run| run.count % 4 == 0) =>
+                if h % 4 == 0 && w % 4 == 0 && self.runs(None, caps).iter().any(|run| run.count % 4 == 0) =>
             {
                 LayerVariant::Tiles
             }
@@ -99,9 +133,48 @@ impl Layer {
         }
     }
 
-    /// The features' slices. What is only written needs no part that a texture could hold.
-    fn runs(&self, caps: &Caps) -> Vec<Slices> {
-        slices(&[&self.features()], &caps.whole())
+    /// Slices of the features to make. What is only written needs no part that a texture could hold.
+    fn runs(&self, planes: Option<Range<usize>>, caps: &Caps) -> Vec<Slices> {
+        let features = self.features();
+        let planes = planes.unwrap_or(0..features.planes());
+        slices_of(&[&features], planes, &caps.whole())
+    }
+
+    /// The image's planes by what one binding holds; none where that is all.
+    ///
+    /// # Errors
+    /// An image that needs more bindings than a kernel has for it.
+    fn parts(&self, caps: &Caps) -> Result<Vec<Slices>, GraphError> {
+        if !self.in_parts(caps) {
+            return Ok(Vec::new());
+        }
+        // What lanes read is quicker in textures, which hold a row less.
+        let most = match caps.forms.texels {
+            true => caps.max_binding.min(Texel::One.most_bytes()),
+            false => caps.max_binding,
+        };
+        let caps = Caps {
+            max_binding: most,
+            ..caps.whole()
+        };
+        let parts = slices(&[&self.image], &caps);
+        match parts.len() <= MOST_PARTS {
+            true => Ok(parts),
+            false => Err(GraphError::Limit {
+                op: "obelisk_layer",
+                reason: format!(
+                    "it looks at {:?} as a whole, which takes {} MiB, and this adapter binds {MOST_PARTS} times {} MiB",
+                    self.image,
+                    self.image.bytes() >> 20,
+                    most >> 20
+                ),
+            }),
+        }
+    }
+
+    /// Whether one binding does not hold the image.
+    fn in_parts(&self, caps: &Caps) -> bool {
+        self.image.bytes() > caps.max_binding && self.image.plane_bytes().is_some()
     }
 
     /// Whether lanes that load through textures sample the image so often that it pays to pack it, and the plan has memory to
@@ -139,8 +212,14 @@ impl Layer {
     }
 
     /// The layer's features.
-    pub fn forward(&self, io: &mut Io, caps: &Caps) -> Vec<Dispatch> {
+    pub fn forward(&self, io: &mut Io, caps: &Caps) -> Result<Vec<Dispatch>, GraphError> {
         let variant = self.variant(caps);
+        let image = self.parts(caps)?;
+        // A kernel for an image in parts has all of their bindings; those that are left over bind a few bytes of it.
+        let part = |i: usize| match image.get(i) {
+            Some(part) => part.of(&self.image, read(BufferRef::Input(0))),
+            None => read(BufferRef::Input(0)).range(0, ALIGNMENT),
+        };
         let weight = io.inputs.len() - 1;
         let (pieces, run) = self.pieces(16);
         let z = self.groups * pieces;
@@ -155,15 +234,15 @@ impl Layer {
         let mut dispatches = vec![pack];
         dispatches.extend(cells.map(|cells| self.pack_cells(cells)));
         let (features, (shader, entry)) = (self.features(), variant.kernel());
-        for part in self.runs(caps) {
-            let count = self.locations(&part);
+        for slab in self.runs(io.planes.clone(), caps) {
+            let count = self.locations(&slab);
             let threads = match variant.lanes() {
                 true => 8 * count.div_ceil(8 * locations),
                 false => count,
             };
             let [x, y, _] = linear_groups(threads, 64);
             let mut constants = self.constants(run);
-            if variant == LayerVariant::Tiles && part.count % 4 == 0 {
+            if variant == LayerVariant::Tiles && slab.count % 4 == 0 {
                 constants.push(("TILED", 1));
             }
             dispatches.push(Dispatch {
@@ -171,7 +250,10 @@ impl Layer {
                 subgroups: variant.lanes(),
                 params: Sampling {
                     count: int(count),
-                    first: int(part.first),
+                    first: int(slab.first),
+                    part: image.first().map_or(0, |part| {
+                        int(part.count * (self.image.bytes() / 4) as usize / self.image.planes())
+                    }),
                     threads: int(threads),
                     pieces: int(pieces),
                     ..self.params()
@@ -179,14 +261,18 @@ impl Layer {
                 .into(),
                 bindings: [
                     // The offsets stand in for an image that is packed, and for points where there are none.
-                    read(BufferRef::Input(cells.is_some() as usize)),
+                    match image.is_empty() {
+                        true => read(BufferRef::Input(cells.is_some() as usize)),
+                        false => part(0),
+                    },
                     read(packed),
                     read(BufferRef::Input(1)),
                     read(BufferRef::Input(weight - 1)),
-                    part.of(&features, write(BufferRef::Output(0))),
+                    slab.of(&features, write(BufferRef::Output(0))),
                 ]
                 .into_iter()
                 .chain(cells.map(read))
+                .chain((1..MOST_PARTS).map(part).filter(|_| !image.is_empty()))
                 .collect(),
                 workgroups: [x, y, z as u32],
                 iterations: self.columns.div_ceil(columns) as u64,
@@ -194,6 +280,6 @@ impl Layer {
                 ..Dispatch::new(shader, entry)
             });
         }
-        dispatches
+        Ok(dispatches)
     }
 }

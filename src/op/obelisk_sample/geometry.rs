@@ -220,6 +220,8 @@ params! {
         outputs: u32,
         /// Of a layer: runs of vec4s that make a group.
         pieces: u32,
+        /// Of a layer: elements in a binding of the image where it has several.
+        part: u32,
     }
 }
 

@@ -111,7 +111,7 @@ pub fn pieces<const TENSORS: usize>(
         }
     }
     let reason = format!(
-        "one plane with all its channels exceeds this adapter's largest binding of {} MiB; use a smaller grid",
+        "one plane with all its channels exceeds this adapter's largest binding of {} MiB",
         caps.max_binding >> 20
     );
     Err(GraphError::Limit { op, reason })
