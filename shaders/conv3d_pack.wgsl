@@ -135,9 +135,10 @@ fn bias(
     if (at >= params.total) {
         return;
     }
+    let outputs = select(params.weight_outputs, params.source_channels, params.transposed == 1u);
     var value: vec4f;
     for (var i = 0u; i < 4u; i++) {
-        if (at * 4u + i < params.weight_outputs) {
+        if (at * 4u + i < outputs) {
             value[i] = weights[at * 4u + i];
         }
     }

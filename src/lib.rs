@@ -67,6 +67,7 @@ pub mod graph;
 pub mod host_memory;
 pub mod metrics;
 pub mod model;
+pub mod nnunet;
 pub mod offsets;
 pub mod op;
 #[cfg(feature = "cli")]

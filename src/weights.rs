@@ -75,14 +75,14 @@ pub enum WeightsError {
 
 impl WeightsError {
     /// Makes the error of a file from what is wrong with it.
-    fn format(path: &Path) -> impl Fn(String) -> WeightsError + Copy + '_ {
+    pub(crate) fn format(path: &Path) -> impl Fn(String) -> WeightsError + Copy + '_ {
         move |reason| WeightsError::Format {
             path: path.into(),
             reason,
         }
     }
 
-    fn io(path: &Path) -> impl Fn(std::io::Error) -> WeightsError + '_ {
+    pub(crate) fn io(path: &Path) -> impl Fn(std::io::Error) -> WeightsError + '_ {
         move |cause| WeightsError::Io {
             path: path.into(),
             cause,

@@ -6,10 +6,12 @@
 mod kernels;
 mod labels;
 mod reference;
+mod transpose;
 
 use super::*;
 use kernels::{Axis, Lattice, SumVariant, WeightGradient};
 pub use labels::Conv3dLabels;
+pub use transpose::{ConvTranspose3d, conv_transpose3d};
 
 /// Weights of an output channel up to which a convolution is computed again rather than kept.
 const CHEAP: usize = 32;

@@ -172,6 +172,20 @@ pub struct Reorientation {
 }
 
 impl Reorientation {
+    /// The rearrangement whose axes are these of the source, none reversed.
+    ///
+    /// # Panics
+    /// If they are no order of 0, 1 and 2.
+    pub fn of_axes(source: [usize; 3]) -> Reorientation {
+        let mut sorted = source;
+        sorted.sort_unstable();
+        assert_eq!(sorted, [0, 1, 2], "{source:?} is no order of three axes");
+        Reorientation {
+            source,
+            flip: [false; 3],
+        }
+    }
+
     /// Whether nothing moves.
     pub fn is_identity(&self) -> bool {
         self.source == [0, 1, 2] && self.flip == [false; 3]

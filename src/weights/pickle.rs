@@ -27,10 +27,10 @@ const MOST_ARGUMENTS: usize = 8;
 #[derive(Clone, Debug)]
 pub(super) enum Value {
     None,
-    Bool,
+    Bool(bool),
     /// As wide as the magic number of the legacy format (77 bits) needs.
     Int(i128),
-    Float,
+    Float(f64),
     Text(Rc<str>),
     /// Position in [`Pickle::tuples`].
     Tuple(usize),
@@ -43,6 +43,8 @@ pub(super) enum Value {
     Storage(usize),
     /// Position in [`Pickle::views`].
     Tensor(usize),
+    /// Something that nobody here looks at: a device, a number or a type of numpy's.
+    Unread,
 }
 
 impl Value {
@@ -50,9 +52,9 @@ impl Value {
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Value::None => "None",
-            Value::Bool => "a bool",
+            Value::Bool(_) => "a bool",
             Value::Int(_) => "an int",
-            Value::Float => "a float",
+            Value::Float(_) => "a float",
             Value::Text(_) => "a string",
             Value::Tuple(_) => "a tuple",
             Value::List(_) => "a list",
@@ -60,6 +62,7 @@ impl Value {
             Value::Callable(_) => "a function",
             Value::Storage(_) => "a storage",
             Value::Tensor(_) => "a tensor",
+            Value::Unread => "a value of another library",
         }
     }
 }
@@ -71,6 +74,8 @@ pub(super) enum Callable {
     Size,
     RebuildTensor,
     RebuildParameter,
+    /// Names of values that stand beside the tensors in nnU-Net's checkpoints.
+    Unread,
     /// `torch.FloatStorage` and its like: names an element type, is never called.
     StorageType(Element),
 }
@@ -82,6 +87,11 @@ impl Callable {
             ("torch", "Size") => Callable::Size,
             ("torch._utils", "_rebuild_tensor_v2") => Callable::RebuildTensor,
             ("torch._utils", "_rebuild_parameter") => Callable::RebuildParameter,
+            ("torch", "device")
+            | ("numpy", "dtype")
+            | ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar")
+            | ("_codecs", "encode") => Callable::Unread,
+            ("numpy.dtypes", name) if name.ends_with("DType") => Callable::Unread,
             ("torch" | "torch.cuda", storage) => Callable::StorageType(Element::of_storage(storage)?),
             _ => return None,
         })
@@ -262,10 +272,10 @@ impl<'a> Machine<'a> {
             b'(' => self.marks.push(self.stack.len()),
             // NONE, NEWTRUE, NEWFALSE, BINFLOAT
             b'N' => self.stack.push(Value::None),
-            0x88 | 0x89 => self.stack.push(Value::Bool),
+            0x88 | 0x89 => self.stack.push(Value::Bool(instruction == 0x88)),
             b'G' => {
-                self.take(8)?;
-                self.stack.push(Value::Float);
+                let value = f64::from_be_bytes(self.array()?);
+                self.stack.push(Value::Float(value));
             }
             // BININT, BININT1, BININT2, LONG1
             b'J' => {
@@ -413,6 +423,7 @@ impl<'a> Machine<'a> {
                 self.pickle.views.push(view);
                 self.stack.push(Value::Tensor(self.pickle.views.len() - 1));
             }
+            (Callable::Unread, _) => self.stack.push(Value::Unread),
             (callable, arguments) => {
                 let kinds: Vec<_> = arguments.iter().map(Value::kind).collect();
                 return Err(format!("it calls {callable:?} with ({})", kinds.join(", ")));
@@ -451,7 +462,7 @@ impl<'a> Machine<'a> {
     fn build(&mut self) -> Result<(), String> {
         self.pop()?;
         match self.stack.last() {
-            Some(Value::Dict(_)) => Ok(()),
+            Some(Value::Dict(_) | Value::Unread) => Ok(()),
             Some(other) => Err(format!("it would set the state of {}; refused", other.kind())),
             None => Err("it takes a value from an empty stack".into()),
         }

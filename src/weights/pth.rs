@@ -73,7 +73,152 @@ impl Checkpoint {
     }
 }
 
+/// What an nnU-Net checkpoint holds beside the network's tensors.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Nnunet {
+    /// The network's tensors.
+    pub checkpoint: Checkpoint,
+    /// `init_args`: the plans, dataset.json and the configuration's name, where they are there.
+    pub arguments: Option<Ordered>,
+    /// `trainer_name`.
+    pub trainer: Option<String>,
+    /// `inference_allowed_mirroring_axes`.
+    pub mirroring: Option<Vec<usize>>,
+}
+
+/// A dict of strings, lists, numbers and dicts, in its order.
+pub(crate) type Ordered = Vec<(String, Plain)>;
+
+/// What JSON could say.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Plain {
+    Other,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Text(String),
+    List(Vec<Plain>),
+    Dict(Ordered),
+}
+
+/// Most values in the plain part of a checkpoint, each of which may stand at several places of it.
+const MOST_PLAIN: usize = 1 << 20;
+/// Deepest nesting of them.
+const DEEPEST: usize = 24;
+
+impl Plain {
+    fn of(pickle: &Pickle, value: &Value, depth: usize, left: &mut usize) -> Result<Plain, String> {
+        if depth == 0 || *left == 0 {
+            return Err("its settings are nested too deep, or too many".into());
+        }
+        *left -= 1;
+        let all = |values: &[Value], left: &mut usize| -> Result<Vec<Plain>, String> {
+            values
+                .iter()
+                .map(|value| Plain::of(pickle, value, depth - 1, left))
+                .collect()
+        };
+        Ok(match value {
+            Value::Bool(value) => Plain::Bool(*value),
+            Value::Int(value) => i64::try_from(*value).map_or(Plain::Other, Plain::Int),
+            Value::Float(value) => Plain::Float(*value),
+            Value::Text(text) => Plain::Text(text.to_string()),
+            Value::List(list) => Plain::List(all(&pickle.lists[*list], left)?),
+            Value::Tuple(tuple) => Plain::List(all(&pickle.tuples[*tuple], left)?),
+            Value::Dict(dict) => Plain::Dict(plain(pickle, *dict, depth - 1, left)?),
+            _ => Plain::Other,
+        })
+    }
+}
+
+/// The entries of a dict whose keys are strings, or numbers as strings.
+fn plain(pickle: &Pickle, dict: usize, depth: usize, left: &mut usize) -> Result<Ordered, String> {
+    let mut entries = Vec::new();
+    for (key, value) in &pickle.dicts[dict] {
+        let key = match key {
+            Value::Text(key) => key.to_string(),
+            Value::Int(key) => key.to_string(),
+            _ => continue,
+        };
+        entries.push((key, Plain::of(pickle, value, depth, left)?));
+    }
+    Ok(entries)
+}
+
+impl Nnunet {
+    /// Reads a checkpoint of nnU-Net, and of its tensors those that are `wanted`. Nothing in it is executed.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::read`]; a checkpoint of something else.
+    pub(crate) fn read(bytes: &[u8], wanted: impl Fn(&str) -> bool) -> Result<Nnunet, String> {
+        if !is_zip(bytes) {
+            return Err("it is no checkpoint of nnU-Net, which writes PyTorch's zip archives".into());
+        }
+        with_zip(bytes, |pickle, read| {
+            let Value::Dict(root) = pickle.root else {
+                return Err(format!("it holds {}, not a dict", pickle.root.kind()));
+            };
+            let find = |wanted: &str| {
+                let entry = pickle.dicts[root]
+                    .iter()
+                    .find(|(key, _)| matches!(key, Value::Text(key) if &**key == wanted));
+                entry.map(|(_, value)| value)
+            };
+            let Some(Value::Dict(weights)) = find("network_weights") else {
+                return Err("it has no `network_weights`: it is no checkpoint of nnU-Net".into());
+            };
+            let mut named = named_tensors(pickle, &pickle.dicts[*weights])?;
+            for prefix in ["module.", "_orig_mod."] {
+                named = named
+                    .into_iter()
+                    .map(|(name, view)| (name.strip_prefix(prefix).unwrap_or(name), view))
+                    .collect();
+            }
+            named.retain(|name, _| wanted(name));
+            let left = &mut { MOST_PLAIN };
+            let arguments = match find("init_args") {
+                Some(Value::Dict(dict)) => Some(plain(pickle, *dict, DEEPEST, left)?),
+                _ => None,
+            };
+            let mirroring = match find("inference_allowed_mirroring_axes") {
+                Some(value) => match Plain::of(pickle, value, 2, left)? {
+                    Plain::List(axes) => Some(
+                        axes.iter()
+                            .map(|axis| match axis {
+                                Plain::Int(axis @ 0..=2) => Ok(*axis as usize),
+                                _ => Err("its mirroring axes are no axes".to_owned()),
+                            })
+                            .collect::<Result<_, _>>()?,
+                    ),
+                    _ => None,
+                },
+                None => None,
+            };
+            Ok(Nnunet {
+                checkpoint: collect_named(pickle, named, read)?,
+                arguments,
+                trainer: match find("trainer_name") {
+                    Some(Value::Text(name)) => Some(name.to_string()),
+                    _ => None,
+                },
+                mirroring,
+            })
+        })
+    }
+}
+
 fn read_zip(bytes: &[u8]) -> Result<Checkpoint, String> {
+    with_zip(bytes, |pickle, read| collect(pickle, read))
+}
+
+/// Finds the bytes of a storage.
+type Read<'a, 'r> = &'r dyn Fn(&Storage) -> Result<&'a [u8], String>;
+
+/// The pickle of a zip archive, and what finds the bytes of its storages.
+fn with_zip<'a, T>(
+    bytes: &'a [u8],
+    make: impl FnOnce(&Pickle, Read<'a, '_>) -> Result<T, String>,
+) -> Result<T, String> {
     let entries = zip::entries(bytes)?;
     let folders: Vec<&str> = entries
         .keys()
@@ -104,7 +249,7 @@ fn read_zip(bytes: &[u8]) -> Result<Checkpoint, String> {
     if length != data.len() {
         return Err("its pickle is followed by other bytes".into());
     }
-    collect(&pickle, |storage| {
+    make(&pickle, &|storage| {
         let shown = storage.key.escape_debug();
         let elements = entry(&format!("data/{}", storage.key))
             .ok_or_else(|| format!("its entry `data/{shown}` is missing"))?;
@@ -181,7 +326,14 @@ fn collect<'a>(
     pickle: &Pickle,
     read: impl Fn(&Storage) -> Result<&'a [u8], String>,
 ) -> Result<Checkpoint, String> {
-    let named = state_dict(pickle)?;
+    collect_named(pickle, state_dict(pickle)?, read)
+}
+
+fn collect_named<'a>(
+    pickle: &Pickle,
+    named: BTreeMap<&str, &View>,
+    read: impl Fn(&Storage) -> Result<&'a [u8], String>,
+) -> Result<Checkpoint, String> {
     let elements = named
         .values()
         .fold(0, |sum: usize, view| sum.saturating_add(view.count()));
@@ -269,24 +421,11 @@ fn elements<const N: usize>(storage: &[u8], view: &View) -> Vec<[u8; N]> {
     out
 }
 
-/// Names and tensors of the state dict, which the pickle's object is or has under one of [`CONTAINERS`].
-fn state_dict(pickle: &Pickle) -> Result<BTreeMap<&str, &View>, String> {
-    let mut dict = match pickle.root {
-        Value::Dict(dict) => &pickle.dicts[dict],
-        ref other => return Err(format!("it holds {}, not a state dict", other.kind())),
-    };
-    for _ in 0..MOST_NESTED {
-        let inner = CONTAINERS.iter().find_map(|wanted| {
-            dict.iter().find_map(|item| match item {
-                (Value::Text(key), Value::Dict(inner)) if **key == **wanted => Some(*inner),
-                _ => None,
-            })
-        });
-        match inner {
-            Some(inner) => dict = &pickle.dicts[inner],
-            None => break,
-        }
-    }
+/// Names and tensors of a dict.
+fn named_tensors<'p>(
+    pickle: &'p Pickle,
+    dict: &'p [(Value, Value)],
+) -> Result<BTreeMap<&'p str, &'p View>, String> {
     if dict.is_empty() {
         return Err("its state dict is empty".into());
     }
@@ -314,6 +453,28 @@ fn state_dict(pickle: &Pickle) -> Result<BTreeMap<&str, &View>, String> {
             return Err(format!("its state dict has `{shown}` twice"));
         }
     }
+    Ok(named)
+}
+
+/// Names and tensors of the state dict, which the pickle's object is or has under one of [`CONTAINERS`].
+fn state_dict(pickle: &Pickle) -> Result<BTreeMap<&str, &View>, String> {
+    let mut dict = match pickle.root {
+        Value::Dict(dict) => &pickle.dicts[dict],
+        ref other => return Err(format!("it holds {}, not a state dict", other.kind())),
+    };
+    for _ in 0..MOST_NESTED {
+        let inner = CONTAINERS.iter().find_map(|wanted| {
+            dict.iter().find_map(|item| match item {
+                (Value::Text(key), Value::Dict(inner)) if **key == **wanted => Some(*inner),
+                _ => None,
+            })
+        });
+        match inner {
+            Some(inner) => dict = &pickle.dicts[inner],
+            None => break,
+        }
+    }
+    let named = named_tensors(pickle, dict)?;
     let parallel = named
         .keys()
         .all(|name| name.strip_prefix("module.").is_some_and(|n| !n.is_empty()));

@@ -149,6 +149,25 @@ def conv3d():
     return file
 
 
+def conv_transpose3d():
+    file = File("conv_transpose3d")
+    #     name                  N  in  out  size       kernel     stride     padding    more       dil groups bias
+    for name, n, i, o, size, k, s, p, m, d, g, b in [
+        ("k2_stride2",          2, 5,  6,   (3, 4, 2), 2,         2,         0,         0,         1,  1,  True),
+        ("k3_stride2",          1, 4,  7,   (3, 2, 4), 3,         2,         1,         1,         1,  1,  True),
+        ("k122_stride122",      1, 9,  4,   (3, 2, 4), (1, 2, 2), (1, 2, 2), 0,         0,         1,  1,  False),
+        ("k3_stride1",          1, 3,  5,   (3, 4, 5), 3,         1,         1,         0,         1,  1,  True),
+        ("k2_stride3_groups2",  2, 4,  6,   (2, 3, 2), 2,         3,         0,         (2, 0, 1), 1,  2,  True),
+        ("k3_dilation2",        1, 3,  4,   (3, 2, 3), (3, 2, 3), (2, 1, 3), (1, 0, 2), (1, 0, 0), 2,  1,  True),
+    ]:  # fmt: skip
+        c = file.case(name, stride=triple(s), padding=triple(p), output_padding=triple(m), dilation=triple(d), groups=g)
+        x = c.input("x", c.normal(n, i, *size))
+        weight = c.input("weight", c.normal(i, o // g, *triple(k), std=0.3))
+        bias = c.input("bias", c.normal(o, std=0.3)) if b else None
+        c.output(F.conv_transpose3d(x, weight, bias, triple(s), triple(p), triple(m), g, triple(d)))
+    return file
+
+
 def regular_grid(size):
     """[D, H, W, 3] normalised (x, y, z) of a regular grid, -1 and +1 at the outer points; 0 on an axis of one point."""
     return F.affine_grid(torch.eye(3, 4).double()[None], [1, 1, *size], align_corners=True)[0]
@@ -320,6 +339,21 @@ def batch_norm():
         if training:
             c.tensors["new_running_mean"] = running_mean
             c.tensors["new_running_var"] = running_var
+    return file
+
+
+def instance_norm():
+    file = File("instance_norm")
+    for name, n, ch, size, mean, std in [
+        ("two_samples",            2, 5, (4, 5, 3), 0.3, 1.5),
+        ("one_sample",             1, 9, (3, 4, 5), -1.0, 0.2),
+        ("mean_1000",              2, 3, (5, 4, 6), 1000.0, 1.0),
+    ]:  # fmt: skip
+        c = file.case(name, eps=1e-5)
+        x = c.input("input", c.normal(n, ch, *size, mean=mean, std=std))
+        weight = c.input("weight", 1 + c.normal(ch, std=0.3))
+        bias = c.input("bias", c.normal(ch, std=0.3))
+        c.output(F.instance_norm(x, weight=weight, bias=bias, eps=1e-5))
     return file
 
 
@@ -559,8 +593,8 @@ def adam():
 
 
 OPS = [
-    conv3d, obelisk_unary, obelisk_binary, obelisk_layer, grid_sample, affine_grid, batch_norm, leaky_relu, relu,
-    avg_pool3d, upsample_trilinear, concat, linear, cross_entropy, hard_mining, soft_dice, dice_hinge, adam, turn_offsets,
+    conv3d, conv_transpose3d, obelisk_unary, obelisk_binary, obelisk_layer, grid_sample, affine_grid, batch_norm, instance_norm,
+    leaky_relu, relu, avg_pool3d, upsample_trilinear, concat, linear, cross_entropy, hard_mining, soft_dice, dice_hinge, adam, turn_offsets,
 ]  # fmt: skip
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-// Batch normalisation of a map x [N, D, C/4, H, W, 4] over N, D, H, W with an optional leaky ReLU behind it.
+// Batch norm of a map x [N, D, C/4, H, W, 4] over N, D, H, W, and instance norm over D, H, W of each sample, with an optional
+// leaky ReLU behind them.
 //   z = gamma (x - mean) / sqrt(variance + eps) + beta;   y = z > 0 ? z : slope z   (slope 1: none)
 // Training:  statistics -> merge -> normalise;   gradient: gradient_sums -> merge_sums -> gradient.
 // A slice is one of the N·D runs of [C/4, H, W, 4]; a plane is its [H, W] vec4s of one channel block.
@@ -19,6 +20,7 @@ fn statistics(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_ind
     var sum = vec4f(0.0);
     var squares = vec4f(0.0);
     var cursor = first_element(reduction.walk, t, block);
+    cursor.at += reduction.base;
     var shift = vec4f(0.0);
     if (cursor.element < cursor.end) {
         shift = x[cursor.at];
@@ -47,7 +49,7 @@ fn statistics(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_ind
 // where a barrier costs more than hundreds of parts, one invocation (`merge_alone`, `merge_sums_alone`).
 @group(0) @binding(0) var<uniform> merging: Merge;
 @group(0) @binding(1) var<storage, read> parts: array<vec4f>;            // as moments, or sums
-@group(0) @binding(2) var<storage, read_write> mean_out: array<vec4f>;
+@group(0) @binding(2) var<storage, read_write> mean_out: array<vec4f>;   // [groups of statistics][blocks]
 @group(0) @binding(3) var<storage, read_write> variance_out: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> running_mean: array<vec4f>;
 @group(0) @binding(5) var<storage, read_write> running_variance: array<vec4f>;
@@ -79,8 +81,8 @@ fn part_moments(p: u32) -> Moments {
 }
 
 fn put_moments(block: u32, all: Moments) {
-    mean_out[block] = all.mean;
-    variance_out[block] = all.m2 / all.count;
+    mean_out[merging.first_block + block] = all.mean;
+    variance_out[merging.first_block + block] = all.m2 / all.count;
     running_mean[block] += merging.momentum * (all.mean - running_mean[block]);
     running_variance[block] += merging.momentum * (all.m2 / (all.count - 1.0) - running_variance[block]);
 }
@@ -146,12 +148,14 @@ fn normalise(
 ) {
     let r = run(group, groups, local);
     let block = r.plane % planes.blocks;
-    let centre = mean[block];
-    let scale = lanes(gamma[block], block, planes.channels) / sqrt(variance[block] + planes.epsilon);
+    let statistic = planes.first_block + block;
+    let centre = mean[statistic];
+    let scale = lanes(gamma[block], block, planes.channels) / sqrt(variance[statistic] + planes.epsilon);
     let offset = lanes(beta[block], block, planes.channels);
+    let base = planes.base + r.plane * planes.plane;
     for (var i = r.first; i < r.end; i += 8u) {
-        let z = (x[r.plane * planes.plane + i] - centre) * scale + offset;
-        y[r.plane * planes.plane + i] = select(planes.slope * z, z, z > vec4f(0.0));
+        let z = (x[base + i] - centre) * scale + offset;
+        y[base + i] = select(planes.slope * z, z, z > vec4f(0.0));
     }
 }
 
@@ -165,13 +169,14 @@ fn normalise(
 fn gradient_sums(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
     let t = group.x * 64u + local;
     let block = group.y;
-    let centre = mean[block];
-    let inverse = 1.0 / sqrt(variance[block] + reduction.epsilon);
+    let centre = mean[reduction.first_block + block];
+    let inverse = 1.0 / sqrt(variance[reduction.first_block + block] + reduction.epsilon);
     let scale = lanes(gamma[block], block, reduction.channels) * inverse;
     let offset = lanes(beta[block], block, reduction.channels);
     var dbeta = vec4f(0.0);
     var dgamma = vec4f(0.0);
     var cursor = first_element(reduction.walk, t, block);
+    cursor.at += reduction.base;
     while (cursor.element < cursor.end) {
         let distance = x[cursor.at] - centre;
         let upstream = dy[cursor.at];
@@ -194,10 +199,11 @@ fn gradient_sums(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_
 @group(0) @binding(4) var<storage, read_write> both_out: array<vec4f>;   // [blocks][dbeta, dgamma]
 
 fn put_sums(block: u32, dbeta: vec4f, dgamma: vec4f) {
-    dbeta_out[block] = dbeta;
-    dgamma_out[block] = dgamma;
-    both_out[2u * block] = dbeta;
-    both_out[2u * block + 1u] = dgamma;
+    let statistic = merging.first_block + block;
+    dbeta_out[statistic] = dbeta;
+    dgamma_out[statistic] = dgamma;
+    both_out[2u * statistic] = dbeta;
+    both_out[2u * statistic + 1u] = dgamma;
 }
 
 @compute @workgroup_size(64)
@@ -239,13 +245,14 @@ fn merge_sums(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_ind
 struct OfBlock { centre: vec4f, scale: vec4f, offset: vec4f, constant: vec4f, linear: vec4f }
 
 fn of_block(block: u32) -> OfBlock {
-    let inverse = 1.0 / sqrt(variance[block] + planes.epsilon);
+    let statistic = planes.first_block + block;
+    let inverse = 1.0 / sqrt(variance[statistic] + planes.epsilon);
     return OfBlock(
-        mean[block],
+        mean[statistic],
         lanes(gamma[block], block, planes.channels) * inverse,
         lanes(beta[block], block, planes.channels),
-        totals[2u * block] * planes.inverse_count,
-        totals[2u * block + 1u] * planes.inverse_count * inverse,
+        totals[2u * statistic] * planes.inverse_count,
+        totals[2u * statistic + 1u] * planes.inverse_count * inverse,
     );
 }
 
@@ -266,7 +273,7 @@ fn gradient(
     let block = r.plane % planes.blocks;
     let b = of_block(block);
     for (var i = r.first; i < r.end; i += 8u) {
-        let at = r.plane * planes.plane + i;
+        let at = planes.base + r.plane * planes.plane + i;
         dx[at] = through(b, x[at], dy[at]);
     }
 }
@@ -284,7 +291,7 @@ fn gradient_in_place(
     let block = r.plane % planes.blocks;
     let b = of_block(block);
     for (var i = r.first; i < r.end; i += 8u) {
-        let at = r.plane * planes.plane + i;
+        let at = planes.base + r.plane * planes.plane + i;
         dy_dx[at] = through(b, x[at], dy_dx[at]);
     }
 }

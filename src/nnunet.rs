@@ -1,0 +1,92 @@
+//! nnU-Net v2 models: read from a results folder, its exported zip archive or one checkpoint, kept in a file of this program, and
+//! run as nnU-Net runs them. docs/nnunet.md says what is the same. Nothing in a model is executed.
+
+mod network;
+mod plan;
+mod predict;
+mod prepare;
+mod read;
+mod resample;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::tensor::Tensor;
+use crate::weights::{self, Record, WeightsError};
+
+pub use network::graph;
+pub use plan::{Architecture, Channel, Class, Description, Labels, Name, Normalisation, Plan};
+pub use predict::{Logits, NnunetError, STEP, Segmenter};
+pub use prepare::{Placement, PrepareError, Prepared, prepare};
+pub use read::{Choice, is_model};
+pub use resample::{Resampling, resampled_size};
+
+/// One configuration of a model with some of its folds.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// What inference needs of the plans.
+    pub plan: Plan,
+    /// The folds' names, such as `0` or `all`.
+    pub names: Vec<String>,
+    /// The tensors of each fold.
+    pub folds: Vec<HashMap<String, Tensor>>,
+}
+
+/// The record in a file of this program.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Stored {
+    /// Marks the kind of the file.
+    nnunet: Plan,
+    folds: Vec<String>,
+}
+
+impl Record for Stored {
+    fn check(&self) -> Result<(), String> {
+        if self.folds.is_empty() || self.folds.iter().any(|name| name.contains('/')) {
+            return Err(format!("its folds are {:?}", self.folds));
+        }
+        self.nnunet.check()
+    }
+}
+
+impl Model {
+    /// Writes the model as one file beside its place and renames it.
+    ///
+    /// # Errors
+    /// A file that exists (without `force`) or can't be written, and numbers that are not finite.
+    pub fn save(&self, path: &Path, force: bool) -> Result<(), WeightsError> {
+        let mut tensors = HashMap::new();
+        for (name, fold) in self.names.iter().zip(&self.folds) {
+            for (tensor, value) in fold {
+                tensors.insert(format!("{name}/{tensor}"), value.clone());
+            }
+        }
+        let record = Stored {
+            nnunet: self.plan.clone(),
+            folds: self.names.clone(),
+        };
+        weights::save(path, &record, &tensors, force)
+    }
+
+    /// Reads a file that [`Model::save`] wrote.
+    ///
+    /// # Errors
+    /// A file that can't be read, is damaged or something else.
+    pub fn load(path: &Path) -> Result<Model, WeightsError> {
+        let (record, tensors) = weights::load::<Stored>(path)?;
+        let mut folds = vec![HashMap::new(); record.folds.len()];
+        for (name, tensor) in tensors {
+            let (fold, name) = name.split_once('/').unwrap_or_default();
+            if let Some(at) = record.folds.iter().position(|n| n == fold) {
+                folds[at].insert(name.to_owned(), tensor);
+            }
+        }
+        Ok(Model {
+            plan: record.nnunet,
+            names: record.folds,
+            folds,
+        })
+    }
+}

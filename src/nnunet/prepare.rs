@@ -1,0 +1,367 @@
+//! A scan as nnU-Net's DefaultPreprocessor hands it to the network: axes transposed, cropped to what is not zero, normalised and
+//! resampled; and the way back.
+
+use super::plan::{Normalisation, Plan};
+use super::resample::resampled_size;
+use crate::host_memory::{self, TooLarge};
+use crate::tensor::Elements;
+use crate::volume::{Geometry, Orientation, Reorientation, Volume, VolumeError};
+
+/// A scan ready for tiles.
+#[derive(Debug)]
+pub struct Prepared {
+    /// `[C, D, H, W]`, at least a patch along each axis: zeros around the scan.
+    pub data: Vec<f32>,
+    /// D, H and W.
+    pub size: [usize; 3],
+    /// Where the scan begins in it, and its size.
+    pub inner: ([usize; 3], [usize; 3]),
+    /// Where it came from.
+    pub placement: Placement,
+}
+
+/// How the box of a scan lies in it.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    turn: Turn,
+    /// The scan's size, axes transposed.
+    whole: [usize; 3],
+    /// First and past the last voxel of what is not zero, by axis.
+    cropped: ([usize; 3], [usize; 3]),
+    /// Millimetres between voxels, axes transposed.
+    pub spacing: [f64; 3],
+}
+
+/// From the file's axes to the network's.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    reorient: Option<Reorientation>,
+    transpose: Reorientation,
+}
+
+impl Turn {
+    fn new(plan: &Plan, geometry: &Geometry) -> Turn {
+        let ras: Orientation = "RAS".parse().expect("an orientation");
+        Turn {
+            reorient: plan.reorient.then(|| geometry.orientation.to(ras)),
+            // nnU-Net's arrays are (z, y, x), a volume's (x, y, z).
+            transpose: Reorientation::of_axes(plan.transpose.map(|axis| 2 - axis)),
+        }
+    }
+
+    fn permute<T: Copy>(&self, axes: [T; 3]) -> [T; 3] {
+        let turned = self.reorient.map_or(axes, |r| r.permute(axes));
+        self.transpose.permute(turned)
+    }
+
+    fn apply<T: Copy>(&self, data: &[T], shape: [usize; 3]) -> Vec<T> {
+        match self.reorient {
+            None => self.transpose.apply(data, 1, shape),
+            Some(r) => self
+                .transpose
+                .apply(&r.apply(data, 1, shape), 1, r.permute(shape)),
+        }
+    }
+
+    /// Back from the network's axes, of that size.
+    fn back<T: Copy>(&self, data: &[T], shape: [usize; 3]) -> Vec<T> {
+        let inverse = self.transpose.inverse();
+        let data = inverse.apply(data, 1, shape);
+        match self.reorient {
+            None => data,
+            Some(r) => r.inverse().apply(&data, 1, inverse.permute(shape)),
+        }
+    }
+}
+
+impl Placement {
+    /// The size of the box.
+    pub fn size(&self) -> [usize; 3] {
+        let (first, end) = self.cropped;
+        [0, 1, 2].map(|a| end[a] - first[a])
+    }
+
+    /// A label map `[X, Y, Z]` of the whole scan from one of the box; background around it.
+    ///
+    /// # Errors
+    /// No memory for it.
+    pub fn restore(&self, labels: &[i32]) -> Result<Vec<i32>, TooLarge> {
+        host_memory::require(2 * host_memory::bytes(&self.whole, 4))?;
+        let mut whole = vec![0; self.whole.iter().product()];
+        let (first, _) = self.cropped;
+        let size = self.size();
+        for d in 0..size[0] {
+            for h in 0..size[1] {
+                let to = ((first[0] + d) * self.whole[1] + first[1] + h) * self.whole[2] + first[2];
+                let from = (d * size[1] + h) * size[2];
+                whole[to..to + size[2]].copy_from_slice(&labels[from..from + size[2]]);
+            }
+        }
+        Ok(self.turn.back(&whole, self.whole))
+    }
+}
+
+/// The channels of a scan, each a volume or several of one, through the plan's preprocessing.
+///
+/// # Errors
+/// Channels that are not as many as the plan's or on other grids, and scans that are too large for the memory there is.
+pub fn prepare(plan: &Plan, scans: &[Volume]) -> Result<Prepared, PrepareError> {
+    let channels: usize = scans.iter().map(|scan| scan.channels).sum();
+    if channels != plan.channels.len() {
+        let names: Vec<&str> = plan.channels.iter().map(|c| c.name.as_str()).collect();
+        return Err(PrepareError::Scan(format!(
+            "the scan has {channels} channels; the model takes {}: {}",
+            plan.channels.len(),
+            names.join(", ")
+        )));
+    }
+    let geometry = &scans[0].geometry;
+    for scan in &scans[1..] {
+        if let Some(difference) = geometry.difference(&scan.geometry, 1e-3) {
+            return Err(PrepareError::Scan(format!(
+                "{} and {} are on different grids: {difference}",
+                scans[0].source.display(),
+                scan.source.display()
+            )));
+        }
+    }
+    let turn = Turn::new(plan, geometry);
+    let (voxels, whole) = (geometry.voxels(), turn.permute(geometry.shape));
+    let spacing = turn.permute(geometry.spacing);
+    host_memory::require(3 * host_memory::bytes(&[channels, voxels], 4))?;
+    let turned: Vec<Vec<f32>> = scans
+        .iter()
+        .flat_map(|scan| scan.data.chunks_exact(voxels))
+        .map(|channel| turn.apply(channel, geometry.shape))
+        .collect();
+
+    let mut body = vec![false; voxels];
+    for channel in &turned {
+        body.iter_mut().zip(channel).for_each(|(b, v)| *b |= *v != 0.0);
+    }
+    fill_holes(&mut body, whole);
+    let cropped = bounding_box(&body, whole).unwrap_or(([0; 3], whole));
+    let placement = Placement {
+        turn,
+        whole,
+        cropped,
+        spacing,
+    };
+    let size = placement.size();
+    let body = crop(&body, whole, cropped);
+
+    let wished = resampled_size(size, spacing, plan.spacing);
+    let wished = wished.map(|n| {
+        if n.is_finite() && n < 1e9 {
+            n.max(1.0) as usize
+        } else {
+            usize::MAX
+        }
+    });
+    if Elements::of(&wished).is_none() {
+        return Err(PrepareError::Scan(format!(
+            "with {:?} mm between voxels the scan would have {wished:?} voxels of {:?} mm; its header may be wrong",
+            spacing, plan.spacing
+        )));
+    }
+    let padded = [0, 1, 2].map(|a| wished[a].max(plan.patch[a]));
+    let first = [0, 1, 2].map(|a| (padded[a] - wished[a]) / 2);
+    let volume: usize = padded.iter().product();
+    let mut data = host_memory::zeros(channels.saturating_mul(volume))?;
+    for (i, channel) in turned.into_iter().enumerate() {
+        let mut own = crop(&channel, whole, cropped);
+        drop(channel);
+        normalise(plan.channels[i].normalisation, &mut own, &body).map_err(|problem| {
+            PrepareError::Scan(format!("channel `{}`: {problem}", plan.channels[i].name))
+        })?;
+        let own = plan
+            .data_resampling
+            .apply(&own, (size, spacing), (wished, plan.spacing))?;
+        let to = &mut data[i * volume..(i + 1) * volume];
+        for d in 0..wished[0] {
+            for h in 0..wished[1] {
+                let at = ((first[0] + d) * padded[1] + first[1] + h) * padded[2] + first[2];
+                let from = (d * wished[1] + h) * wished[2];
+                to[at..at + wished[2]].copy_from_slice(&own[from..from + wished[2]]);
+            }
+        }
+    }
+    Ok(Prepared {
+        data,
+        size: padded,
+        inner: (first, wished),
+        placement,
+    })
+}
+
+/// Why a scan can't be prepared.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PrepareError {
+    /// It is not what the model takes.
+    #[error("{0}")]
+    Scan(String),
+    /// It can't be read.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    /// There is no memory for it.
+    #[error("the scan is too large: {0}")]
+    Memory(#[from] TooLarge),
+}
+
+fn normalise(how: Normalisation, data: &mut [f32], body: &[bool]) -> Result<(), String> {
+    match how {
+        Normalisation::None => {}
+        Normalisation::ZScore { masked } => {
+            let counts = |i: usize| !masked || body[i];
+            let of = |value: &dyn Fn(f64) -> f64| -> f64 {
+                let values = data.iter().enumerate().filter(|(i, _)| counts(*i));
+                let (sum, count) = values.fold((0.0, 0usize), |(sum, n), (_, v)| {
+                    (sum + value(f64::from(*v)), n + 1)
+                });
+                sum / count.max(1) as f64
+            };
+            let mean = of(&|v| v);
+            let deviation = of(&|v| (v - mean).powi(2)).sqrt().max(1e-8);
+            for (i, v) in data.iter_mut().enumerate().filter(|(i, _)| counts(*i)) {
+                let _ = i;
+                *v = ((f64::from(*v) - mean) / deviation) as f32;
+            }
+        }
+        Normalisation::Ct {
+            lower,
+            upper,
+            mean,
+            deviation,
+        } => data
+            .iter_mut()
+            .for_each(|v| *v = (v.clamp(lower, upper) - mean) / deviation.max(1e-8)),
+        Normalisation::RescaleTo01 => {
+            let low = data.iter().copied().fold(f32::INFINITY, f32::min);
+            data.iter_mut().for_each(|v| *v -= low);
+            let most = data.iter().copied().fold(0.0, f32::max).max(1e-8);
+            data.iter_mut().for_each(|v| *v /= most);
+        }
+        Normalisation::RgbTo01 => {
+            if let Some(v) = data.iter().find(|v| !(0.0..=255.0).contains(*v)) {
+                return Err(format!("has the value {v}; colours are from 0 to 255"));
+            }
+            data.iter_mut().for_each(|v| *v /= 255.0);
+        }
+    }
+    Ok(())
+}
+
+fn crop<T: Copy>(data: &[T], size: [usize; 3], (first, end): ([usize; 3], [usize; 3])) -> Vec<T> {
+    let mut out = Vec::with_capacity((0..3).map(|a| end[a] - first[a]).product());
+    for d in first[0]..end[0] {
+        for h in first[1]..end[1] {
+            let row = (d * size[1] + h) * size[2];
+            out.extend_from_slice(&data[row + first[2]..row + end[2]]);
+        }
+    }
+    out
+}
+
+/// The smallest box of all true voxels.
+fn bounding_box(body: &[bool], size: [usize; 3]) -> Option<([usize; 3], [usize; 3])> {
+    let mut found = ([usize::MAX; 3], [0; 3]);
+    for (row, voxels) in body.chunks_exact(size[2]).enumerate() {
+        let Some(first) = voxels.iter().position(|b| *b) else {
+            continue;
+        };
+        let last = voxels.iter().rposition(|b| *b).expect("one at least");
+        for (axis, (low, high)) in [
+            (row / size[1], row / size[1]),
+            (row % size[1], row % size[1]),
+            (first, last),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            found.0[axis] = found.0[axis].min(low);
+            found.1[axis] = found.1[axis].max(high + 1);
+        }
+    }
+    (found.1 != [0; 3]).then_some(found)
+}
+
+/// scipy's `binary_fill_holes`: what is false and not connected by faces to the outside becomes true.
+fn fill_holes(body: &mut [bool], size: [usize; 3]) {
+    if body.iter().all(|b| *b) {
+        return;
+    }
+    let [d, h, w] = size;
+    let mut outside = vec![false; body.len()];
+    // Runs of voxels along the last axis.
+    let mut stack: Vec<usize> = Vec::new();
+    let visit = |at: usize, outside: &mut Vec<bool>, stack: &mut Vec<usize>| {
+        if !body[at] && !outside[at] {
+            outside[at] = true;
+            stack.push(at);
+        }
+    };
+    for z in 0..d {
+        for y in 0..h {
+            let row = (z * h + y) * w;
+            if z == 0 || z == d - 1 || y == 0 || y == h - 1 {
+                for x in 0..w {
+                    visit(row + x, &mut outside, &mut stack);
+                }
+            } else {
+                visit(row, &mut outside, &mut stack);
+                visit(row + w - 1, &mut outside, &mut stack);
+            }
+        }
+    }
+    while let Some(at) = stack.pop() {
+        let (z, y, x) = (at / (h * w), at / w % h, at % w);
+        if x > 0 {
+            visit(at - 1, &mut outside, &mut stack);
+        }
+        if x + 1 < w {
+            visit(at + 1, &mut outside, &mut stack);
+        }
+        if y > 0 {
+            visit(at - w, &mut outside, &mut stack);
+        }
+        if y + 1 < h {
+            visit(at + w, &mut outside, &mut stack);
+        }
+        if z > 0 {
+            visit(at - h * w, &mut outside, &mut stack);
+        }
+        if z + 1 < d {
+            visit(at + h * w, &mut outside, &mut stack);
+        }
+    }
+    body.iter_mut()
+        .zip(outside)
+        .for_each(|(b, outside)| *b = !outside);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holes_are_filled_and_bays_are_not() {
+        let size = [3, 5, 5];
+        let mut body = vec![false; 75];
+        // A shell in the middle plane, open above and below: no hole. Closed: one.
+        for (i, b) in body.iter_mut().enumerate() {
+            let (z, y, x) = (i / 25, i / 5 % 5, i % 5);
+            *b = z == 1 && (1..4).contains(&y) && (1..4).contains(&x) && (y, x) != (2, 2);
+        }
+        let mut open = body.clone();
+        fill_holes(&mut open, size);
+        assert_eq!(open, body);
+        body[12] = true;
+        body[62] = true;
+        fill_holes(&mut body, size);
+        assert!(body[37]);
+        assert_eq!(body.iter().filter(|b| **b).count(), 11);
+        assert_eq!(bounding_box(&body, size), Some(([0, 1, 1], [3, 4, 4])));
+        assert_eq!(bounding_box(&[false; 75], size), None);
+    }
+}
