@@ -320,7 +320,7 @@ impl Plan {
                 self.spacing
             ));
         }
-        if !Elements::of(&self.patch).is_some_and(|n| n.get() > 0) || self.patch.iter().any(|n| *n > 1024) {
+        if Elements::of(&self.patch).is_none_or(|n| n.get() == 0) || self.patch.iter().any(|n| *n > 1024) {
             return Err(format!("the patch {:?} is none that a network takes", self.patch));
         }
         if self.channels.is_empty() || self.channels.len() > MOST {

@@ -707,7 +707,8 @@ impl SpatialHeader {
     /// millimetres.
     ///
     /// # Errors
-    /// A transform in use that is singular or not finite, voxels below a tenth of a micrometre, and a grid beyond ten metres.
+    /// A transform in use that is singular or not finite, voxels below a tenth of a micrometre, and a grid beyond ten metres or
+    /// ten kilometres away.
     pub fn geometry(&self, shape: [usize; 3]) -> Result<Geometry, String> {
         let unit = self.unit().unwrap_or(1.0);
         let declared: [f64; 3] = std::array::from_fn(|i| {
@@ -773,6 +774,13 @@ impl SpatialHeader {
             };
             return Err(format!(
                 "its grid of {x}, {y} and {z} is no scan's ({name}, {unit}); repair its header"
+            ));
+        }
+        let origin = affine.w_axis.truncate();
+        if origin.abs().max_element() > MOST_OFFSET {
+            return Err(format!(
+                "its {name} puts it at {:?} mm, where no scan is; repair its header",
+                origin.to_array()
             ));
         }
         Ok(Geometry {
@@ -852,6 +860,8 @@ impl SpatialHeader {
 /// Millimetres; finer and larger ones come of a wrong unit.
 const LEAST_VOXEL: f64 = 1e-4;
 const MOST_EXTENT: f64 = 1e4;
+/// Millimetres from the world's origin, ten kilometres: beyond, numbers are too coarse to say where voxels lie.
+const MOST_OFFSET: f64 = 1e7;
 
 /// To a millionth of a millimetre: 0.7 stored as f32 is 0.7.
 fn round(size: f64) -> f64 {

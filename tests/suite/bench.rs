@@ -57,7 +57,7 @@ fn the_multiplications_that_are_counted_are_done() {
 #[test]
 fn the_adapters_clock_times_every_kernel() {
     // The first device takes no optional features.
-    let Some(device) = devices().iter().find(|device| device.adapter().timestamps) else {
+    let Some(device) = devices().get(1).filter(|device| device.adapter().timestamps) else {
         return;
     };
     // The step that `forms` runs, whose kernels this process has then compiled.

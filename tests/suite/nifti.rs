@@ -408,6 +408,16 @@ fn grids_that_no_scan_has_are_refused() {
         );
         assert!(message.contains("repair its header"), "{message}");
     }
+    let far = [
+        [1.0f32, 0.0, 0.0, 0.0],
+        [0.0, 1.0, 0.0, -3e9],
+        [0.0, 0.0, 1.0, 0.0],
+    ]
+    .concat();
+    let fields: [(usize, &[u8]); 2] = [(254, &[1, 0]), (280, &f32s(&far))];
+    let message = changed("int16.nii", &fields).unwrap_err().to_string();
+    assert!(message.contains("-3000000000.0"), "{message}");
+    assert!(message.contains("where no scan is"), "{message}");
 }
 
 #[test]

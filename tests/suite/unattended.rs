@@ -669,12 +669,9 @@ fn what_takes_more_memory_than_allowed_is_refused_before_it_is_computed() {
         1,
         &[&refusal[..], &["about 0 of them would fit"]].concat(),
     );
-    for nonsense in ["0", "-1", "much"] {
-        refused(
-            &obelisk(&[&["predict", "--memory", nonsense], &predict[..]].concat()),
-            2,
-            &["--memory"],
-        );
+    for nonsense in ["--memory=0", "--memory=-1", "--memory=much"] {
+        let call = [&["predict", nonsense], &predict[..]].concat();
+        refused(&obelisk(&call), 2, &["--memory"]);
     }
     std::fs::remove_dir(bench.path("out")).unwrap();
     let after = bench.contents();

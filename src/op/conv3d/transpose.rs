@@ -55,7 +55,7 @@ impl ConvTranspose3d {
     /// A sum for each combination of residues, with its kernels.
     fn sums(&self, io: &Io, caps: &Caps) -> Vec<(Lattice, SumVariant)> {
         let weight = io.inputs[1].ncdhw().expect("checked on insertion");
-        let [z, y, x] = self.axes(io.inputs, &io.outputs);
+        let [z, y, x] = self.axes(io.inputs, io.outputs);
         let rows = z.iter().flat_map(|z| y.iter().map(move |y| (*z, *y)));
         let axes = rows.flat_map(|(z, y)| x.iter().map(move |x| [z, y, *x]));
         axes.map(|axes| {
