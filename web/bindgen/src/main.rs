@@ -10,6 +10,8 @@ fn main() -> anyhow::Result<()> {
         .input_path(engine?)
         .out_name("obelisk")
         .typescript(true)
+        // The module finds its WebAssembly beside it.
+        .omit_default_module_path(false)
         .web(true)?
         .generate(folder?)
 }
