@@ -22,7 +22,7 @@ pub fn write_beside(path: &Path, bytes: &[u8], force: bool) -> io::Result<()> {
     if exists && !force {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, EXISTS));
     }
-    let temporary = beside(path, bytes)?;
+    let temporary = beside(path, bytes, Readers::Usual)?;
     change(|| match force {
         true => temporary.persist(path).map(drop).map_err(Into::into),
         false => persist_new(temporary, path),
@@ -38,13 +38,28 @@ pub fn write_beside(path: &Path, bytes: &[u8], force: bool) -> io::Result<()> {
 /// As [`write_beside`] with `force`.
 pub fn write_beside_keeping(path: &Path, kept: &Path, bytes: &[u8]) -> io::Result<()> {
     let exists = check_place(path)?;
-    let temporary = beside(path, bytes)?;
+    let temporary = beside(path, bytes, Readers::Usual)?;
     if exists {
         change(|| fs::rename(path, kept))?;
     }
     change(|| temporary.persist(path).map_err(Into::into))?;
     sync_folder(path);
     Ok(())
+}
+
+/// Writes a file as [`write_beside`] does with `force`, that no other user reads or writes; in a folder that is made so where
+/// it is not there.
+///
+/// # Errors
+/// The operating system's. A file that was there stays then.
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    change(|| builder.create(folder(path)))?;
+    let temporary = beside(path, bytes, Readers::Owner)?;
+    change(|| temporary.persist(path).map(drop).map_err(Into::into))
 }
 
 /// Makes a folder, and those that it lies in, where there is none.
@@ -95,14 +110,25 @@ fn check_place(path: &Path) -> io::Result<bool> {
 
 const EXISTS: &str = "the file exists already";
 
+/// Who may read a file.
+#[derive(Clone, Copy, PartialEq)]
+enum Readers {
+    /// Whom the umask says.
+    Usual,
+    Owner,
+}
+
 /// A temporary file in the folder of `path` with these bytes, on the disk.
-fn beside(path: &Path, bytes: &[u8]) -> io::Result<NamedTempFile> {
-    // Opened here and not by tempfile, whose files only their owner may read.
+fn beside(path: &Path, bytes: &[u8], readers: Readers) -> io::Result<NamedTempFile> {
     let mut builder = Builder::new();
     builder.prefix(".obelisk-").suffix(".tmp");
     builder.disable_cleanup(faults::nothing_is_tidied());
     let make = |path: &Path| File::options().write(true).create_new(true).open(path);
-    let mut temporary = change(|| builder.make_in(folder(path), make))?;
+    let mut temporary = change(|| match readers {
+        Readers::Usual => builder.make_in(folder(path), make),
+        // From the beginning, as tempfile makes them.
+        Readers::Owner => builder.tempfile_in(folder(path)),
+    })?;
     let file = temporary.as_file_mut();
     if let Err(error) = faults::operation() {
         // A disk takes what it has room for.

@@ -17,7 +17,7 @@ use crate::tensor::Tensor;
 use crate::weights::{self, Record, WeightsError};
 
 pub use network::graph;
-pub use plan::{Architecture, Channel, Class, Description, Labels, Name, Normalisation, Plan};
+pub use plan::{Architecture, Channel, Class, Description, Labels, Normalisation, Plan};
 pub use predict::{Logits, NnunetError, STEP, Segmenter};
 pub use prepare::{Placement, PrepareError, Prepared, prepare};
 pub use read::{Choice, is_model};
@@ -73,7 +73,7 @@ impl Model {
     /// Reads a file that [`Model::save`] wrote.
     ///
     /// # Errors
-    /// A file that can't be read, is damaged or something else.
+    /// A file that can't be read, is damaged or something else; tensors that don't fit the plan.
     pub fn load(path: &Path) -> Result<Model, WeightsError> {
         let (record, tensors) = weights::load::<Stored>(path)?;
         let mut folds = vec![HashMap::new(); record.folds.len()];
@@ -83,10 +83,11 @@ impl Model {
                 folds[at].insert(name.to_owned(), tensor);
             }
         }
+        let fitting = |tensors| read::fitting(&record.nnunet, tensors).map_err(WeightsError::format(path));
         Ok(Model {
+            folds: folds.into_iter().map(fitting).collect::<Result<_, _>>()?,
             plan: record.nnunet,
             names: record.folds,
-            folds,
         })
     }
 }

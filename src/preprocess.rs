@@ -78,6 +78,16 @@ pub enum Intensity {
     },
 }
 
+/// Mean and biased variance of some intensities.
+pub(crate) fn moments(values: impl Iterator<Item = f32> + Clone) -> (f64, f64) {
+    let (sum, count) = values
+        .clone()
+        .fold((0.0, 0.0), |(sum, count), v| (sum + f64::from(v), count + 1.0));
+    let mean = sum / count;
+    let variance = values.map(|v| (f64::from(v) - mean).powi(2)).sum::<f64>() / count;
+    (mean, variance)
+}
+
 impl Intensity {
     /// Hounsfield units / 1024 + 1: air is 0, water 1 (the paper's scaling).
     pub const CT: Intensity = Intensity::Linear {
@@ -100,9 +110,7 @@ impl Intensity {
                 values.iter_mut().for_each(|v| *v = *v / divisor + offset)
             }
             Intensity::ZScore => {
-                let count = values.len() as f64;
-                let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / count;
-                let variance = values.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / count;
+                let (mean, variance) = moments(values.iter().copied());
                 let factor = if variance > 0.0 {
                     variance.sqrt().recip()
                 } else {
@@ -596,7 +604,21 @@ pub fn crop_or_pad(array: &Tensor, origin: [isize; 3], grid: [usize; 3], fill: f
     let [channels, d, h, w] = array.shape[..] else {
         panic!("shape {:?} is not [C, D, H, W]", array.shape)
     };
-    let mut result = Tensor::full(&[channels, grid[0], grid[1], grid[2]], fill);
+    let data = crop_or_pad_values(&array.data, [d, h, w], origin, grid, fill);
+    Tensor::new(&[channels, grid[0], grid[1], grid[2]], data)
+}
+
+/// [`crop_or_pad`] of any values: arrays of `shape` behind each other.
+pub(crate) fn crop_or_pad_values<T: Copy>(
+    values: &[T],
+    shape: [usize; 3],
+    origin: [isize; 3],
+    grid: [usize; 3],
+    fill: T,
+) -> Vec<T> {
+    let [d, h, w] = shape;
+    let channels = values.len() / (d * h * w);
+    let mut result = vec![fill; channels * grid.iter().product::<usize>()];
     // the overlap in the array's voxels
     let range = |axis: usize, n: usize| {
         let low = origin[axis].clamp(0, n as isize);
@@ -613,7 +635,7 @@ pub fn crop_or_pad(array: &Tensor, origin: [isize; 3], grid: [usize; 3], fill: f
             for y in y0..y1 {
                 let source = ((c * d + z) * h + y) * w;
                 let target = ((c * grid[0] + to(0, z)) * grid[1] + to(1, y)) * grid[2] + to(2, x0);
-                result.data[target..target + x1 - x0].copy_from_slice(&array.data[source + x0..source + x1]);
+                result[target..target + x1 - x0].copy_from_slice(&values[source + x0..source + x1]);
             }
         }
     }

@@ -110,14 +110,7 @@ impl Crossval {
 
     fn check_files(&self, dataset: &Dataset, rows: &[Row], folds: &[(usize, Fold)]) -> anyhow::Result<()> {
         let mut files = Files::new();
-        files
-            .read("DATASET", &dataset.folder)
-            .read_all("--config", &self.config);
-        for case in &dataset.cases {
-            files
-                .read_all("DATASET", &case.images)
-                .read("DATASET", &case.label);
-        }
+        files.read_dataset(dataset).read_all("--config", &self.config);
         files.write("--out", &self.out);
         for name in Table::FILES {
             files.write("--out", self.out.join(name));

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use obelisk::dataset::Dataset;
 use obelisk::file::{self, folder};
 
 use super::Usage;
@@ -36,6 +37,16 @@ impl Files {
     ) -> &mut Self {
         self.read
             .extend(paths.into_iter().map(|path| (option, path.clone())));
+        self
+    }
+
+    /// Notes all files of a dataset as read.
+    pub fn read_dataset(&mut self, dataset: &Dataset) -> &mut Self {
+        self.read("DATASET", &dataset.folder);
+        for case in &dataset.cases {
+            self.read_all("DATASET", &case.images)
+                .read("DATASET", &case.label);
+        }
         self
     }
 

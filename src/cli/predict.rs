@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use obelisk::dataset::{find_scans, read_channels};
+use obelisk::dataset::{Label, find_scans, read_channels};
 use obelisk::gpu::Device;
 use obelisk::predict::points::PointPredictor;
 use obelisk::predict::{PredictError, Predictor};
@@ -101,7 +101,29 @@ impl Predict {
         if let Some(points) = &self.points {
             return points::run(self, &model, points);
         }
-        let (jobs, incomplete) = self.jobs(model.info.preprocessing.channels.len())?;
+        let preprocessing = &model.info.preprocessing;
+        let jobs = self.jobs(preprocessing.channels.len())?;
+        let load = |device: &Device| self.load_predictor(device, &model);
+        let labels = |device: &Device, predictor: &mut Segmenter, scan: &Volume| match &self.logits {
+            None => Ok(predictor.labels(device, scan)?),
+            Some(path) => {
+                let (labels, logits) = predictor.segment(device, scan)?;
+                let tensors = [("logits".to_owned(), logits)].into();
+                weights::save(path, &model.info, &tensors, self.force)?;
+                Ok(labels)
+            }
+        };
+        self.segment_all(jobs, &preprocessing.labels, load, labels)
+    }
+
+    /// Segments one scan after the other, with what `load` makes ready on a device; `labels` are a scan's.
+    fn segment_all<S>(
+        &self,
+        (jobs, incomplete): (Vec<Job>, usize),
+        names: &[Label],
+        load: impl Fn(&Device) -> anyhow::Result<S>,
+        labels: impl Fn(&Device, &mut S, &Volume) -> anyhow::Result<Vec<i32>>,
+    ) -> anyhow::Result<()> {
         let all = jobs.len() + incomplete;
         if jobs.is_empty() && incomplete == 0 {
             return Ok(());
@@ -110,7 +132,7 @@ impl Predict {
             bail!("{incomplete} of {all} scans failed");
         }
         let mut device = device::open(&self.device.options())?;
-        let mut predictor = self.load_predictor(&device, &model)?;
+        let mut loaded = load(&device)?;
         let mut losses = Losses::default();
         let finishing = (jobs.len() > 1).then(|| Finishing::first("this scan"));
         let mut failed = Vec::new();
@@ -124,10 +146,10 @@ impl Predict {
             }
             // One bad scan among many does not keep the others from their labels.
             let segmented = loop {
-                match self.segment(&device, &mut predictor, &model, job) {
+                match self.segment(job, names, |scan| labels(&device, &mut loaded, scan)) {
                     Err(error) if losses.repeat(&device, done, &message(&error)) => {
                         device = device::open(&self.device.options())?;
-                        predictor = self.load_predictor(&device, &model)?;
+                        loaded = load(&device)?;
                     }
                     ended => break ended,
                 }
@@ -249,36 +271,21 @@ impl Predict {
         Ok(Segmenter::Own(Box::new(pollster::block_on(predictor)?)))
     }
 
+    /// Writes a scan's labels and picture, and says that it is done.
     fn segment(
         &self,
-        device: &Device,
-        predictor: &mut Segmenter,
-        model: &Model,
         job: &Job,
+        names: &[Label],
+        labels: impl FnOnce(&Volume) -> anyhow::Result<Vec<i32>>,
     ) -> anyhow::Result<()> {
         let start = std::time::Instant::now();
         let scan = read_channels(&job.files)?;
-        let what = || format!("{}", job.files[0].display());
-        let labels = match &self.logits {
-            None => predictor.labels(device, &scan).with_context(what)?,
-            Some(path) => {
-                let (labels, logits) = predictor.segment(device, &scan).with_context(what)?;
-                let tensors = [("logits".to_owned(), logits)].into();
-                weights::save(path, &model.info, &tensors, self.force)?;
-                labels
-            }
-        };
+        let labels = labels(&scan).with_context(|| format!("{}", job.files[0].display()))?;
         volume::write_labels(&job.output, &labels, &scan.geometry, self.force)?;
         if let Some(path) = self.picture(&job.output) {
-            let names = &model.info.preprocessing.labels;
             picture::overlay(&path, &scan, &labels, None, names, self.force)?;
         }
-        self.report(job, start.elapsed().as_secs_f64());
-        Ok(())
-    }
-
-    /// Says that a scan is done.
-    fn report(&self, job: &Job, seconds: f64) {
+        let seconds = start.elapsed().as_secs_f64();
         if self.json {
             let input: Vec<_> = job.files.iter().map(|file| file.to_string_lossy()).collect();
             let output = job.output.to_string_lossy();
@@ -288,6 +295,7 @@ impl Predict {
             outln!("{}", job.output.display());
             errln!("{} in {seconds:.1} s", job.files[0].display());
         }
+        Ok(())
     }
 }
 

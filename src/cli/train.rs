@@ -191,14 +191,7 @@ impl Train {
 
     fn check_files(&self, dataset: &Dataset) -> anyhow::Result<()> {
         let mut files = Files::new();
-        files
-            .read("DATASET", &dataset.folder)
-            .read_all("--config", &self.config);
-        for case in &dataset.cases {
-            files
-                .read_all("DATASET", &case.images)
-                .read("DATASET", &case.label);
-        }
+        files.read_dataset(dataset).read_all("--config", &self.config);
         files
             .write("--out", &self.out)
             .write("--out", self.out.join("config.toml"))

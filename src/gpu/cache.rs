@@ -4,11 +4,11 @@
 //! file can read the key.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use crate::file::change;
+use crate::file::write_private;
 
 /// First bytes of a file of pipelines; a checksum of the rest follows.
 const MAGIC: &[u8; 8] = b"OBELPIPE";
@@ -72,33 +72,10 @@ impl PipelineCache {
         let mut bytes = MAGIC.to_vec();
         bytes.extend(checksum.to_le_bytes());
         bytes.extend(data);
-        if let Err(error) = keep(&self.path, &bytes) {
+        if let Err(error) = write_private(&self.path, &bytes) {
             tracing::warn!("{}: {error}; the next run compiles again", self.path.display());
         }
     }
-}
-
-/// Writes a file that no other user reads or writes, beside its place, then renames it; in a folder that is made so where it
-/// is not there.
-///
-/// # Errors
-/// The operating system's. A file that was there stays then.
-#[allow(clippy::disallowed_methods)] // a folder and a file of their own kind, changed as src/file.rs does
-pub(super) fn keep(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let parent = path.parent().expect("a file in a folder");
-    let mut folder = fs::DirBuilder::new();
-    folder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut folder, 0o700);
-    change(|| folder.create(parent))?;
-    // Private from the beginning, as temporary files are.
-    let mut temporary = tempfile::Builder::new();
-    temporary.prefix(".obelisk-").suffix(".tmp");
-    let mut file = change(|| temporary.tempfile_in(parent))?;
-    change(|| file.write_all(bytes))?;
-    change(|| file.as_file().sync_all())?;
-    change(|| Ok(file.persist(path)?))?;
-    Ok(())
 }
 
 /// Whether the file is this user's, and no other may read or write it. A superuser reads the files of others, too.
@@ -112,7 +89,7 @@ fn is_private(file: &fs::Metadata) -> bool {
     file.is_file() // folders of users are private there
 }
 
-/// The bytes of a file that [`keep`] wrote, or why they can't be trusted to be; `Ok(None)` where there is none.
+/// The bytes of a file that [`write_private`] wrote, or why they can't be trusted to be; `Ok(None)` where there is none.
 pub(super) fn read_kept(path: &Path) -> Result<Option<Vec<u8>>, String> {
     match fs::symlink_metadata(path) {
         // Before it is opened: a pipe would wait for its writer.
@@ -167,7 +144,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new/pipelines.bin");
         let bytes = [&MAGIC[..], &fnv1a(b"compiled").to_le_bytes(), b"compiled"].concat();
-        keep(&path, &bytes).unwrap();
+        write_private(&path, &bytes).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(path.parent().unwrap()), mode(&path)), (0o700, 0o600));
         assert!(load(&path).unwrap().is_some());
@@ -175,7 +152,7 @@ mod tests {
             fs::set_permissions(&path, PermissionsExt::from_mode(others)).unwrap();
             assert!(load(&path).is_err(), "{others:o}");
         }
-        keep(&path, &bytes).unwrap();
+        write_private(&path, &bytes).unwrap();
         assert!(load(&path).unwrap().is_some(), "written anew");
         let left: Vec<_> = fs::read_dir(path.parent().unwrap()).unwrap().collect();
         assert_eq!(left.len(), 1, "no temporary file is left: {left:?}");
@@ -191,7 +168,7 @@ mod tests {
     fn what_is_no_file_or_too_large_is_not_read() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pipelines.bin");
-        keep(&path, b"x").unwrap();
+        write_private(&path, b"x").unwrap();
         fs::File::options()
             .write(true)
             .open(&path)
@@ -207,7 +184,7 @@ mod tests {
         );
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
-        assert!(load(&path).is_err() && keep(&path, b"x").is_err());
+        assert!(load(&path).is_err() && write_private(&path, b"x").is_err());
     }
 
     #[test]
@@ -218,7 +195,7 @@ mod tests {
         let mut bytes = MAGIC.to_vec();
         bytes.extend(fnv1a(b"compiled").to_le_bytes());
         bytes.extend(b"compiled");
-        keep(&path, &bytes).unwrap();
+        write_private(&path, &bytes).unwrap();
         assert_eq!(load(&path), Ok(Some(b"compiled".to_vec())));
         for cut in [0, 7, 8, 15, 16, bytes.len() - 1] {
             std::fs::write(&path, &bytes[..cut]).unwrap();

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use super::GpuError;
 use super::cache::{self, fnv1a};
+use crate::file::write_private;
 use crate::op::Forms;
 
 /// Which forms a device is to take.
@@ -154,7 +155,7 @@ impl DeviceForms {
     pub(super) fn keep(&self, forms: &Forms) {
         let Some(path) = &self.file else { return };
         let json = serde_json::to_vec(forms).expect("a flag");
-        if let Err(error) = cache::keep(path, &json) {
+        if let Err(error) = write_private(path, &json) {
             tracing::warn!("{}: {error}; the next run measures again", path.display());
         }
     }

@@ -4,8 +4,9 @@ use super::{Fixed, shrink};
 use crate::graph::{Graph, GraphError, Init, Value};
 use crate::op::avg_pool3d::AvgPool3d;
 use crate::op::batch_norm::batch_norm;
-use crate::op::conv3d::{Conv3dConfig, conv3d};
+use crate::op::conv3d::{Conv3dConfig, conv_transpose3d, conv3d};
 use crate::op::dropout::{channel_dropout, dropout};
+use crate::op::instance_norm::instance_norm;
 use crate::op::leaky_relu::leaky_relu;
 use crate::op::linear::linear;
 use crate::op::upsample::Upsample;
@@ -25,10 +26,10 @@ pub struct Builder<'g> {
 pub struct Conv {
     /// Output channels.
     pub out: usize,
-    /// Kernel width on every axis; the padding keeps the size at stride 1.
-    pub kernel: usize,
-    /// Step on every axis.
-    pub stride: usize,
+    /// Kernel width on each axis, odd; the padding keeps the size at stride 1.
+    pub kernel: [usize; 3],
+    /// Step on each axis.
+    pub stride: [usize; 3],
     /// Channel groups.
     pub groups: usize,
     /// Whether it has a bias.
@@ -40,8 +41,8 @@ impl Conv {
     pub fn k3(out: usize) -> Self {
         Conv {
             out,
-            kernel: 3,
-            stride: 1,
+            kernel: [3; 3],
+            stride: [1; 3],
             groups: 1,
             bias: true,
         }
@@ -51,16 +52,19 @@ impl Conv {
     pub fn k1(out: usize) -> Self {
         Conv {
             out,
-            kernel: 1,
-            stride: 1,
+            kernel: [1; 3],
+            stride: [1; 3],
             groups: 1,
             bias: false,
         }
     }
 
-    /// With this step.
+    /// With this step on every axis.
     pub fn stride(self, stride: usize) -> Self {
-        Conv { stride, ..self }
+        Conv {
+            stride: [stride; 3],
+            ..self
+        }
     }
 
     /// In so many groups.
@@ -80,7 +84,7 @@ impl Builder<'_> {
         let inputs: usize = sources.iter().map(|v| self.graph.shape(*v)[1]).sum();
         let Conv {
             out,
-            kernel: k,
+            kernel,
             stride,
             groups,
             bias,
@@ -91,43 +95,87 @@ impl Builder<'_> {
                 format!("`{name}` can't split {inputs} input and {out} output channels into {groups} groups");
             return Err(GraphError::shape("conv3d", &specs, reason));
         }
-        let volume = k * k * k;
-        let init = Init::XavierNormal {
-            fan_in: inputs / groups * volume,
-            fan_out: out * volume,
-        };
-        let weight =
-            self.graph
-                .parameter(&format!("{name}.weight"), &[out, inputs / groups, k, k, k], init)?;
-        let bias = match bias {
-            true => Some(
-                self.graph
-                    .parameter(&format!("{name}.bias"), &[out], Init::Constant(0.0))?,
-            ),
-            false => None,
-        };
+        let [kd, kh, kw] = kernel;
+        let shape = [out, inputs / groups, kd, kh, kw];
+        let (weight, bias) = self.weight(name, &shape, bias.then_some(out))?;
         conv3d(
             self.graph,
             sources,
             weight,
             bias,
             Conv3dConfig {
+                stride,
+                padding: kernel.map(|k| k / 2),
                 groups,
-                ..Conv3dConfig::same(k, stride)
+                ..Default::default()
             },
         )
+    }
+
+    /// Transposed convolution whose kernel is its stride, so that each voxel becomes a box of that size; parameters
+    /// `NAME.weight` and, where it has a bias, `NAME.bias`.
+    pub fn conv_transpose(
+        &mut self,
+        name: &str,
+        x: Value,
+        out: usize,
+        stride: [usize; 3],
+        bias: bool,
+    ) -> Result<Value, GraphError> {
+        let [d, h, w] = stride;
+        let shape = [self.graph.shape(x)[1], out, d, h, w];
+        let (weight, bias) = self.weight(name, &shape, bias.then_some(out))?;
+        let config = Conv3dConfig {
+            stride,
+            ..Default::default()
+        };
+        conv_transpose3d(self.graph, x, weight, bias, config, [0; 3])
+    }
+
+    /// The weight `NAME.weight` of that shape, and the bias `NAME.bias` of so many outputs.
+    fn weight(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        bias: Option<usize>,
+    ) -> Result<(Value, Option<Value>), GraphError> {
+        let volume: usize = shape[2..].iter().product();
+        let init = Init::XavierNormal {
+            fan_in: shape[1] * volume,
+            fan_out: shape[0] * volume,
+        };
+        let weight = self.graph.parameter(&format!("{name}.weight"), shape, init)?;
+        let bias = bias
+            .map(|out| {
+                self.graph
+                    .parameter(&format!("{name}.bias"), &[out], Init::Constant(0.0))
+            })
+            .transpose()?;
+        Ok((weight, bias))
+    }
+
+    /// Scale and shift by channel, `NAME.weight` and `NAME.bias`.
+    fn affine(&mut self, name: &str, channels: usize) -> Result<(Value, Value), GraphError> {
+        let gamma = self
+            .graph
+            .parameter(&format!("{name}.weight"), &[channels], Init::Constant(1.0))?;
+        let beta = self
+            .graph
+            .parameter(&format!("{name}.bias"), &[channels], Init::Constant(0.0))?;
+        Ok((gamma, beta))
+    }
+
+    /// Instance norm, then leaky ReLU of that slope; `None` for no activation. Parameters `NAME.weight` and `NAME.bias`.
+    pub fn instance_norm(&mut self, name: &str, x: Value, slope: Option<f32>) -> Result<Value, GraphError> {
+        let (gamma, beta) = self.affine(name, self.graph.shape(x)[1])?;
+        instance_norm(self.graph, x, gamma, beta, slope)
     }
 
     /// Batch norm, then leaky ReLU of that slope; `None` for no activation. Parameters `NAME.weight`, `NAME.bias`,
     /// states `NAME.running_mean`, `NAME.running_var`.
     pub fn norm(&mut self, name: &str, x: Value, slope: Option<f32>) -> Result<Value, GraphError> {
         let channels = [self.graph.shape(x)[1]];
-        let gamma = self
-            .graph
-            .parameter(&format!("{name}.weight"), &channels, Init::Constant(1.0))?;
-        let beta = self
-            .graph
-            .parameter(&format!("{name}.bias"), &channels, Init::Constant(0.0))?;
+        let (gamma, beta) = self.affine(name, channels[0])?;
         let mean = self
             .graph
             .state(&format!("{name}.running_mean"), &channels, Init::Constant(0.0))?;

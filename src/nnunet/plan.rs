@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
 use super::resample::Resampling;
+use crate::dataset::Label;
 use crate::tensor::Elements;
 
 /// Most axes, stages, labels and so on that anything of a plan has.
@@ -111,23 +112,14 @@ pub struct Architecture {
 #[serde(rename_all = "snake_case")]
 pub enum Labels {
     /// One output a label, the background first; the highest wins.
-    Exclusive(Vec<Name>),
+    Exclusive(Vec<Label>),
     /// One output a region, painted one over the other where its probability is above a half, in this order.
-    Regions(Vec<Name>),
-}
-
-/// A label value with its name.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Name {
-    /// In dataset.json.
-    pub name: String,
-    /// In label maps.
-    pub value: i32,
+    Regions(Vec<Label>),
 }
 
 impl Labels {
     /// The outputs' names and values.
-    pub fn names(&self) -> &[Name] {
+    pub fn names(&self) -> &[Label] {
         match self {
             Labels::Exclusive(names) | Labels::Regions(names) => names,
         }
@@ -139,7 +131,7 @@ type Result<T> = std::result::Result<T, String>;
 /// dataset.json. Outputs of regions follow the order of its labels, which a [`Json`] object does not keep.
 #[derive(Clone, Debug, Default)]
 pub struct Description {
-    /// All of it.
+    /// What else it has.
     pub json: Map<String, Json>,
     /// `labels`, in the file's order.
     pub labels: Vec<(String, Json)>,
@@ -154,11 +146,13 @@ impl Description {
         #[derive(Deserialize)]
         struct File {
             labels: Ordered,
+            #[serde(flatten)]
+            rest: Map<String, Json>,
         }
-        let parsed = |error: serde_json::Error| format!("dataset.json: {error}");
+        let file: File = serde_json::from_str(text).map_err(|e| format!("dataset.json: {e}"))?;
         Ok(Description {
-            json: serde_json::from_str(text).map_err(parsed)?,
-            labels: serde_json::from_str::<File>(text).map_err(parsed)?.labels.0,
+            json: file.rest,
+            labels: file.labels.0,
         })
     }
 }
@@ -663,9 +657,9 @@ impl Labels {
             names.push((name.clone(), values));
         }
         if !regions {
-            let mut names: Vec<Name> = names
+            let mut names: Vec<Label> = names
                 .into_iter()
-                .map(|(name, values)| Name {
+                .map(|(name, values)| Label {
                     name,
                     value: values.first().copied().unwrap_or(0),
                 })
@@ -689,7 +683,7 @@ impl Labels {
                 order.len()
             ));
         }
-        let region = |((name, _), value)| Name { name, value };
+        let region = |((name, _), value)| Label { name, value };
         Ok(Labels::Regions(
             names.into_iter().zip(order).map(region).collect(),
         ))

@@ -1,20 +1,20 @@
 //! Tiles through the network, and their logits to labels (`predict_from_raw_data.py`, `export_prediction.py`).
 
-use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use half::f16;
 
-use super::plan::{Labels, Plan};
-use super::prepare::{PrepareError, Prepared, prepare};
+use super::plan::Labels;
+use super::prepare::{PrepareError, Prepared, prepare, signed};
 use super::{Model, network};
 use crate::gpu::{Device, Executable, GpuError, Weights};
 use crate::graph::GraphError;
 use crate::host_memory::{self, TooLarge};
 use crate::op::StepScalars;
 use crate::plan;
+use crate::preprocess::crop_or_pad_values;
 use crate::tensor::Tensor;
-use crate::volume::Volume;
+use crate::volume::{Reorientation, Volume};
 
 /// The share of a patch between two tiles, where the scan does not want less.
 pub const STEP: f64 = 0.5;
@@ -49,16 +49,15 @@ pub enum NnunetError {
 
 /// A model ready to segment scans.
 #[derive(Debug)]
-pub struct Segmenter {
-    plan: Plan,
-    /// Tensors of each fold.
-    folds: Vec<HashMap<String, Tensor>>,
+pub struct Segmenter<'m> {
+    model: &'m Model,
     weights: Weights,
     executable: Executable,
     /// The fold whose tensors are on the device.
     loaded: usize,
     gaussian: Vec<f32>,
-    mirrored: Vec<Vec<usize>>,
+    /// How a tile is mirrored, pass by pass.
+    mirrored: Vec<Reorientation>,
 }
 
 /// Logits of a scan on the network's grid, in half precision. nnU-Net adds its tiles up in it, which shows in a scan's corners:
@@ -70,32 +69,32 @@ pub struct Logits {
     prepared: Prepared,
 }
 
-impl Segmenter {
-    /// Plans the network and checks the tensors of every fold against it. `mirroring` runs each tile along all the axes that
-    /// the model allows.
+impl<'m> Segmenter<'m> {
+    /// Plans the network. `mirroring` runs each tile along all the axes that the model allows.
     ///
     /// # Errors
     /// Tensors that are missing or of other shapes, and a device that has not the memory.
-    pub async fn new(device: &Device, model: &Model, mirroring: bool) -> Result<Segmenter, NnunetError> {
+    pub async fn new(
+        device: &Device,
+        model: &'m Model,
+        mirroring: bool,
+    ) -> Result<Segmenter<'m>, NnunetError> {
         let graph = network::graph(&model.plan)?;
         let plan = plan::Plan::new(&graph, device.caps())?;
         tracing::debug!("inference plan:\n{plan}");
         let weights = Weights::new(device, &plan, false).await?;
-        // The last first, so that the first is there in the end.
-        for tensors in model.folds.iter().rev() {
-            weights.upload(device, tensors)?;
-        }
+        weights.upload(device, &model.folds[0])?;
+        let axes = match mirroring {
+            true => model.plan.mirrored_axes(),
+            false => vec![Vec::new()],
+        };
         Ok(Segmenter {
+            model,
             executable: Executable::new(device, plan, &weights).await?,
             weights,
-            folds: model.folds.clone(),
             loaded: 0,
             gaussian: gaussian(model.plan.patch),
-            mirrored: match mirroring {
-                true => model.plan.mirrored_axes(),
-                false => vec![Vec::new()],
-            },
-            plan: model.plan.clone(),
+            mirrored: axes.iter().map(|axes| Reorientation::mirror(axes)).collect(),
         })
     }
 
@@ -123,11 +122,11 @@ impl Segmenter {
         scans: &[Volume],
         watch: &mut dyn FnMut(f64) -> ControlFlow<()>,
     ) -> Result<Logits, NnunetError> {
-        let prepared = prepare(&self.plan, scans)?;
-        let outputs = self.plan.labels.names().len();
+        let prepared = prepare(&self.model.plan, scans)?;
+        let outputs = self.model.plan.labels.names().len();
         let volume: usize = prepared.size.iter().product();
-        let patch = self.plan.patch;
-        let folds = self.folds.len();
+        let patch = self.model.plan.patch;
+        let folds = self.model.folds.len();
         host_memory::require(host_memory::bytes(&[outputs + 1, volume], 2 * folds.min(2)))?;
         let origins = tiles(prepared.size, patch);
         let mut weights = vec![f16::ZERO; volume];
@@ -146,11 +145,11 @@ impl Segmenter {
         for fold in 0..folds {
             let mut sums = vec![f16::ZERO; outputs * volume];
             if self.loaded != fold {
-                self.weights.upload(device, &self.folds[fold])?;
+                self.weights.upload(device, &self.model.folds[fold])?;
                 self.loaded = fold;
             }
             for origin in &origins {
-                let tile = self.tile(&prepared, *origin);
+                let tile = crop_or_pad_values(&prepared.data, prepared.size, signed(*origin), patch, 0.0);
                 let logits = self.tile_logits(device, &tile, &mut report).await?;
                 for (own, to) in logits
                     .chunks_exact(logits.len() / outputs)
@@ -191,15 +190,16 @@ impl Segmenter {
         tile: &[f32],
         report: &mut impl FnMut() -> ControlFlow<()>,
     ) -> Result<Vec<f32>, NnunetError> {
-        let patch = self.plan.patch;
-        let shape = [1, self.plan.channels.len(), patch[0], patch[1], patch[2]];
+        let patch = self.model.plan.patch;
+        let shape = [1, self.model.plan.channels.len(), patch[0], patch[1], patch[2]];
+        let outputs = self.model.plan.labels.names().len();
         let mut logits: Vec<f32> = Vec::new();
-        for axes in &self.mirrored {
-            let image = Tensor::new(&shape, mirrored(tile, patch, axes));
+        for mirror in &self.mirrored {
+            let image = Tensor::new(&shape, mirror.apply(tile, shape[1], patch));
             self.executable.upload(device, "image", &image)?;
             self.executable.submit(device, &StepScalars::default())?;
             let found = self.executable.read(device, "logits").await?.data;
-            let found = mirrored(&found, patch, axes);
+            let found = mirror.apply(&found, outputs, patch);
             match logits.is_empty() {
                 true => logits = found,
                 false => logits.iter_mut().zip(&found).for_each(|(sum, v)| *sum += v),
@@ -223,9 +223,9 @@ impl Segmenter {
         host_memory::require(3 * host_memory::bytes(&[voxels], 4))?;
         let mut labels = vec![0; voxels];
         let mut best = Vec::new();
-        for (output, name) in self.plan.labels.names().iter().enumerate() {
+        for (output, name) in self.model.plan.labels.names().iter().enumerate() {
             let own = self.output(logits, output)?;
-            match &self.plan.labels {
+            match &self.model.plan.labels {
                 Labels::Exclusive(_) if output == 0 => best = own,
                 Labels::Exclusive(_) => {
                     for ((label, best), v) in labels.iter_mut().zip(&mut best).zip(own) {
@@ -254,39 +254,17 @@ impl Segmenter {
         let volume: usize = prepared.size.iter().product();
         let (first, size) = prepared.inner;
         let own = &logits.data[output * volume..(output + 1) * volume];
-        let mut inner = host_memory::zeros(size.iter().product())?;
-        for d in 0..size[0] {
-            for h in 0..size[1] {
-                let from = ((first[0] + d) * prepared.size[1] + first[1] + h) * prepared.size[2] + first[2];
-                let to = (d * size[1] + h) * size[2];
-                for (to, from) in inner[to..to + size[2]].iter_mut().zip(&own[from..]) {
-                    *to = from.to_f32();
-                }
-            }
-        }
+        host_memory::require(host_memory::bytes(&size, 6))?;
+        let inner = crop_or_pad_values(own, prepared.size, signed(first), size, f16::ZERO);
+        let inner: Vec<f32> = inner.into_iter().map(f16::to_f32).collect();
         let placement = &prepared.placement;
-        let mut resampled = self.plan.logits_resampling.apply(
+        let mut resampled = self.model.plan.logits_resampling.apply(
             &inner,
-            (size, self.plan.spacing),
+            (size, self.model.plan.spacing),
             (placement.size(), placement.spacing),
         )?;
         resampled.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32());
         Ok(resampled)
-    }
-
-    fn tile(&self, prepared: &Prepared, origin: [usize; 3]) -> Vec<f32> {
-        let (size, patch) = (prepared.size, self.plan.patch);
-        let volume: usize = size.iter().product();
-        let mut tile = Vec::with_capacity(self.plan.channels.len() * patch.iter().product::<usize>());
-        for channel in prepared.data.chunks_exact(volume) {
-            for d in 0..patch[0] {
-                for h in 0..patch[1] {
-                    let row = ((origin[0] + d) * size[1] + origin[1] + h) * size[2] + origin[2];
-                    tile.extend_from_slice(&channel[row..row + patch[2]]);
-                }
-            }
-        }
-        tile
     }
 }
 
@@ -358,30 +336,6 @@ fn gaussian(patch: [usize; 3]) -> Vec<f32> {
     weights
 }
 
-/// Volumes behind each other, read backwards along some axes.
-fn mirrored(data: &[f32], size: [usize; 3], axes: &[usize]) -> Vec<f32> {
-    if axes.is_empty() {
-        return data.to_vec();
-    }
-    let [d, h, w] = size;
-    let flips = [0, 1, 2].map(|a| axes.contains(&a));
-    let at = |i: usize, n: usize, flip: bool| if flip { n - 1 - i } else { i };
-    let mut out = Vec::with_capacity(data.len());
-    for volume in data.chunks_exact(d * h * w) {
-        for z in 0..d {
-            for y in 0..h {
-                let row = (at(z, d, flips[0]) * h + at(y, h, flips[1])) * w;
-                let row = &volume[row..row + w];
-                match flips[2] {
-                    true => out.extend(row.iter().rev()),
-                    false => out.extend_from_slice(row),
-                }
-            }
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -399,16 +353,5 @@ mod tests {
         let weights = gaussian([8, 6, 32]);
         assert_eq!(weights[(4 * 6 + 3) * 32 + 16], 10.0);
         assert!(weights.iter().all(|w| *w > 0.0 && *w <= 10.0));
-    }
-
-    #[test]
-    fn what_is_mirrored_twice_is_as_before() {
-        let data: Vec<f32> = (0..48).map(|i| i as f32).collect();
-        for axes in [&[0][..], &[1], &[2], &[0, 1, 2]] {
-            let once = mirrored(&data, [2, 3, 4], axes);
-            assert_ne!(once, data);
-            assert_eq!(mirrored(&once, [2, 3, 4], axes), data);
-        }
-        assert_eq!(mirrored(&data, [2, 3, 4], &[2])[..4], [3.0, 2.0, 1.0, 0.0]);
     }
 }

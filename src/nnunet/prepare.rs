@@ -4,6 +4,7 @@
 use super::plan::{Normalisation, Plan};
 use super::resample::resampled_size;
 use crate::host_memory::{self, TooLarge};
+use crate::preprocess::{crop_or_pad_values, moments};
 use crate::tensor::Elements;
 use crate::volume::{Geometry, Orientation, Reorientation, Volume, VolumeError};
 
@@ -23,62 +24,30 @@ pub struct Prepared {
 /// How the box of a scan lies in it.
 #[derive(Clone, Debug)]
 pub struct Placement {
-    turn: Turn,
+    turn: Reorientation,
     /// The scan's size, axes transposed.
     whole: [usize; 3],
-    /// First and past the last voxel of what is not zero, by axis.
+    /// The box of what is not zero: its first voxel, and its size.
     cropped: ([usize; 3], [usize; 3]),
     /// Millimetres between voxels, axes transposed.
     pub spacing: [f64; 3],
 }
 
 /// From the file's axes to the network's.
-#[derive(Clone, Copy, Debug)]
-struct Turn {
-    reorient: Option<Reorientation>,
-    transpose: Reorientation,
-}
-
-impl Turn {
-    fn new(plan: &Plan, geometry: &Geometry) -> Turn {
-        let ras: Orientation = "RAS".parse().expect("an orientation");
-        Turn {
-            reorient: plan.reorient.then(|| geometry.orientation.to(ras)),
-            // nnU-Net's arrays are (z, y, x), a volume's (x, y, z).
-            transpose: Reorientation::of_axes(plan.transpose.map(|axis| 2 - axis)),
-        }
-    }
-
-    fn permute<T: Copy>(&self, axes: [T; 3]) -> [T; 3] {
-        let turned = self.reorient.map_or(axes, |r| r.permute(axes));
-        self.transpose.permute(turned)
-    }
-
-    fn apply<T: Copy>(&self, data: &[T], shape: [usize; 3]) -> Vec<T> {
-        match self.reorient {
-            None => self.transpose.apply(data, 1, shape),
-            Some(r) => self
-                .transpose
-                .apply(&r.apply(data, 1, shape), 1, r.permute(shape)),
-        }
-    }
-
-    /// Back from the network's axes, of that size.
-    fn back<T: Copy>(&self, data: &[T], shape: [usize; 3]) -> Vec<T> {
-        let inverse = self.transpose.inverse();
-        let data = inverse.apply(data, 1, shape);
-        match self.reorient {
-            None => data,
-            Some(r) => r.inverse().apply(&data, 1, inverse.permute(shape)),
-        }
+fn turn(plan: &Plan, geometry: &Geometry) -> Reorientation {
+    // nnU-Net's arrays are (z, y, x), a volume's (x, y, z).
+    let transpose = Reorientation::of_axes(plan.transpose.map(|axis| 2 - axis));
+    let ras: Orientation = "RAS".parse().expect("an orientation");
+    match plan.reorient {
+        true => geometry.orientation.to(ras).then(transpose),
+        false => transpose,
     }
 }
 
 impl Placement {
     /// The size of the box.
     pub fn size(&self) -> [usize; 3] {
-        let (first, end) = self.cropped;
-        [0, 1, 2].map(|a| end[a] - first[a])
+        self.cropped.1
     }
 
     /// A label map `[X, Y, Z]` of the whole scan from one of the box; background around it.
@@ -87,18 +56,15 @@ impl Placement {
     /// No memory for it.
     pub fn restore(&self, labels: &[i32]) -> Result<Vec<i32>, TooLarge> {
         host_memory::require(2 * host_memory::bytes(&self.whole, 4))?;
-        let mut whole = vec![0; self.whole.iter().product()];
-        let (first, _) = self.cropped;
-        let size = self.size();
-        for d in 0..size[0] {
-            for h in 0..size[1] {
-                let to = ((first[0] + d) * self.whole[1] + first[1] + h) * self.whole[2] + first[2];
-                let from = (d * size[1] + h) * size[2];
-                whole[to..to + size[2]].copy_from_slice(&labels[from..from + size[2]]);
-            }
-        }
-        Ok(self.turn.back(&whole, self.whole))
+        let (first, size) = self.cropped;
+        let whole = crop_or_pad_values(labels, size, signed(first).map(|at| -at), self.whole, 0);
+        Ok(self.turn.inverse().apply(&whole, 1, self.whole))
     }
+}
+
+/// A voxel as an origin, which may lie outside of an array.
+pub(super) fn signed(voxel: [usize; 3]) -> [isize; 3] {
+    voxel.map(|v| v as isize)
 }
 
 /// The channels of a scan, each a volume or several of one, through the plan's preprocessing.
@@ -125,14 +91,14 @@ pub fn prepare(plan: &Plan, scans: &[Volume]) -> Result<Prepared, PrepareError> 
             )));
         }
     }
-    let turn = Turn::new(plan, geometry);
+    let turn = turn(plan, geometry);
     let (voxels, whole) = (geometry.voxels(), turn.permute(geometry.shape));
     let spacing = turn.permute(geometry.spacing);
     host_memory::require(3 * host_memory::bytes(&[channels, voxels], 4))?;
     let turned: Vec<Vec<f32>> = scans
         .iter()
         .flat_map(|scan| scan.data.chunks_exact(voxels))
-        .map(|channel| turn.apply(channel, geometry.shape))
+        .map(|channel| turn.apply(channel, 1, geometry.shape))
         .collect();
 
     let mut body = vec![false; voxels];
@@ -140,15 +106,15 @@ pub fn prepare(plan: &Plan, scans: &[Volume]) -> Result<Prepared, PrepareError> 
         body.iter_mut().zip(channel).for_each(|(b, v)| *b |= *v != 0.0);
     }
     fill_holes(&mut body, whole);
-    let cropped = bounding_box(&body, whole).unwrap_or(([0; 3], whole));
+    let (corner, end) = bounding_box(&body, whole).unwrap_or(([0; 3], whole));
+    let size = [0, 1, 2].map(|a| end[a] - corner[a]);
     let placement = Placement {
         turn,
         whole,
-        cropped,
+        cropped: (corner, size),
         spacing,
     };
-    let size = placement.size();
-    let body = crop(&body, whole, cropped);
+    let body = crop_or_pad_values(&body, whole, signed(corner), size, false);
 
     let wished = resampled_size(size, spacing, plan.spacing);
     let wished = wished.map(|n| {
@@ -166,25 +132,18 @@ pub fn prepare(plan: &Plan, scans: &[Volume]) -> Result<Prepared, PrepareError> 
     }
     let padded = [0, 1, 2].map(|a| wished[a].max(plan.patch[a]));
     let first = [0, 1, 2].map(|a| (padded[a] - wished[a]) / 2);
-    let volume: usize = padded.iter().product();
-    let mut data = host_memory::zeros(channels.saturating_mul(volume))?;
-    for (i, channel) in turned.into_iter().enumerate() {
-        let mut own = crop(&channel, whole, cropped);
+    host_memory::require(host_memory::bytes(&padded, 4 * channels))?;
+    let mut data = Vec::new();
+    for (channel, description) in turned.into_iter().zip(&plan.channels) {
+        let mut own = crop_or_pad_values(&channel, whole, signed(corner), size, 0.0);
         drop(channel);
-        normalise(plan.channels[i].normalisation, &mut own, &body).map_err(|problem| {
-            PrepareError::Scan(format!("channel `{}`: {problem}", plan.channels[i].name))
-        })?;
+        normalise(description.normalisation, &mut own, &body)
+            .map_err(|problem| PrepareError::Scan(format!("channel `{}`: {problem}", description.name)))?;
         let own = plan
             .data_resampling
             .apply(&own, (size, spacing), (wished, plan.spacing))?;
-        let to = &mut data[i * volume..(i + 1) * volume];
-        for d in 0..wished[0] {
-            for h in 0..wished[1] {
-                let at = ((first[0] + d) * padded[1] + first[1] + h) * padded[2] + first[2];
-                let from = (d * wished[1] + h) * wished[2];
-                to[at..at + wished[2]].copy_from_slice(&own[from..from + wished[2]]);
-            }
-        }
+        let origin = signed(first).map(|at| -at);
+        data.extend(crop_or_pad_values(&own, wished, origin, padded, 0.0));
     }
     Ok(Prepared {
         data,
@@ -213,19 +172,11 @@ fn normalise(how: Normalisation, data: &mut [f32], body: &[bool]) -> Result<(), 
     match how {
         Normalisation::None => {}
         Normalisation::ZScore { masked } => {
-            let counts = |i: usize| !masked || body[i];
-            let of = |value: &dyn Fn(f64) -> f64| -> f64 {
-                let values = data.iter().enumerate().filter(|(i, _)| counts(*i));
-                let (sum, count) = values.fold((0.0, 0usize), |(sum, n), (_, v)| {
-                    (sum + value(f64::from(*v)), n + 1)
-                });
-                sum / count.max(1) as f64
-            };
-            let mean = of(&|v| v);
-            let deviation = of(&|v| (v - mean).powi(2)).sqrt().max(1e-8);
-            for (i, v) in data.iter_mut().enumerate().filter(|(i, _)| counts(*i)) {
-                let _ = i;
-                *v = ((f64::from(*v) - mean) / deviation) as f32;
+            let counts = |i: &usize| !masked || body[*i];
+            let (mean, variance) = moments((0..data.len()).filter(counts).map(|i| data[i]));
+            let deviation = variance.sqrt().max(1e-8);
+            for i in (0..data.len()).filter(counts) {
+                data[i] = ((f64::from(data[i]) - mean) / deviation) as f32;
             }
         }
         Normalisation::Ct {
@@ -252,38 +203,19 @@ fn normalise(how: Normalisation, data: &mut [f32], body: &[bool]) -> Result<(), 
     Ok(())
 }
 
-fn crop<T: Copy>(data: &[T], size: [usize; 3], (first, end): ([usize; 3], [usize; 3])) -> Vec<T> {
-    let mut out = Vec::with_capacity((0..3).map(|a| end[a] - first[a]).product());
-    for d in first[0]..end[0] {
-        for h in first[1]..end[1] {
-            let row = (d * size[1] + h) * size[2];
-            out.extend_from_slice(&data[row + first[2]..row + end[2]]);
-        }
-    }
-    out
-}
-
-/// The smallest box of all true voxels.
+/// The smallest box of all true voxels: its first, and past its last.
 fn bounding_box(body: &[bool], size: [usize; 3]) -> Option<([usize; 3], [usize; 3])> {
-    let mut found = ([usize::MAX; 3], [0; 3]);
+    let (mut first, mut end) = (size, [0; 3]);
     for (row, voxels) in body.chunks_exact(size[2]).enumerate() {
-        let Some(first) = voxels.iter().position(|b| *b) else {
-            continue;
-        };
-        let last = voxels.iter().rposition(|b| *b).expect("one at least");
-        for (axis, (low, high)) in [
-            (row / size[1], row / size[1]),
-            (row % size[1], row % size[1]),
-            (first, last),
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            found.0[axis] = found.0[axis].min(low);
-            found.1[axis] = found.1[axis].max(high + 1);
+        if let (Some(low), Some(high)) = (voxels.iter().position(|b| *b), voxels.iter().rposition(|b| *b)) {
+            let (z, y) = (row / size[1], row % size[1]);
+            for (axis, (low, high)) in [(z, z), (y, y), (low, high)].into_iter().enumerate() {
+                first[axis] = first[axis].min(low);
+                end[axis] = end[axis].max(high + 1);
+            }
         }
     }
-    (found.1 != [0; 3]).then_some(found)
+    (end != [0; 3]).then_some((first, end))
 }
 
 /// scipy's `binary_fill_holes`: what is false and not connected by faces to the outside becomes true.
@@ -293,7 +225,6 @@ fn fill_holes(body: &mut [bool], size: [usize; 3]) {
     }
     let [d, h, w] = size;
     let mut outside = vec![false; body.len()];
-    // Runs of voxels along the last axis.
     let mut stack: Vec<usize> = Vec::new();
     let visit = |at: usize, outside: &mut Vec<bool>, stack: &mut Vec<usize>| {
         if !body[at] && !outside[at] {
@@ -316,23 +247,13 @@ fn fill_holes(body: &mut [bool], size: [usize; 3]) {
     }
     while let Some(at) = stack.pop() {
         let (z, y, x) = (at / (h * w), at / w % h, at % w);
-        if x > 0 {
-            visit(at - 1, &mut outside, &mut stack);
-        }
-        if x + 1 < w {
-            visit(at + 1, &mut outside, &mut stack);
-        }
-        if y > 0 {
-            visit(at - w, &mut outside, &mut stack);
-        }
-        if y + 1 < h {
-            visit(at + w, &mut outside, &mut stack);
-        }
-        if z > 0 {
-            visit(at - h * w, &mut outside, &mut stack);
-        }
-        if z + 1 < d {
-            visit(at + h * w, &mut outside, &mut stack);
+        for (index, size, step) in [(z, d, h * w), (y, h, w), (x, w, 1)] {
+            if index > 0 {
+                visit(at - step, &mut outside, &mut stack);
+            }
+            if index + 1 < size {
+                visit(at + step, &mut outside, &mut stack);
+            }
         }
     }
     body.iter_mut()

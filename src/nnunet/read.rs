@@ -13,7 +13,7 @@ use super::network;
 use super::plan::{Description, Plan};
 use crate::host_memory;
 use crate::tensor::Tensor;
-use crate::weights::pth::{Nnunet, Ordered, Plain};
+use crate::weights::pth::Nnunet;
 use crate::weights::{WeightsError, check_numbers};
 
 /// Most bytes of plans.json and dataset.json.
@@ -37,21 +37,20 @@ pub fn is_model(path: &Path) -> bool {
     if path.is_dir() {
         return true;
     }
-    let mut start = vec![0; 4096];
-    let Ok(mut file) = std::fs::File::open(path) else {
-        return false;
-    };
-    let mut length = 0;
-    while let Ok(read @ 1..) = file.read(&mut start[length..]) {
-        length += read;
-    }
-    let start = &start[..length];
+    let Ok(start) = start_of(path) else { return false };
     let within = |part: &[u8]| start.windows(part.len()).any(|window| window == part);
     if start.starts_with(b"PK") {
         // A checkpoint's first entry is its pickle, and that begins with the network's tensors.
         return !within(b"data.pkl") || within(b"network_weights");
     }
     within(br#"\"nnunet\":"#) || within(br#""nnunet":"#)
+}
+
+/// A file's first bytes.
+fn start_of(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut start = Vec::new();
+    std::fs::File::open(path)?.take(4096).read_to_end(&mut start)?;
+    Ok(start)
 }
 
 impl Model {
@@ -65,10 +64,10 @@ impl Model {
             return Tree::of_folder(path)?.model(choice);
         }
         let io = WeightsError::io(path);
-        let bytes = std::fs::read(path).map_err(io)?;
-        if !bytes.starts_with(b"PK") {
+        if !start_of(path).map_err(&io)?.starts_with(b"PK") {
             return Model::load(path);
         }
+        let bytes = std::fs::read(path).map_err(io)?;
         let archive = Tree::of_zip(path, &bytes)?;
         if archive
             .files
@@ -86,8 +85,18 @@ struct Tree<'a> {
     path: PathBuf,
     /// With `/` between folders.
     files: Vec<String>,
-    archive: Option<BTreeMap<String, rawzip::ZipArchiveEntryWayfinder>>,
-    bytes: &'a [u8],
+    /// Those of an archive.
+    entries: Option<BTreeMap<String, Entry<'a>>>,
+}
+
+/// A file in an archive, as it is stored.
+struct Entry<'a> {
+    data: &'a [u8],
+    method: CompressionMethod,
+    encrypted: bool,
+    /// Bytes of the file.
+    length: u64,
+    checksum: u32,
 }
 
 impl<'a> Tree<'a> {
@@ -98,8 +107,7 @@ impl<'a> Tree<'a> {
         Ok(Tree {
             path: path.into(),
             files,
-            archive: None,
-            bytes: &[],
+            entries: None,
         })
     }
 
@@ -125,7 +133,17 @@ impl<'a> Tree<'a> {
             if name.ends_with('/') {
                 continue;
             }
-            if entries.insert(name.clone(), header.wayfinder()).is_some() {
+            let wayfinder = header.wayfinder();
+            let found = archive.get_entry(wayfinder).map_err(|e| damaged(&e))?;
+            let (start, end) = found.compressed_data_range();
+            let entry = Entry {
+                data: &bytes[start as usize..end as usize],
+                method: header.compression_method(),
+                encrypted: header.flags().is_encrypted(),
+                length: wayfinder.uncompressed_size_hint(),
+                checksum: found.claim_verifier().crc,
+            };
+            if entries.insert(name.clone(), entry).is_some() {
                 return Err(format(format!(
                     "it has the entry `{}` twice",
                     name.escape_debug()
@@ -135,8 +153,7 @@ impl<'a> Tree<'a> {
         Ok(Tree {
             path: path.into(),
             files: entries.keys().cloned().collect(),
-            archive: Some(entries),
-            bytes,
+            entries: Some(entries),
         })
     }
 
@@ -150,7 +167,7 @@ impl<'a> Tree<'a> {
     /// A file's bytes, `most` at most.
     fn read(&self, name: &str, most: u64) -> Result<Vec<u8>, WeightsError> {
         let too_large = |bytes: u64| self.error(name, format!("has {bytes} bytes; {most} at most are read"));
-        let Some(entries) = &self.archive else {
+        let Some(entries) = &self.entries else {
             let path = self.path.join(name);
             let length = std::fs::metadata(&path).map_err(WeightsError::io(&path))?.len();
             if length > most {
@@ -158,45 +175,29 @@ impl<'a> Tree<'a> {
             }
             return std::fs::read(&path).map_err(WeightsError::io(&path));
         };
-        let wayfinder = entries[name];
-        let damaged = |e: &dyn std::fmt::Display| self.error(name, format!("the archive is damaged ({e})"));
-        let archive = ZipArchive::from_slice(self.bytes).map_err(|e| damaged(&e))?;
-        let entry = archive.get_entry(wayfinder).map_err(|e| damaged(&e))?;
-        let length = wayfinder.uncompressed_size_hint();
-        if length > most {
-            return Err(too_large(length));
+        let entry = &entries[name];
+        if entry.length > most {
+            return Err(too_large(entry.length));
         }
-        host_memory::require(length).map_err(|e| self.error(name, e))?;
-        let data = entry.data();
+        if entry.encrypted {
+            return Err(self.error(name, "is encrypted"));
+        }
+        host_memory::require(entry.length).map_err(|e| self.error(name, e))?;
+        let damaged = |e: &dyn std::fmt::Display| self.error(name, format!("the archive is damaged ({e})"));
         let mut out = Vec::new();
-        match self.method(name)? {
-            CompressionMethod::STORE => out.extend_from_slice(data),
+        match entry.method {
+            CompressionMethod::STORE => out.extend_from_slice(entry.data),
             CompressionMethod::DEFLATE => {
                 // No more than it says it has, however long it goes on.
-                let mut reader = flate2::read::DeflateDecoder::new(data).take(length + 1);
+                let mut reader = flate2::read::DeflateDecoder::new(entry.data).take(entry.length + 1);
                 reader.read_to_end(&mut out).map_err(|e| damaged(&e))?;
             }
             other => return Err(self.error(name, format!("is compressed by {other:?}, which is not read"))),
         }
-        let verifier = entry.claim_verifier();
-        if out.len() as u64 != length || crc32fast::hash(&out) != verifier.crc {
+        if out.len() as u64 != entry.length || crc32fast::hash(&out) != entry.checksum {
             return Err(damaged(&"another length or checksum than it says"));
         }
         Ok(out)
-    }
-
-    fn method(&self, name: &str) -> Result<CompressionMethod, WeightsError> {
-        let archive = ZipArchive::from_slice(self.bytes).map_err(|e| self.error(name, e))?;
-        for header in archive.entries() {
-            let header = header.map_err(|e| self.error(name, e))?;
-            if header.file_path().as_bytes() == name.as_bytes() {
-                if header.flags().is_encrypted() {
-                    return Err(self.error(name, "is encrypted"));
-                }
-                return Ok(header.compression_method());
-            }
-        }
-        Err(self.error(name, "is missing"))
     }
 
     /// The folder of the configuration that is chosen: the one that ends with its name.
@@ -346,64 +347,30 @@ fn of_checkpoint(path: &Path, bytes: &[u8], choice: &Choice) -> Result<Model, We
     let found = Nnunet::read(bytes, is_needed).map_err(format)?;
     check_trainer(found.trainer.as_deref()).map_err(format)?;
     let arguments = found.arguments.unwrap_or_default();
-    let get = |key: &str| {
-        arguments
-            .iter()
-            .find(|(name, _)| name == key)
-            .map(|(_, value)| value)
-    };
-    let (Some(Plain::Dict(plans)), Some(Plain::Dict(dataset))) = (get("plans"), get("dataset_json")) else {
+    let (Some(plans), Some(Json::Object(json))) = (arguments.get("plans"), arguments.get("dataset_json"))
+    else {
         return Err(format(
             "it has no plans inside; give the folder of the model".into(),
         ));
     };
-    let configuration = match (&choice.configuration, get("configuration")) {
-        (Some(name), _) => name.clone(),
-        (None, Some(Plain::Text(name))) => name.clone(),
-        _ => return Err(format("it does not say of which configuration it is".into())),
-    };
-    let labels = match dataset.iter().find(|(name, _)| name == "labels") {
-        Some((_, Plain::Dict(labels))) => labels
-            .iter()
-            .map(|(name, value)| (name.clone(), json(value)))
-            .collect(),
-        _ => return Err(format("its dataset.json has no labels".into())),
+    let own = arguments.get("configuration").and_then(Json::as_str);
+    let Some(configuration) = choice.configuration.as_deref().or(own) else {
+        return Err(format("it does not say of which configuration it is".into()));
     };
     let dataset = Description {
-        json: object(dataset),
-        labels,
+        json: json.clone(),
+        labels: found
+            .labels
+            .ok_or_else(|| format("its dataset.json has no labels".into()))?,
     };
-    let plans = Json::Object(object(plans));
-    let plan = Plan::new(&plans, &dataset, &configuration, found.mirroring).map_err(format)?;
+    let plan = Plan::new(plans, &dataset, configuration, found.mirroring).map_err(format)?;
     let tensors = fitting(&plan, found.checkpoint.tensors).map_err(format)?;
-    let fold = match get("fold") {
-        Some(Plain::Int(fold)) => fold.to_string(),
-        _ => "all".into(),
-    };
+    let fold = arguments.get("fold").and_then(Json::as_i64);
     Ok(Model {
         plan,
-        names: vec![fold],
+        names: vec![fold.map_or("all".into(), |fold| fold.to_string())],
         folds: vec![tensors],
     })
-}
-
-fn object(entries: &Ordered) -> serde_json::Map<String, Json> {
-    entries
-        .iter()
-        .map(|(name, value)| (name.clone(), json(value)))
-        .collect()
-}
-
-fn json(value: &Plain) -> Json {
-    match value {
-        Plain::Other => Json::Null,
-        Plain::Bool(value) => Json::Bool(*value),
-        Plain::Int(value) => (*value).into(),
-        Plain::Float(value) => (*value).into(),
-        Plain::Text(text) => text.as_str().into(),
-        Plain::List(values) => values.iter().map(json).collect(),
-        Plain::Dict(entries) => Json::Object(object(entries)),
-    }
 }
 
 /// Trainers may change the network, and then are programs of their own.
@@ -429,7 +396,10 @@ fn is_needed(name: &str) -> bool {
 }
 
 /// The tensors of the plan's network, checked against it; the deep supervision's outputs are left out.
-fn fitting(plan: &Plan, mut tensors: HashMap<String, Tensor>) -> Result<HashMap<String, Tensor>, String> {
+pub(super) fn fitting(
+    plan: &Plan,
+    mut tensors: HashMap<String, Tensor>,
+) -> Result<HashMap<String, Tensor>, String> {
     check_numbers(&tensors)?;
     let graph = network::graph(plan).map_err(|e| e.to_string())?;
     let mut fitting = HashMap::new();

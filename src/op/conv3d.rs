@@ -50,6 +50,22 @@ impl Conv3dConfig {
         }
     }
 
+    /// Whether there can be such a convolution.
+    fn check(&self) -> Result<(), String> {
+        let Conv3dConfig {
+            stride,
+            dilation,
+            groups,
+            ..
+        } = self;
+        match stride.contains(&0) || dilation.contains(&0) || *groups == 0 {
+            true => Err(format!(
+                "stride {stride:?}, dilation {dilation:?} and groups {groups} must be at least 1"
+            )),
+            false => Ok(()),
+        }
+    }
+
     /// Output size on an axis, `None` where the kernel does not fit.
     fn output(&self, axis: usize, size: usize, kernel: usize) -> Option<usize> {
         let reach = self.dilation[axis] * kernel.checked_sub(1)? + 1;
@@ -140,22 +156,14 @@ impl Op for Conv3d {
     }
 
     fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
-        let error = |reason: String| Err(GraphError::shape("conv3d", inputs, reason));
+        let wrong = |reason: String| GraphError::shape("conv3d", inputs, reason);
+        let error = |reason: String| Err(wrong(reason));
         let count = self.sources(inputs.len());
         if count == 0 {
             return error("takes one or more sources and a weight".into());
         }
-        let Conv3dConfig {
-            stride,
-            dilation,
-            groups,
-            ..
-        } = self.config;
-        if stride.contains(&0) || dilation.contains(&0) || groups == 0 {
-            return error(format!(
-                "stride {stride:?}, dilation {dilation:?} and groups {groups} must be at least 1"
-            ));
-        }
+        self.config.check().map_err(wrong)?;
+        let groups = self.config.groups;
         let Some([n, _, d, h, w]) = inputs[0].ncdhw() else {
             return error("sources have five axes, [N, C, D, H, W]".into());
         };
@@ -306,24 +314,46 @@ impl Conv3dInputGradient {
         [0, 1, 2].map(|a| Axis::gradient(&self.config, a, size[a], kernel[a]))
     }
 
-    /// A sum for each combination of residues, with its kernels.
     fn sums(&self, io: &Io, caps: &Caps) -> Vec<(Lattice, SumVariant)> {
+        let of = Transposed {
+            op: self.name(),
+            config: &self.config,
+            source: (self.first, self.source.shape[1]),
+            whole: self.whole,
+            bias: None,
+        };
+        of.sums(self.axes(io.inputs), io, caps)
+    }
+}
+
+/// What scatters input 0 by the weight, input 1: an input gradient, or a transposed convolution.
+struct Transposed<'a> {
+    op: &'static str,
+    config: &'a Conv3dConfig,
+    /// See [`Lattice::source`].
+    source: (usize, usize),
+    whole: bool,
+    bias: Option<BufferRef>,
+}
+
+impl Transposed<'_> {
+    /// A sum for each combination of residues, with its kernels.
+    fn sums(&self, [z, y, x]: [Vec<Axis>; 3], io: &Io, caps: &Caps) -> Vec<(Lattice, SumVariant)> {
         let weight = io.inputs[1].ncdhw().expect("checked on insertion");
-        let [z, y, x] = self.axes(io.inputs);
         let rows = z.iter().flat_map(|z| y.iter().map(move |y| (*z, *y)));
         let axes = rows.flat_map(|(z, y)| x.iter().map(move |x| [z, y, *x]));
         axes.map(|axes| {
             let lattice = Lattice {
-                op: self.name(),
+                op: self.op,
                 axes,
                 x: (BufferRef::Input(0), io.inputs[0].clone()),
                 more: Vec::new(),
                 y: (BufferRef::Output(0), io.outputs[0].clone()),
                 labels: None,
                 weight: (BufferRef::Input(1), weight),
-                bias: None,
+                bias: self.bias,
                 transposed: true,
-                source: (self.first, self.source.shape[1]),
+                source: self.source,
                 whole: self.whole,
                 groups: self.config.groups,
                 add: false,

@@ -44,18 +44,16 @@ struct InstanceNormGradient {
 }
 
 fn check(name: &'static str, inputs: &[Spec], count: usize) -> Result<(), GraphError> {
-    let fits = inputs.len() == count
-        && inputs[0].layout == Layout::Map
-        && inputs[1..]
-            .iter()
-            .take(2)
-            .all(|s| *s == Spec::flat(&inputs[0].shape[1..2]))
-        && inputs[1..]
-            .iter()
-            .skip(2)
-            .take(2)
-            .all(|s| *s == Over::Sample.statistic(&inputs[0]))
-        && inputs[1..].iter().skip(4).all(|s| *s == inputs[0]);
+    let fits = match inputs {
+        [x, rest @ ..] if inputs.len() == count && x.layout == Layout::Map => {
+            let (channels, statistic) = (Spec::flat(&x.shape[1..2]), Over::Sample.statistic(x));
+            let expected = [&channels, &channels, &statistic, &statistic, x];
+            rest.iter()
+                .zip(expected)
+                .all(|(found, expected)| found == expected)
+        }
+        _ => false,
+    };
     if !fits {
         let reason = "takes a map [N, C, D, H, W], then gamma and beta, each flat [C]";
         return Err(GraphError::shape(name, inputs, reason));

@@ -186,6 +186,24 @@ impl Reorientation {
         }
     }
 
+    /// The rearrangement that reads these axes backwards.
+    pub fn mirror(axes: &[usize]) -> Reorientation {
+        Reorientation {
+            source: [0, 1, 2],
+            flip: [0, 1, 2].map(|axis| axes.contains(&axis)),
+        }
+    }
+
+    /// This rearrangement and another behind it, as one.
+    pub fn then(&self, next: Reorientation) -> Reorientation {
+        let mut both = next;
+        for out in 0..3 {
+            both.source[out] = self.source[next.source[out]];
+            both.flip[out] ^= self.flip[next.source[out]];
+        }
+        both
+    }
+
     /// Whether nothing moves.
     pub fn is_identity(&self) -> bool {
         self.source == [0, 1, 2] && self.flip == [false; 3]
@@ -297,6 +315,33 @@ mod tests {
                     .contains("three letters"),
                 "{wrong}"
             );
+        }
+    }
+
+    #[test]
+    fn what_is_mirrored_twice_is_as_before() {
+        let data: Vec<f32> = (0..48).map(|i| i as f32).collect();
+        let mirrored = |data: &[f32], axes: &[usize]| Reorientation::mirror(axes).apply(data, 2, [2, 3, 4]);
+        for axes in [&[0][..], &[1], &[2], &[0, 1, 2]] {
+            let once = mirrored(&data, axes);
+            assert_ne!(once, data);
+            assert_eq!(mirrored(&once, axes), data);
+        }
+        assert_eq!(mirrored(&data, &[2])[..4], [3.0, 2.0, 1.0, 0.0]);
+    }
+
+    #[test]
+    fn one_after_the_other_is_both() {
+        let shape = [2, 3, 4];
+        let data: Vec<u32> = (0..24).collect();
+        let first = "LPI".parse::<Orientation>().unwrap();
+        for second in all() {
+            let (first, second) = (
+                first.to("ASR".parse().unwrap()),
+                "ASR".parse::<Orientation>().unwrap().to(second),
+            );
+            let apart = second.apply(&first.apply(&data, 1, shape), 1, first.permute(shape));
+            assert_eq!(first.then(second).apply(&data, 1, shape), apart);
         }
     }
 

@@ -8,6 +8,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use serde_json::{Map, Value as Json};
+
 use super::pickle::{self, Element, Pickle, Storage, Value, View};
 use super::zip;
 use crate::tensor::Tensor;
@@ -79,26 +81,13 @@ pub(crate) struct Nnunet {
     /// The network's tensors.
     pub checkpoint: Checkpoint,
     /// `init_args`: the plans, dataset.json and the configuration's name, where they are there.
-    pub arguments: Option<Ordered>,
+    pub arguments: Option<Map<String, Json>>,
+    /// The labels of that dataset.json in their order, which a [`Map`] does not keep.
+    pub labels: Option<Vec<(String, Json)>>,
     /// `trainer_name`.
     pub trainer: Option<String>,
     /// `inference_allowed_mirroring_axes`.
     pub mirroring: Option<Vec<usize>>,
-}
-
-/// A dict of strings, lists, numbers and dicts, in its order.
-pub(crate) type Ordered = Vec<(String, Plain)>;
-
-/// What JSON could say.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Plain {
-    Other,
-    Bool(bool),
-    Int(i64),
-    Float(f64),
-    Text(String),
-    List(Vec<Plain>),
-    Dict(Ordered),
 }
 
 /// Most values in the plain part of a checkpoint, each of which may stand at several places of it.
@@ -106,33 +95,37 @@ const MOST_PLAIN: usize = 1 << 20;
 /// Deepest nesting of them.
 const DEEPEST: usize = 24;
 
-impl Plain {
-    fn of(pickle: &Pickle, value: &Value, depth: usize, left: &mut usize) -> Result<Plain, String> {
-        if depth == 0 || *left == 0 {
-            return Err("its settings are nested too deep, or too many".into());
-        }
-        *left -= 1;
-        let all = |values: &[Value], left: &mut usize| -> Result<Vec<Plain>, String> {
-            values
-                .iter()
-                .map(|value| Plain::of(pickle, value, depth - 1, left))
-                .collect()
-        };
-        Ok(match value {
-            Value::Bool(value) => Plain::Bool(*value),
-            Value::Int(value) => i64::try_from(*value).map_or(Plain::Other, Plain::Int),
-            Value::Float(value) => Plain::Float(*value),
-            Value::Text(text) => Plain::Text(text.to_string()),
-            Value::List(list) => Plain::List(all(&pickle.lists[*list], left)?),
-            Value::Tuple(tuple) => Plain::List(all(&pickle.tuples[*tuple], left)?),
-            Value::Dict(dict) => Plain::Dict(plain(pickle, *dict, depth - 1, left)?),
-            _ => Plain::Other,
-        })
+/// A value as JSON; what JSON can't say is null. `left` values may follow.
+fn json(pickle: &Pickle, value: &Value, depth: usize, left: &mut usize) -> Result<Json, String> {
+    if depth == 0 || *left == 0 {
+        return Err("its settings are nested too deep, or too many".into());
     }
+    *left -= 1;
+    let mut all = |values: &[Value]| -> Result<Json, String> {
+        values
+            .iter()
+            .map(|value| json(pickle, value, depth - 1, left))
+            .collect()
+    };
+    Ok(match value {
+        Value::Bool(value) => Json::Bool(*value),
+        Value::Int(value) => i64::try_from(*value).map_or(Json::Null, Json::from),
+        Value::Float(value) => Json::from(*value),
+        Value::Text(text) => Json::from(&**text),
+        Value::List(list) => all(&pickle.lists[*list])?,
+        Value::Tuple(tuple) => all(&pickle.tuples[*tuple])?,
+        Value::Dict(dict) => Json::Object(entries(pickle, *dict, depth - 1, left)?.into_iter().collect()),
+        _ => Json::Null,
+    })
 }
 
-/// The entries of a dict whose keys are strings, or numbers as strings.
-fn plain(pickle: &Pickle, dict: usize, depth: usize, left: &mut usize) -> Result<Ordered, String> {
+/// The entries of a dict, in their order, whose keys are strings, or numbers as strings.
+fn entries(
+    pickle: &Pickle,
+    dict: usize,
+    depth: usize,
+    left: &mut usize,
+) -> Result<Vec<(String, Json)>, String> {
     let mut entries = Vec::new();
     for (key, value) in &pickle.dicts[dict] {
         let key = match key {
@@ -140,9 +133,25 @@ fn plain(pickle: &Pickle, dict: usize, depth: usize, left: &mut usize) -> Result
             Value::Int(key) => key.to_string(),
             _ => continue,
         };
-        entries.push((key, Plain::of(pickle, value, depth, left)?));
+        entries.push((key, json(pickle, value, depth, left)?));
     }
     Ok(entries)
+}
+
+/// A value of a dict.
+fn find<'p>(pickle: &'p Pickle, dict: usize, wanted: &str) -> Option<&'p Value> {
+    let entry = pickle.dicts[dict]
+        .iter()
+        .find(|(key, _)| matches!(key, Value::Text(key) if &**key == wanted));
+    entry.map(|(_, value)| value)
+}
+
+/// A dict in a dict.
+fn find_dict(pickle: &Pickle, dict: usize, wanted: &str) -> Option<usize> {
+    match find(pickle, dict, wanted) {
+        Some(Value::Dict(dict)) => Some(*dict),
+        _ => None,
+    }
 }
 
 impl Nnunet {
@@ -158,16 +167,10 @@ impl Nnunet {
             let Value::Dict(root) = pickle.root else {
                 return Err(format!("it holds {}, not a dict", pickle.root.kind()));
             };
-            let find = |wanted: &str| {
-                let entry = pickle.dicts[root]
-                    .iter()
-                    .find(|(key, _)| matches!(key, Value::Text(key) if &**key == wanted));
-                entry.map(|(_, value)| value)
-            };
-            let Some(Value::Dict(weights)) = find("network_weights") else {
+            let Some(weights) = find_dict(pickle, root, "network_weights") else {
                 return Err("it has no `network_weights`: it is no checkpoint of nnU-Net".into());
             };
-            let mut named = named_tensors(pickle, &pickle.dicts[*weights])?;
+            let mut named = named_tensors(pickle, &pickle.dicts[weights])?;
             for prefix in ["module.", "_orig_mod."] {
                 named = named
                     .into_iter()
@@ -176,28 +179,23 @@ impl Nnunet {
             }
             named.retain(|name, _| wanted(name));
             let left = &mut { MOST_PLAIN };
-            let arguments = match find("init_args") {
-                Some(Value::Dict(dict)) => Some(plain(pickle, *dict, DEEPEST, left)?),
-                _ => None,
+            let arguments = find_dict(pickle, root, "init_args");
+            let labels = arguments
+                .and_then(|dict| find_dict(pickle, dict, "dataset_json"))
+                .and_then(|dict| find_dict(pickle, dict, "labels"));
+            let mut read_dict =
+                |dict: Option<usize>| dict.map(|dict| entries(pickle, dict, DEEPEST, left)).transpose();
+            let (arguments, labels) = (read_dict(arguments)?, read_dict(labels)?);
+            let axes = match find(pickle, root, "inference_allowed_mirroring_axes") {
+                Some(value) => json(pickle, value, 2, left)?,
+                None => Json::Null,
             };
-            let mirroring = match find("inference_allowed_mirroring_axes") {
-                Some(value) => match Plain::of(pickle, value, 2, left)? {
-                    Plain::List(axes) => Some(
-                        axes.iter()
-                            .map(|axis| match axis {
-                                Plain::Int(axis @ 0..=2) => Ok(*axis as usize),
-                                _ => Err("its mirroring axes are no axes".to_owned()),
-                            })
-                            .collect::<Result<_, _>>()?,
-                    ),
-                    _ => None,
-                },
-                None => None,
-            };
+            let mirroring = serde_json::from_value(axes).map_err(|_| "its mirroring axes are no axes")?;
             Ok(Nnunet {
                 checkpoint: collect_named(pickle, named, read)?,
-                arguments,
-                trainer: match find("trainer_name") {
+                arguments: arguments.map(|entries| entries.into_iter().collect()),
+                labels,
+                trainer: match find(pickle, root, "trainer_name") {
                     Some(Value::Text(name)) => Some(name.to_string()),
                     _ => None,
                 },

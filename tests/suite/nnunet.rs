@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use crate::common::*;
-use obelisk::nnunet::{Choice, Model, Segmenter};
+use obelisk::nnunet::{Choice, Model, Segmenter, is_model};
 use obelisk::volume;
 
 /// An array of a numpy archive (.npz) as f32: its shape and values.
@@ -163,4 +163,51 @@ fn hippocampi_of_two_folds_have_nnunets_labels() {
 #[test]
 fn a_ct_of_many_tiles_has_nnunets_labels() {
     check("nnunet_ct", false, &["ct"]);
+}
+
+#[test]
+fn a_model_is_the_same_from_its_folder_its_checkpoints_and_a_file_of_this_program() {
+    let Some(folder) = shared("reference/nnunet_hippo/model") else {
+        return;
+    };
+    assert!(is_model(&folder));
+    let whole = Model::open(&folder, &Choice::default()).unwrap();
+    assert_eq!(whole.names, ["0", "1"]);
+    let file = tempfile::tempdir().unwrap();
+    let file = file.path().join("model.safetensors");
+    whole.save(&file, false).unwrap();
+    assert!(is_model(&file));
+    let again = Model::open(&file, &Choice::default()).unwrap();
+    assert_eq!((&again.plan, &again.names), (&whole.plan, &whole.names));
+    assert!(again.folds == whole.folds);
+
+    let checkpoint = |fold: usize| {
+        let run = "Dataset001_Hippo/nnUNetTrainer__nnUNetPlans__3d_fullres";
+        folder.join(run).join(format!("fold_{fold}/checkpoint_final.pth"))
+    };
+    for fold in 0..2 {
+        assert!(is_model(&checkpoint(fold)));
+        let alone = Model::open(&checkpoint(fold), &Choice::default()).unwrap();
+        assert_eq!(
+            (&alone.plan, &alone.names),
+            (&whole.plan, &vec![fold.to_string()])
+        );
+        assert!(alone.folds[0] == whole.folds[fold]);
+    }
+    let choice = |configuration: Option<&str>, folds: &[&str]| Choice {
+        configuration: configuration.map(String::from),
+        folds: folds.iter().map(|fold| fold.to_string()).collect(),
+    };
+    let one = Model::open(&folder, &choice(Some("3d_fullres"), &["1"])).unwrap();
+    assert!(one.folds == whole.folds[1..]);
+    for (choice, part) in [
+        (choice(Some("2d"), &[]), "there are 3d_fullres"),
+        (choice(None, &["7"]), "has no fold `7`; there are 0, 1"),
+    ] {
+        let error = Model::open(&folder, &choice).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+    let truncated = std::fs::read(checkpoint(0)).unwrap();
+    std::fs::write(&file, &truncated[..truncated.len() / 2]).unwrap();
+    assert!(Model::open(&file, &Choice::default()).is_err());
 }

@@ -2,17 +2,15 @@
 
 use std::ops::ControlFlow;
 
-use anyhow::{Context, bail};
-use obelisk::dataset::{Label, read_channels};
+use anyhow::Context;
+use obelisk::dataset::Label;
 use obelisk::gpu::Device;
 use obelisk::nnunet::{Choice, Model, Segmenter};
-use obelisk::{picture, volume};
+use obelisk::volume::Volume;
 
-use super::{Job, Predict};
-use crate::cli::device::Losses;
-use crate::cli::interrupt::{Finishing, Interrupted};
+use super::Predict;
+use crate::cli::Usage;
 use crate::cli::print::errln;
-use crate::cli::{Usage, device, message};
 
 pub fn run(predict: &Predict) -> anyhow::Result<()> {
     let not_for_it = [
@@ -28,99 +26,36 @@ pub fn run(predict: &Predict) -> anyhow::Result<()> {
         ))
         .into());
     }
-    let model = Model::open(&predict.model, &predict.choice())?;
-    let (jobs, incomplete) = predict.jobs(model.plan.channels.len())?;
-    let all = jobs.len() + incomplete;
-    if jobs.is_empty() {
-        return match incomplete {
-            0 => Ok(()),
-            _ => bail!("{incomplete} of {all} scans failed"),
-        };
-    }
-    errln!(
-        "{}, {}: folds {}",
-        model.plan.dataset,
-        model.plan.configuration,
-        model.names.join(", ")
-    );
-    let mut device = device::open(&predict.device.options())?;
-    let load = |device: &Device| {
-        let segmenter = pollster::block_on(Segmenter::new(device, &model, !predict.no_mirroring));
-        segmenter.with_context(|| format!("{}", predict.model.display()))
+    let choice = Choice {
+        configuration: predict.configuration.clone(),
+        folds: predict.folds.clone(),
     };
-    let mut segmenter = load(&device)?;
-    let mut losses = Losses::default();
-    let finishing = (jobs.len() > 1).then(|| Finishing::first("this scan"));
-    let mut failed = Vec::new();
-    for (done, job) in jobs.iter().enumerate() {
-        if finishing.as_ref().is_some_and(|f| f.flow().is_break()) {
-            let told = format!(
-                "{done} of {} scans are done; the same call does the others",
-                jobs.len()
-            );
-            return Err(Interrupted::after(told).into());
-        }
-        // One bad scan among many does not keep the others from their labels.
-        let segmented = loop {
-            match segment(predict, &device, &mut segmenter, &model, job) {
-                Err(error) if losses.repeat(&device, done, &message(&error)) => {
-                    device = device::open(&predict.device.options())?;
-                    segmenter = load(&device)?;
-                }
-                ended => break ended,
-            }
-        };
-        if let Err(error) = segmented {
-            if !predict.input.is_dir() {
-                return Err(error);
-            }
-            errln!("error: {}", message(&error));
-            failed.push(job.files[0].display().to_string());
-        }
+    let model = Model::open(&predict.model, &choice)?;
+    let jobs = predict.jobs(model.plan.channels.len())?;
+    if !jobs.0.is_empty() {
+        errln!(
+            "{}, {}: folds {}",
+            model.plan.dataset,
+            model.plan.configuration,
+            model.names.join(", ")
+        );
     }
-    match failed.len() + incomplete {
-        0 => Ok(()),
-        count => bail!("{count} of {all} scans failed: {}", failed.join(", ")),
-    }
-}
-
-fn segment(
-    predict: &Predict,
-    device: &Device,
-    segmenter: &mut Segmenter,
-    model: &Model,
-    job: &Job,
-) -> anyhow::Result<()> {
-    let start = std::time::Instant::now();
-    let scan = read_channels(&job.files)?;
-    let mut watch = |_: f64| ControlFlow::Continue(());
-    let labels = pollster::block_on(segmenter.labels(device, std::slice::from_ref(&scan), &mut watch))
-        .with_context(|| format!("{}", job.files[0].display()))?;
-    volume::write_labels(&job.output, &labels, &scan.geometry, predict.force)?;
-    if let Some(path) = predict.picture(&job.output) {
-        let names = model.plan.labels.names().iter().map(|name| Label {
-            value: name.value,
-            name: name.name.clone(),
-        });
+    let mut names = model.plan.labels.names().to_vec();
+    if names.iter().all(|label| label.value != 0) {
         let background = Label {
             value: 0,
             name: "background".into(),
         };
-        let mut names: Vec<Label> = names.collect();
-        if names.iter().all(|label| label.value != 0) {
-            names.insert(0, background);
-        }
-        picture::overlay(&path, &scan, &labels, None, &names, predict.force)?;
+        names.insert(0, background);
     }
-    predict.report(job, start.elapsed().as_secs_f64());
-    Ok(())
-}
-
-impl Predict {
-    fn choice(&self) -> Choice {
-        Choice {
-            configuration: self.configuration.clone(),
-            folds: self.folds.clone(),
-        }
-    }
+    let load = |device: &Device| {
+        let segmenter = pollster::block_on(Segmenter::new(device, &model, !predict.no_mirroring));
+        segmenter.with_context(|| format!("{}", predict.model.display()))
+    };
+    let labels = |device: &Device, segmenter: &mut Segmenter, scan: &Volume| {
+        let mut watch = |_: f64| ControlFlow::Continue(());
+        let labels = segmenter.labels(device, std::slice::from_ref(scan), &mut watch);
+        Ok(pollster::block_on(labels)?)
+    };
+    predict.segment_all(jobs, &names, load, labels)
 }

@@ -52,33 +52,15 @@ impl ConvTranspose3d {
         [0, 1, 2].map(|a| Axis::gradient(&self.config, a, size[a], kernel[a]))
     }
 
-    /// A sum for each combination of residues, with its kernels.
     fn sums(&self, io: &Io, caps: &Caps) -> Vec<(Lattice, SumVariant)> {
-        let weight = io.inputs[1].ncdhw().expect("checked on insertion");
-        let [z, y, x] = self.axes(io.inputs, io.outputs);
-        let rows = z.iter().flat_map(|z| y.iter().map(move |y| (*z, *y)));
-        let axes = rows.flat_map(|(z, y)| x.iter().map(move |x| [z, y, *x]));
-        axes.map(|axes| {
-            let lattice = Lattice {
-                op: self.name(),
-                axes,
-                x: (BufferRef::Input(0), io.inputs[0].clone()),
-                more: Vec::new(),
-                y: (BufferRef::Output(0), io.outputs[0].clone()),
-                labels: None,
-                weight: (BufferRef::Input(1), weight),
-                bias: self.bias.then_some(BufferRef::Input(2)),
-                transposed: true,
-                source: (0, io.outputs[0].shape[1]),
-                whole: true,
-                groups: self.config.groups,
-                add: false,
-                slope: 1.0,
-            };
-            let variant = lattice.variant(io.in_place, caps);
-            (lattice, variant)
-        })
-        .collect()
+        let of = Transposed {
+            op: self.name(),
+            config: &self.config,
+            source: (0, io.outputs[0].shape[1]),
+            whole: true,
+            bias: self.bias.then_some(BufferRef::Input(2)),
+        };
+        of.sums(self.axes(io.inputs, io.outputs), io, caps)
     }
 }
 
@@ -88,18 +70,10 @@ impl Op for ConvTranspose3d {
     }
 
     fn outputs(&self, inputs: &[Spec]) -> Result<Vec<Spec>, GraphError> {
-        let error = |reason: String| Err(GraphError::shape("conv_transpose3d", inputs, reason));
-        let Conv3dConfig {
-            stride,
-            dilation,
-            groups,
-            ..
-        } = self.config;
-        if stride.contains(&0) || dilation.contains(&0) || groups == 0 {
-            return error(format!(
-                "stride {stride:?}, dilation {dilation:?} and groups {groups} must be at least 1"
-            ));
-        }
+        let wrong = |reason: String| GraphError::shape("conv_transpose3d", inputs, reason);
+        let error = |reason: String| Err(wrong(reason));
+        self.config.check().map_err(wrong)?;
+        let Conv3dConfig { stride, groups, .. } = self.config;
         if (0..3).any(|a| self.more[a] >= stride[a]) {
             return error(format!(
                 "output padding {:?} must be below the stride {stride:?}",
