@@ -58,7 +58,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     });
 
     let device = pollster::block_on(Device::open(&DeviceOptions::default()))?;
-    let network = model::find(&model.info.arch)?;
+    let network = &model::find(&model.info.arch)?;
     let predictor = Predictor::with_weights(&device, network, &model.info.preprocessing, &model.tensors);
     let mut predictor = pollster::block_on(predictor)?;
     println!("{} ({})", device.adapter().name, device.adapter().driver);

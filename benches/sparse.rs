@@ -45,7 +45,7 @@ struct Run {
 }
 
 async fn prepare(device: &Device, side: usize, samples: usize) -> Result<Run, Box<dyn std::error::Error>> {
-    let network = model::find("obelisk")?;
+    let network = &model::find("obelisk")?;
     let points = network.points.as_ref().expect("obelisk looks at points");
     let shape = [1, side, side, side];
     let image = Tensor::from_fn(&shape, |i| hash(i as u32));

@@ -178,7 +178,7 @@ pub type Open<'a> = &'a dyn Fn() -> Result<Device, GpuError>;
 /// Inference: images to labels, or a layer's forward pass.
 pub fn inference(open: Open, settings: &Settings, since: Instant) -> Result<Report, BenchError> {
     let graph = match &settings.subject {
-        Subject::Network { arch, labels, .. } => labels_graph(model::find(arch)?, settings, *labels)?,
+        Subject::Network { arch, labels, .. } => labels_graph(&model::find(arch)?, settings, *labels)?,
         Subject::Layer(layer) => layer_graph(layer, settings, false)?,
     };
     measure(open, settings, &graph, false, since)
@@ -197,7 +197,7 @@ pub fn training(open: Open, settings: &Settings, since: Instant) -> Result<Repor
             augment,
             samples,
         } => {
-            let network = model::find(arch)?;
+            let network = &model::find(arch)?;
             match samples {
                 None => training_graph(network, shape, *labels, *loss, *augment)?,
                 Some(samples) => sparse_training_graph(
@@ -224,7 +224,7 @@ fn labels_graph(network: &Network, settings: &Settings, labels: usize) -> Result
         graph: &mut graph,
         training: false,
     };
-    let logits = (network.build)(&mut builder, image, labels)?;
+    let logits = network.build(&mut builder, image, labels)?;
     let labels = graph.push1(ArgMax, &[logits])?;
     graph.keep("labels", labels);
     Ok(graph)

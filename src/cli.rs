@@ -146,6 +146,7 @@ fn how_to_import(error: WeightsError) -> anyhow::Error {
         WeightsError::NoPreprocessing { .. } => anyhow::anyhow!(
             "{error}; `obelisk import FILE --like WEIGHTS --output FILE.safetensors` takes them from WEIGHTS"
         ),
+        WeightsError::NoIntensity { .. } => anyhow::anyhow!("{error}; say it by --intensity"),
         other => other.into(),
     }
 }

@@ -396,7 +396,7 @@ impl Job {
         let model = Model::load(&run.join(self.weights.file()))?;
         let (cases, labels) = self.segment(device, dataset, data, &model, out, report).await?;
         let inference_peak = device.memory().peak;
-        let network = model::find(&settings.arch)?;
+        let network = &model::find(&settings.arch)?;
         let step = step_graph(&settings, &data.preprocessing)?;
         let grid = data.preprocessing.grid.unwrap_or_default();
         let inference = inference_graph(network, &data.preprocessing, grid)?;
@@ -455,7 +455,7 @@ impl Job {
         mut report: impl FnMut(Event) -> ControlFlow<()>,
     ) -> Result<(Vec<HeldOut>, Vec<Label>), CrossvalError> {
         let preprocessing = &data.preprocessing;
-        let network = model::find(&model.info.arch)?;
+        let network = &model::find(&model.info.arch)?;
         let mut predictor = Predictor::with_weights(device, network, preprocessing, &model.tensors).await?;
         let mut scores = Vec::new();
         let mut seconds = Vec::new();

@@ -19,7 +19,7 @@
 //! # async fn segment() -> Result<(), Box<dyn std::error::Error>> {
 //! // Weights that `obelisk train` wrote; they say how scans are prepared and what the labels are.
 //! let model = Model::load(Path::new("hippocampus.safetensors"))?;
-//! let network = model::find(&model.info.arch)?;
+//! let network = &model::find(&model.info.arch)?;
 //! let preprocessing = &model.info.preprocessing;
 //!
 //! // The fastest adapter there is; without a GPU, software Vulkan.

@@ -3,6 +3,7 @@
 mod builder;
 mod global_fc;
 mod hybrid;
+mod meshnet;
 mod network;
 mod obelisk;
 pub mod published;
@@ -12,6 +13,7 @@ mod unet;
 use crate::graph::GraphError;
 
 pub use builder::{Builder, Conv};
+pub use meshnet::{MeshActivation, MeshNet};
 pub use network::{At, Build, Fixed, Network, PointNetwork, Site};
 pub use summary::{Layer, PlannedMemory, Summary};
 
@@ -26,6 +28,7 @@ pub const NETWORKS: &[Network] = &[
     hybrid::OBELISKHYBRID_VISCERAL,
     unet::UNET,
     unet::UNET_LEAN,
+    meshnet::MESHNET,
     global_fc::UNET_GLOBAL_FC,
     unet::ALLCONVUNET_TCIA,
     unet::ALLCONVUNET_VISCERAL,
@@ -36,9 +39,13 @@ pub const NETWORKS: &[Network] = &[
 /// The network where none is named.
 pub const DEFAULT: &str = hybrid::OBELISK_HYBRID.name;
 
-/// The network of that name, or the names there are.
-pub fn find(name: &str) -> Result<&'static Network, GraphError> {
-    NETWORKS.iter().find(|n| n.name == name).ok_or_else(|| {
+/// The network of that name, or the names there are. A name with parameters, such as `meshnet:elu:5x1,5x2`, is that of a
+/// network made of them.
+pub fn find(name: &str) -> Result<Network, GraphError> {
+    if name.starts_with("meshnet:") {
+        return Ok(MeshNet::parse(name).map_err(GraphError::Name)?.network());
+    }
+    NETWORKS.iter().find(|n| n.name == name).copied().ok_or_else(|| {
         let names: Vec<&str> = NETWORKS.iter().map(|n| n.name).collect();
         GraphError::Name(format!(
             "there is no network `{name}`; choose one of {}",

@@ -13,14 +13,15 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::dataset::Label;
 use crate::tensor::Tensor;
 use crate::weights::{self, Record, WeightsError};
 
 pub use network::graph;
 pub use plan::{Architecture, Channel, Class, Description, Labels, Normalisation, Plan};
-pub use predict::{Logits, NnunetError, STEP, Segmenter};
+pub use predict::{Logits, NnunetError, STEP, Segmenter, tile_count};
 pub use prepare::{Placement, PrepareError, Prepared, prepare};
-pub use read::{Choice, is_model};
+pub use read::{Choice, is_model, is_model_bytes};
 pub use resample::{Resampling, resampled_size};
 
 /// One configuration of a model with some of its folds.
@@ -52,11 +53,38 @@ impl Record for Stored {
 }
 
 impl Model {
+    /// The scan's labels, the background first even where all outputs are regions.
+    pub fn labels(&self) -> Vec<Label> {
+        let mut labels = self.plan.labels.names().to_vec();
+        if labels.iter().all(|label| label.value != 0) {
+            let background = Label {
+                value: 0,
+                name: "background".into(),
+            };
+            labels.insert(0, background);
+        }
+        labels
+    }
+
     /// Writes the model as one file beside its place and renames it.
     ///
     /// # Errors
     /// A file that exists (without `force`) or can't be written, and numbers that are not finite.
     pub fn save(&self, path: &Path, force: bool) -> Result<(), WeightsError> {
+        let (record, tensors) = self.stored();
+        weights::save(path, &record, &tensors, force)
+    }
+
+    /// The bytes that [`Model::save`] writes; `name` is for messages.
+    ///
+    /// # Errors
+    /// Numbers that are not finite.
+    pub fn to_bytes(&self, name: &Path) -> Result<Vec<u8>, WeightsError> {
+        let (record, tensors) = self.stored();
+        weights::encode(name, &record, &tensors, &Default::default())
+    }
+
+    fn stored(&self) -> (Stored, HashMap<String, Tensor>) {
         let mut tensors = HashMap::new();
         for (name, fold) in self.names.iter().zip(&self.folds) {
             for (tensor, value) in fold {
@@ -67,7 +95,7 @@ impl Model {
             nnunet: self.plan.clone(),
             folds: self.names.clone(),
         };
-        weights::save(path, &record, &tensors, force)
+        (record, tensors)
     }
 
     /// Reads a file that [`Model::save`] wrote.
@@ -75,7 +103,11 @@ impl Model {
     /// # Errors
     /// A file that can't be read, is damaged or something else; tensors that don't fit the plan.
     pub fn load(path: &Path) -> Result<Model, WeightsError> {
-        let (record, tensors) = weights::load::<Stored>(path)?;
+        Model::parse(&std::fs::read(path).map_err(WeightsError::io(path))?, path)
+    }
+
+    fn parse(bytes: &[u8], path: &Path) -> Result<Model, WeightsError> {
+        let (record, tensors) = weights::parse::<Stored>(bytes, path)?;
         let mut folds = vec![HashMap::new(); record.folds.len()];
         for (name, tensor) in tensors {
             let (fold, name) = name.split_once('/').unwrap_or_default();

@@ -1,5 +1,6 @@
 //! The contract of an operation: shapes, dispatches, gradient, reference — one file per operation in `op/`.
 
+pub mod activation;
 pub mod adam;
 pub mod add;
 pub mod affine_grid;
@@ -18,7 +19,6 @@ pub mod instance_norm;
 pub mod interleave;
 pub mod join;
 pub mod layout;
-pub mod leaky_relu;
 pub mod linear;
 mod logits;
 mod norm;

@@ -95,7 +95,7 @@ pub fn inference_graph_keeping(
         graph: &mut graph,
         training: false,
     };
-    let logits = (network.build)(&mut builder, image, preprocessing.labels.len())?;
+    let logits = network.build(&mut builder, image, preprocessing.labels.len())?;
     match keep {
         Keep::Logits => graph.keep("logits", logits),
         Keep::Labels => {

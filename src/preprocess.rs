@@ -76,6 +76,14 @@ pub enum Intensity {
         /// What is added then.
         offset: f32,
     },
+    /// The scan's quantiles of these ranks become 0 and 1, and what lies beyond them less and more: 0 and 1 for its least
+    /// and largest value. 0 where the two are equal.
+    Range {
+        /// From 0 to 1.
+        low: f32,
+        /// From `low` to 1.
+        high: f32,
+    },
 }
 
 /// Mean and biased variance of some intensities.
@@ -95,6 +103,9 @@ impl Intensity {
         offset: 1.0,
     };
 
+    /// The least and the largest value become 0 and 1.
+    pub const MIN_MAX: Intensity = Intensity::Range { low: 0.0, high: 1.0 };
+
     /// [`Intensity::CT`] for a channel called CT, z-scores for any other.
     pub fn of_channel(name: &str) -> Intensity {
         if name.trim().eq_ignore_ascii_case("ct") {
@@ -108,6 +119,11 @@ impl Intensity {
         match self {
             Intensity::Linear { divisor, offset } => {
                 values.iter_mut().for_each(|v| *v = *v / divisor + offset)
+            }
+            Intensity::Range { low, high } => {
+                let (low, high) = quantiles(values, [low, high]);
+                let factor = if high > low { (high - low).recip() } else { 0.0 };
+                values.iter_mut().for_each(|v| *v = (*v - low) * factor);
             }
             Intensity::ZScore => {
                 let (mean, variance) = moments(values.iter().copied());
@@ -342,12 +358,18 @@ impl Preprocessing {
             return Err(format!("`{}` is no name", name.escape_debug()));
         }
         for Channel { name, intensity } in &self.channels {
-            if let Intensity::Linear { divisor, offset } = intensity
-                && !(divisor.is_normal() && offset.is_finite())
-            {
-                return Err(format!(
-                    "the channel {name} is divided by {divisor} and offset by {offset}"
-                ));
+            match intensity {
+                Intensity::Linear { divisor, offset } if !(divisor.is_normal() && offset.is_finite()) => {
+                    return Err(format!(
+                        "the channel {name} is divided by {divisor} and offset by {offset}"
+                    ));
+                }
+                Intensity::Range { low, high } if !(0.0 <= *low && low < high && *high <= 1.0) => {
+                    return Err(format!(
+                        "the channel {name} has intensities from quantile {low} to {high}"
+                    ));
+                }
+                _ => {}
             }
         }
         if self.labels.len() < 2 {
@@ -559,6 +581,12 @@ impl fmt::Display for Preprocessing {
                 Intensity::Linear { divisor, offset } => {
                     writeln!(f, "channel      {name}: intensity / {divisor} + {offset}")?;
                 }
+                Intensity::Range { low, high } => {
+                    writeln!(
+                        f,
+                        "channel      {name}: quantiles {low} and {high} of each scan to 0 and 1"
+                    )?;
+                }
             }
         }
         let mut labels: Vec<String> = self
@@ -588,6 +616,25 @@ fn quantile(sorted: &[f64], rank: f64) -> f64 {
     let low = position.floor() as usize;
     let high = sorted[(low + 1).min(sorted.len() - 1)];
     sorted[low] + (high - sorted[low]) * position.fract()
+}
+
+/// Two quantiles of some values, each between two neighbours in proportion, as numpy's; least and largest value without a
+/// copy of them all.
+fn quantiles(values: &[f32], ranks: [f32; 2]) -> (f32, f32) {
+    let least = values.iter().copied().fold(f32::INFINITY, f32::min);
+    let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    if ranks == [0.0, 1.0] {
+        return (least, largest);
+    }
+    let mut values = values.to_vec();
+    let [low, high] = ranks.map(|rank| {
+        let position = f64::from(rank) * (values.len() - 1) as f64;
+        let (_, at, above) = values.select_nth_unstable_by(position as usize, f32::total_cmp);
+        let next = above.iter().copied().fold(f32::INFINITY, f32::min);
+        let next = if next.is_finite() { next } else { *at };
+        (f64::from(*at) + f64::from(next - *at) * position.fract()) as f32
+    });
+    (low, high)
 }
 
 /// The origin that centres a grid on an array (or the array in the grid), half a voxel lower where it must.
@@ -917,6 +964,18 @@ mod tests {
         for (got, want) in mr.iter().zip([-1.5, -0.5, 0.5, 1.5]) {
             assert!((got - want / unit).abs() < 1e-6, "{mr:?}");
         }
+        let mut range = [8.0, 1.0, 4.0, 2.0];
+        Intensity::MIN_MAX.scale(&mut range);
+        assert_eq!(range, [1.0, 0.0, 3.0 / 7.0, 1.0 / 7.0]);
+        // numpy.quantile([8, 1, 4, 2], [0.05, 0.95]) is 1.15 and 7.4.
+        let (low, high) = quantiles(&[8.0, 1.0, 4.0, 2.0], [0.05, 0.95]);
+        assert!(
+            (low - 1.15).abs() < 1e-6 && (high - 7.4).abs() < 1e-6,
+            "{low} {high}"
+        );
+        let mut flat = [7.0; 4];
+        Intensity::MIN_MAX.scale(&mut flat);
+        assert_eq!(flat, [0.0; 4]);
         let mut flat = [7.0; 4];
         Intensity::ZScore.scale(&mut flat);
         assert_eq!(flat, [0.0; 4]);

@@ -132,7 +132,7 @@ fn gradient_graph(subject: &Subject, offsets: Option<&str>) -> Result<(Graph, Sp
         graph: &mut graph,
         training: false,
     };
-    let logits = (subject.network.build)(&mut builder, image, subject.classes)?;
+    let logits = subject.network.build(&mut builder, image, subject.classes)?;
     let output = match offsets {
         None => logits,
         Some(name) => layer_output(&graph, name)?,

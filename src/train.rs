@@ -405,7 +405,7 @@ pub async fn train(
         let message = format!("the settings say forms {recorded}, the device was opened with {forms}");
         return Err(TrainError::Settings(message));
     }
-    let network = model::find(&settings.arch)?;
+    let network = &model::find(&settings.arch)?;
     let preprocessing = &data.preprocessing;
     let grid = training_grid(preprocessing)?;
     check_grid(data, grid)?;
@@ -638,7 +638,7 @@ pub async fn train_in_memory(
     data: &TrainingData,
     mut report: impl FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Model, TrainError> {
-    let network = model::find(&settings.arch)?;
+    let network = &model::find(&settings.arch)?;
     let grid = training_grid(&data.preprocessing)?;
     let graph = step_graph(settings, &data.preprocessing)?;
     let plan = Plan::new(&graph, device.caps())?;
@@ -709,7 +709,7 @@ fn weights_of_classes(settings: &Settings, data: &TrainingData) -> Option<Tensor
 /// A preprocessing without a grid, and a network that can't be built on it.
 pub fn step_graph(settings: &Settings, preprocessing: &Preprocessing) -> Result<Graph, TrainError> {
     let [d, h, w] = training_grid(preprocessing)?;
-    let network = model::find(&settings.arch)?;
+    let network = &model::find(&settings.arch)?;
     let (channels, classes) = (preprocessing.channels.len(), preprocessing.labels.len());
     let Settings { batch, loss, .. } = *settings;
     let augment = settings.affine > 0.0;

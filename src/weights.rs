@@ -6,6 +6,7 @@
 //! with the file that has them and not invented for one that has none: PyTorch accepts both, since a dict without its
 //! private `_metadata` counts as of before these counts, and no published network uses them.
 
+pub mod brainchop;
 mod file;
 mod pickle;
 pub mod pth;
@@ -20,11 +21,11 @@ use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::file::encode;
 use self::file::{Contents, parse_record};
+pub(crate) use self::file::{encode, parse};
 use crate::graph::{Graph, GraphError, Init, Source};
 use crate::metrics;
-use crate::preprocess::Preprocessing;
+use crate::preprocess::{Intensity, Preprocessing};
 use crate::tensor::Tensor;
 
 pub use self::file::{Record, load, save};
@@ -70,6 +71,17 @@ pub enum WeightsError {
         path: PathBuf,
         /// The network.
         arch: &'static str,
+    },
+    /// A network like brainchop's, whose files do not say how intensities are scaled.
+    #[error(
+        "{}: its files do not say how intensities are scaled, which is known by name of brainchop's own networks ({known})",
+        .path.display()
+    )]
+    NoIntensity {
+        /// The folder.
+        path: PathBuf,
+        /// The names.
+        known: String,
     },
 }
 
@@ -168,8 +180,8 @@ impl Model {
         })
     }
 
-    /// Reads a weight file of this program, or a safetensors file or PyTorch checkpoint from elsewhere, told apart by
-    /// content. A file from elsewhere has its network recognised by the names and shapes of its tensors, and is
+    /// Reads a weight file of this program, a safetensors file or PyTorch checkpoint from elsewhere, told apart by
+    /// content, or a folder with a network of brainchop's. A file from elsewhere has its network recognised by the names and shapes of its tensors, and is
     /// preprocessed as the authors published it. `arch` names the network instead. Types other than float32 are
     /// converted with a warning in the log.
     ///
@@ -178,7 +190,37 @@ impl Model {
     /// network of the file's record); a network from elsewhere whose preprocessing was never published (see
     /// [`Model::open_like`]); a record with values that can't be; weights that are not finite.
     pub fn open(path: &Path, arch: Option<&str>) -> Result<Model, WeightsError> {
+        if arch.is_none() && brainchop::is_one(path) {
+            return brainchop::open(path, None);
+        }
         open(&read(path)?, path, arch, None)
+    }
+
+    /// Reads a network of brainchop's, a folder or its model.json, whose intensities are scaled so.
+    ///
+    /// # Errors
+    /// Files that are missing, damaged or of another kind, and layers that are not run here.
+    pub fn open_brainchop(path: &Path, intensity: Intensity) -> Result<Model, WeightsError> {
+        brainchop::open(path, Some(intensity))
+    }
+
+    /// [`Model::open`] of a network of brainchop's from the bytes of its files by name; `name` is its folder's.
+    ///
+    /// # Errors
+    /// As [`Model::open_brainchop`].
+    pub fn from_brainchop(
+        files: &BTreeMap<String, Vec<u8>>,
+        name: &str,
+        intensity: Option<Intensity>,
+    ) -> Result<Model, WeightsError> {
+        let path = Path::new(name);
+        brainchop::from_files(path, name, intensity, |file| {
+            let missing = || WeightsError::Format {
+                path: path.join(file),
+                reason: "is missing".into(),
+            };
+            files.get(file).cloned().ok_or_else(missing)
+        })
     }
 
     /// [`Model::open`] of a file's bytes; `name` is for messages.
@@ -203,7 +245,7 @@ impl Model {
     /// # Errors
     /// A network that this program does not have, or that can't be built for the preprocessing.
     pub fn parameter_count(&self) -> Result<usize, GraphError> {
-        let network = crate::model::find(&self.info.arch)?;
+        let network = &crate::model::find(&self.info.arch)?;
         Ok(recognise::graph_for(network, &self.info.preprocessing)?.parameter_count())
     }
 

@@ -40,7 +40,7 @@ pub struct Info {
 impl Info {
     pub fn run(&self) -> anyhow::Result<()> {
         if let Some(arch) = &self.arch {
-            let network = model::find(arch).map_err(|e| Usage(e.to_string()))?;
+            let network = &model::find(arch).map_err(|e| Usage(e.to_string()))?;
             return self.describe(network);
         }
         let options = self.device.options();

@@ -66,7 +66,7 @@ impl Offsets {
             .write("--output", &self.output)
             .check()?;
         let mut model = Model::open(&self.model, self.arch.as_deref())?;
-        let network = model::find(&model.info.arch)?;
+        let network = &model::find(&model.info.arch)?;
         let preprocessing = &mut model.info.preprocessing;
         preprocessing.grid = self.size.or(preprocessing.grid).or(network.fixed.map(|f| f.size));
         preprocessing.spacing = self.spacing.or(preprocessing.spacing);

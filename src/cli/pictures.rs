@@ -34,7 +34,7 @@ pub fn draw_offsets(
     tensors: &HashMap<String, Tensor>,
     force: bool,
 ) -> anyhow::Result<Vec<LayerOffsets>> {
-    let network = model::find(&info.arch)?;
+    let network = &model::find(&info.arch)?;
     let grid = info.preprocessing.grid.unwrap_or([1; 3]);
     let graph = inference_graph(network, &info.preprocessing, grid)?;
     // Weights from elsewhere come without their initial offsets: another draw of the same distribution stands for them.

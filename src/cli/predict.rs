@@ -7,11 +7,13 @@ use anyhow::{Context, bail};
 use clap::Args;
 use obelisk::dataset::{Label, find_scans, read_channels};
 use obelisk::gpu::Device;
+use obelisk::nnunet::Choice;
 use obelisk::predict::points::PointPredictor;
 use obelisk::predict::{PredictError, Predictor};
+use obelisk::preprocess::Intensity;
 use obelisk::tensor::Tensor;
 use obelisk::volume::{self, Orientation, Volume};
-use obelisk::weights::Model;
+use obelisk::weights::{Model, brainchop};
 use obelisk::{model, picture, weights};
 
 use super::device::{self, DeviceArguments, Losses};
@@ -28,8 +30,8 @@ use super::{Usage, examples, how_to_import, message, values};
         "obelisk predict --model net.safetensors --input scans --output labels --overlay pictures"
 ))]
 pub struct Predict {
-    /// Weights (.safetensors) of a training run, a published network's (.safetensors, .pth), or a model of nnU-Net v2: its
-    /// results folder, exported archive (.zip) or checkpoint (.pth)
+    /// Weights (.safetensors) of a training run, a published network's (.safetensors, .pth), a model of nnU-Net v2 (its
+    /// results folder, exported .zip or checkpoint .pth), or the folder of a network of brainchop's
     #[arg(long, value_name = "MODEL")]
     model: PathBuf,
     /// A scan (.nii, .nii.gz), or a folder of scans; scans of several files are CASE_0000.nii.gz, CASE_0001.nii.gz …
@@ -61,12 +63,8 @@ pub struct Predict {
     /// Predict on a regular grid of this spacing instead of the network's own, upsampled to the scan; for the same networks
     #[arg(long, value_name = "MM", value_parser = values::positive::<f64>)]
     grid_spacing: Option<f64>,
-    /// nnU-Net: the configuration, such as 3d_fullres, where the model has several
-    #[arg(long, value_name = "NAME")]
-    configuration: Option<String>,
-    /// nnU-Net: the folds whose mean counts, such as 0,1 or all [default: every one]
-    #[arg(long, value_name = "K,…", value_delimiter = ',')]
-    folds: Vec<String>,
+    #[command(flatten)]
+    foreign: Foreign,
     /// nnU-Net: do not mirror tiles at test time, which takes an eighth of the time where the model allows three axes
     #[arg(long)]
     no_mirroring: bool,
@@ -93,9 +91,8 @@ impl Predict {
         if obelisk::nnunet::is_model(&self.model) {
             return nnunet::run(self);
         }
-        if self.configuration.is_some() || !self.folds.is_empty() || self.no_mirroring {
-            let message = "--configuration, --folds and --no-mirroring are for models of nnU-Net's";
-            return Err(Usage(message.into()).into());
+        if self.no_mirroring {
+            return Err(Usage("--no-mirroring is for models of nnU-Net's".into()).into());
         }
         let model = self.load_model()?;
         if let Some(points) = &self.points {
@@ -104,10 +101,10 @@ impl Predict {
         let preprocessing = &model.info.preprocessing;
         let jobs = self.jobs(preprocessing.channels.len())?;
         let load = |device: &Device| self.load_predictor(device, &model);
-        let labels = |device: &Device, predictor: &mut Segmenter, scan: &Volume| match &self.logits {
-            None => Ok(predictor.labels(device, scan)?),
+        let labels = |device: &Device, predictor: &mut Segmenter, scan: Volume| match &self.logits {
+            None => Ok(predictor.labels(device, &scan)?),
             Some(path) => {
-                let (labels, logits) = predictor.segment(device, scan)?;
+                let (labels, logits) = predictor.segment(device, &scan)?;
                 let tensors = [("logits".to_owned(), logits)].into();
                 weights::save(path, &model.info, &tensors, self.force)?;
                 Ok(labels)
@@ -122,7 +119,7 @@ impl Predict {
         (jobs, incomplete): (Vec<Job>, usize),
         names: &[Label],
         load: impl Fn(&Device) -> anyhow::Result<S>,
-        labels: impl Fn(&Device, &mut S, &Volume) -> anyhow::Result<Vec<i32>>,
+        labels: impl Fn(&Device, &mut S, Volume) -> anyhow::Result<Vec<i32>>,
     ) -> anyhow::Result<()> {
         let all = jobs.len() + incomplete;
         if jobs.is_empty() && incomplete == 0 {
@@ -241,7 +238,7 @@ impl Predict {
         if let Some(name) = &self.arch {
             model::find(name).map_err(|e| Usage(e.to_string()))?;
         }
-        let mut model = Model::open(&self.model, self.arch.as_deref()).map_err(how_to_import)?;
+        let mut model = self.foreign.open(&self.model, self.arch.as_deref())?;
         if let Some(code) = self.orient {
             if let Some(own) = model.info.preprocessing.orientation {
                 let message = format!(
@@ -261,7 +258,7 @@ impl Predict {
     }
 
     fn predictor(&self, device: &Device, model: &Model) -> anyhow::Result<Segmenter> {
-        let network = model::find(&model.info.arch)?;
+        let network = &model::find(&model.info.arch)?;
         let preprocessing = &model.info.preprocessing;
         if let Some(spacing) = self.grid_spacing {
             let predictor = PointPredictor::new(network, preprocessing, &model.tensors)?;
@@ -276,13 +273,16 @@ impl Predict {
         &self,
         job: &Job,
         names: &[Label],
-        labels: impl FnOnce(&Volume) -> anyhow::Result<Vec<i32>>,
+        labels: impl FnOnce(Volume) -> anyhow::Result<Vec<i32>>,
     ) -> anyhow::Result<()> {
         let start = std::time::Instant::now();
         let scan = read_channels(&job.files)?;
-        let labels = labels(&scan).with_context(|| format!("{}", job.files[0].display()))?;
-        volume::write_labels(&job.output, &labels, &scan.geometry, self.force)?;
+        let geometry = scan.geometry.clone();
+        // The scan is given away: with its labels it may be more than there is memory for.
+        let labels = labels(scan).with_context(|| format!("{}", job.files[0].display()))?;
+        volume::write_labels(&job.output, &labels, &geometry, self.force)?;
         if let Some(path) = self.picture(&job.output) {
+            let scan = read_channels(&job.files)?;
             picture::overlay(&path, &scan, &labels, None, names, self.force)?;
         }
         let seconds = start.elapsed().as_secs_f64();
@@ -296,6 +296,63 @@ impl Predict {
             errln!("{} in {seconds:.1} s", job.files[0].display());
         }
         Ok(())
+    }
+}
+
+/// What a model from elsewhere leaves open.
+#[derive(Debug, Default, Args)]
+pub struct Foreign {
+    /// nnU-Net: the configuration, such as 3d_fullres, where the model has several
+    #[arg(long, value_name = "NAME")]
+    configuration: Option<String>,
+    /// nnU-Net: the folds whose mean counts, such as 0,1 or all [default: every one]
+    #[arg(long, value_name = "K,…", value_delimiter = ',')]
+    folds: Vec<String>,
+    /// brainchop: how intensities are scaled, where the network is not one of its own: the whole range to 0 … 1, or the
+    /// quantiles 0.05 and 0.95
+    #[arg(long, value_enum, value_name = "HOW")]
+    intensity: Option<Scaling>,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Scaling {
+    Minmax,
+    Quantile,
+}
+
+impl Foreign {
+    /// What to take of a model of nnU-Net's.
+    pub fn choice(&self) -> Choice {
+        Choice {
+            configuration: self.configuration.clone(),
+            folds: self.folds.clone(),
+        }
+    }
+
+    /// Refuses what is for other models than nnU-Net's.
+    pub fn only_nnunet(&self) -> Result<(), Usage> {
+        match self.intensity {
+            Some(_) => Err(Usage("--intensity is for networks of brainchop's".into())),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads any other model than nnU-Net's.
+    pub fn open(&self, path: &Path, arch: Option<&str>) -> anyhow::Result<Model> {
+        if self.configuration.is_some() || !self.folds.is_empty() {
+            return Err(Usage("--configuration and --folds are for models of nnU-Net's".into()).into());
+        }
+        let intensity = self.intensity.map(|scaling| match scaling {
+            Scaling::Minmax => Intensity::MIN_MAX,
+            Scaling::Quantile => brainchop::QUANTILES,
+        });
+        match intensity {
+            None => Model::open(path, arch).map_err(how_to_import),
+            Some(intensity) if brainchop::is_one(path) && arch.is_none() => {
+                Ok(Model::open_brainchop(path, intensity)?)
+            }
+            Some(_) => Err(Usage("--intensity is for networks of brainchop's".into()).into()),
+        }
     }
 }
 

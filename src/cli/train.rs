@@ -295,7 +295,7 @@ pub(super) fn open_recorded(
 impl TrainingOptions {
     /// The settings that the options override: the paper's for a network, or the defaults.
     pub(super) fn start(&self, dataset: PathBuf, arch: &str) -> Result<Settings, Usage> {
-        let network = model::find(arch).map_err(|e| Usage(e.to_string()))?;
+        let network = &model::find(arch).map_err(|e| Usage(e.to_string()))?;
         Ok(match (self.paper, self.dense) {
             (true, _) => Settings::paper(dataset, network),
             (false, true) => Settings::dense(dataset, arch),
@@ -324,7 +324,7 @@ impl TrainingOptions {
                 "--steps belongs to sparse training: give --samples too".into(),
             ));
         }
-        let network = model::find(&settings.arch).map_err(|e| Usage(e.to_string()))?;
+        let network = &model::find(&settings.arch).map_err(|e| Usage(e.to_string()))?;
         if settings.samples.is_some() && network.points.is_none() {
             return Err(Usage(format!(
                 "{} trains on whole scans only; sparse training is for {}",

@@ -98,7 +98,7 @@ fn row(common: &Table, own: Table, name: &str) -> Result<Row, CrossvalError> {
     };
     let title = text(&mut told, "title")?;
     let arch = text(&mut told, "arch")?;
-    let network = model::find(&arch).map_err(|e| wrong(&e))?;
+    let network = &model::find(&arch).map_err(|e| wrong(&e))?;
     let start = match told.remove("paper") {
         None | Some(Value::Boolean(false)) => Settings::new("".into(), network.name),
         Some(Value::Boolean(true)) => Settings::paper("".into(), network),
@@ -183,7 +183,7 @@ mod tests {
         for (recipe, argument) in [("paper = true\nbatch = 2", false), ("batch = 2", true)] {
             let rows = rows(recipe, Some(data), &names, argument).unwrap();
             for row in rows {
-                let mut paper = Settings::paper(data.into(), model::find(&row.name).unwrap());
+                let mut paper = Settings::paper(data.into(), &model::find(&row.name).unwrap());
                 paper.batch = 2;
                 assert_eq!(row.settings, paper);
             }

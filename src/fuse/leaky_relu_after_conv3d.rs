@@ -2,11 +2,11 @@
 
 use super::Site;
 use crate::graph::{Graph, GraphError, Value};
+use crate::op::activation::Activation;
 use crate::op::conv3d::Conv3d;
-use crate::op::leaky_relu::LeakyRelu;
 
 pub(super) fn fuse(graph: &mut Graph, site: &Site) -> Result<Option<Vec<Value>>, GraphError> {
-    let Some(LeakyRelu { slope }) = site.op() else {
+    let Some(Activation::LeakyRelu { slope }) = site.op() else {
         return Ok(None);
     };
     let Some((conv @ Conv3d { slope: None, .. }, inputs)) =

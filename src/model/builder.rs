@@ -2,12 +2,12 @@
 
 use super::{Fixed, shrink};
 use crate::graph::{Graph, GraphError, Init, Value};
+use crate::op::activation::leaky_relu;
 use crate::op::avg_pool3d::AvgPool3d;
 use crate::op::batch_norm::batch_norm;
 use crate::op::conv3d::{Conv3dConfig, conv_transpose3d, conv3d};
 use crate::op::dropout::{channel_dropout, dropout};
 use crate::op::instance_norm::instance_norm;
-use crate::op::leaky_relu::leaky_relu;
 use crate::op::linear::linear;
 use crate::op::upsample::Upsample;
 
@@ -30,6 +30,8 @@ pub struct Conv {
     pub kernel: [usize; 3],
     /// Step on each axis.
     pub stride: [usize; 3],
+    /// Voxels between neighbouring taps.
+    pub dilation: usize,
     /// Channel groups.
     pub groups: usize,
     /// Whether it has a bias.
@@ -43,6 +45,7 @@ impl Conv {
             out,
             kernel: [3; 3],
             stride: [1; 3],
+            dilation: 1,
             groups: 1,
             bias: true,
         }
@@ -54,6 +57,7 @@ impl Conv {
             out,
             kernel: [1; 3],
             stride: [1; 3],
+            dilation: 1,
             groups: 1,
             bias: false,
         }
@@ -65,6 +69,11 @@ impl Conv {
             stride: [stride; 3],
             ..self
         }
+    }
+
+    /// With so many voxels between neighbouring taps.
+    pub fn dilation(self, dilation: usize) -> Self {
+        Conv { dilation, ..self }
     }
 
     /// In so many groups.
@@ -86,6 +95,7 @@ impl Builder<'_> {
             out,
             kernel,
             stride,
+            dilation,
             groups,
             bias,
         } = conv;
@@ -105,9 +115,9 @@ impl Builder<'_> {
             bias,
             Conv3dConfig {
                 stride,
-                padding: kernel.map(|k| k / 2),
+                padding: kernel.map(|k| k / 2 * dilation),
+                dilation: [dilation; 3],
                 groups,
-                ..Default::default()
             },
         )
     }

@@ -1,6 +1,6 @@
 //! The description of a network: its name, its builder, and what it requires.
 
-use super::Builder;
+use super::{Builder, MeshNet};
 use crate::graph::{Graph, GraphError, Value};
 use crate::preprocess::Preprocessing;
 
@@ -11,8 +11,10 @@ pub struct Network {
     pub name: &'static str,
     /// One line for `obelisk info`.
     pub about: &'static str,
-    /// Adds the network to a graph: image `[N, C, D, H, W]` (flat) to logits `[N, labels, D, H, W]` (map).
-    pub build: Build,
+    /// What [`Network::build`] calls.
+    pub function: Build,
+    /// For networks that are a chain of layers that the name lists.
+    pub chain: Option<MeshNet>,
     /// For networks that are as published: how the authors' script reads scans, for weights that say nothing of it.
     pub published: Option<fn() -> Preprocessing>,
     /// For networks that take one size of scan only.
@@ -77,7 +79,8 @@ impl Network {
         Network {
             name,
             about,
-            build,
+            function: build,
+            chain: None,
             published: None,
             fixed: None,
             points: None,
@@ -112,6 +115,17 @@ impl Network {
         Network {
             obelisk_layers: true,
             ..self
+        }
+    }
+
+    /// Adds the network to a graph: image `[N, C, D, H, W]` (flat) to logits `[N, labels, D, H, W]` (map).
+    ///
+    /// # Errors
+    /// An image or a number of labels that it does not take.
+    pub fn build(&self, b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
+        match &self.chain {
+            Some(chain) => chain.build(b, image, labels),
+            None => (self.function)(b, image, labels),
         }
     }
 

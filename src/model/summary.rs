@@ -106,7 +106,7 @@ fn inference(network: &Network, [d, h, w]: [usize; 3], labels: usize) -> Result<
         graph: &mut graph,
         training: false,
     };
-    let logits = (network.build)(&mut builder, image, labels)?;
+    let logits = network.build(&mut builder, image, labels)?;
     graph.keep("logits", logits);
     Ok(graph)
 }
@@ -119,7 +119,7 @@ fn labels_graph(network: &Network, [d, h, w]: [usize; 3], labels: usize) -> Resu
         graph: &mut graph,
         training: false,
     };
-    let logits = (network.build)(&mut builder, image, labels)?;
+    let logits = network.build(&mut builder, image, labels)?;
     let labels = graph.push1(ArgMax, &[logits])?;
     graph.keep("labels", labels);
     Ok(graph)

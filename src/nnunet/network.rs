@@ -121,6 +121,7 @@ impl Architecture {
             out: self.features[stage],
             kernel: self.kernels[stage],
             stride,
+            dilation: 1,
             groups: 1,
             bias: self.bias,
         };

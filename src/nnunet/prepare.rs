@@ -54,11 +54,16 @@ impl Placement {
     ///
     /// # Errors
     /// No memory for it.
-    pub fn restore(&self, labels: &[i32]) -> Result<Vec<i32>, TooLarge> {
-        host_memory::require(2 * host_memory::bytes(&self.whole, 4))?;
+    pub fn restore<T: Copy>(&self, labels: Vec<T>, background: T) -> Result<Vec<T>, TooLarge> {
+        host_memory::require(2 * host_memory::bytes(&self.whole, size_of::<T>()))?;
         let (first, size) = self.cropped;
-        let whole = crop_or_pad_values(labels, size, signed(first).map(|at| -at), self.whole, 0);
-        Ok(self.turn.inverse().apply(&whole, 1, self.whole))
+        let origin = signed(first).map(|at| -at);
+        let whole = crop_or_pad_owned(labels, size, origin, self.whole, background);
+        let back = self.turn.inverse();
+        Ok(match back.is_identity() {
+            true => whole,
+            false => back.apply(&whole, 1, self.whole),
+        })
     }
 }
 
@@ -67,11 +72,26 @@ pub(super) fn signed(voxel: [usize; 3]) -> [isize; 3] {
     voxel.map(|v| v as isize)
 }
 
-/// The channels of a scan, each a volume or several of one, through the plan's preprocessing.
+/// [`crop_or_pad_values`] of one array, which stays where nothing changes.
+fn crop_or_pad_owned<T: Copy>(
+    values: Vec<T>,
+    shape: [usize; 3],
+    origin: [isize; 3],
+    grid: [usize; 3],
+    fill: T,
+) -> Vec<T> {
+    match (origin, grid == shape) {
+        ([0, 0, 0], true) => values,
+        _ => crop_or_pad_values(&values, shape, origin, grid, fill),
+    }
+}
+
+/// The channels of a scan, each a volume or several of one, through the plan's preprocessing. The scan is given away, since
+/// it and what becomes of it would otherwise be in memory until the labels are there.
 ///
 /// # Errors
 /// Channels that are not as many as the plan's or on other grids, and scans that are too large for the memory there is.
-pub fn prepare(plan: &Plan, scans: &[Volume]) -> Result<Prepared, PrepareError> {
+pub fn prepare(plan: &Plan, scans: Vec<Volume>) -> Result<Prepared, PrepareError> {
     let channels: usize = scans.iter().map(|scan| scan.channels).sum();
     if channels != plan.channels.len() {
         let names: Vec<&str> = plan.channels.iter().map(|c| c.name.as_str()).collect();
@@ -81,7 +101,7 @@ pub fn prepare(plan: &Plan, scans: &[Volume]) -> Result<Prepared, PrepareError> 
             names.join(", ")
         )));
     }
-    let geometry = &scans[0].geometry;
+    let geometry = &scans[0].geometry.clone();
     for scan in &scans[1..] {
         if let Some(difference) = geometry.difference(&scan.geometry, 1e-3) {
             return Err(PrepareError::Scan(format!(
@@ -94,12 +114,19 @@ pub fn prepare(plan: &Plan, scans: &[Volume]) -> Result<Prepared, PrepareError> 
     let turn = turn(plan, geometry);
     let (voxels, whole) = (geometry.voxels(), turn.permute(geometry.shape));
     let spacing = turn.permute(geometry.spacing);
-    host_memory::require(3 * host_memory::bytes(&[channels, voxels], 4))?;
-    let turned: Vec<Vec<f32>> = scans
-        .iter()
-        .flat_map(|scan| scan.data.chunks_exact(voxels))
-        .map(|channel| turn.apply(channel, 1, geometry.shape))
-        .collect();
+    let mut turned: Vec<Vec<f32>> = Vec::with_capacity(channels);
+    for scan in scans {
+        match scan.channels {
+            1 if turn.is_identity() => turned.push(scan.data),
+            channels => {
+                host_memory::require(host_memory::bytes(&[channels, voxels], 4))?;
+                let channels = scan.data.chunks_exact(voxels);
+                turned.extend(channels.map(|channel| turn.apply(channel, 1, geometry.shape)));
+            }
+        }
+    }
+    // Which voxels are the body's, and which are outside of it.
+    host_memory::require(2 * host_memory::bytes(&[voxels], 1))?;
 
     let mut body = vec![false; voxels];
     for channel in &turned {
@@ -114,8 +141,46 @@ pub fn prepare(plan: &Plan, scans: &[Volume]) -> Result<Prepared, PrepareError> 
         cropped: (corner, size),
         spacing,
     };
-    let body = crop_or_pad_values(&body, whole, signed(corner), size, false);
+    let body = crop_or_pad_owned(body, whole, signed(corner), size, false);
 
+    let wished = wished_size(plan, size, spacing)?;
+    let padded = [0, 1, 2].map(|a| wished[a].max(plan.patch[a]));
+    let first = [0, 1, 2].map(|a| (padded[a] - wished[a]) / 2);
+    let mut data = Vec::new();
+    for (channel, description) in turned.into_iter().zip(&plan.channels) {
+        if size != whole {
+            host_memory::require(host_memory::bytes(&size, 4))?;
+        }
+        let mut own = crop_or_pad_owned(channel, whole, signed(corner), size, 0.0);
+        normalise(description.normalisation, &mut own, &body)
+            .map_err(|problem| PrepareError::Scan(format!("channel `{}`: {problem}", description.name)))?;
+        if wished != size {
+            own = plan
+                .data_resampling
+                .apply(&own, (size, spacing), (wished, plan.spacing))?;
+        }
+        if padded != wished {
+            host_memory::require(host_memory::bytes(&padded, 4))?;
+        }
+        let own = crop_or_pad_owned(own, wished, signed(first).map(|at| -at), padded, 0.0);
+        match data.is_empty() {
+            true => data = own,
+            false => {
+                host_memory::require(host_memory::bytes(&[own.len()], 4))?;
+                data.extend(own);
+            }
+        }
+    }
+    Ok(Prepared {
+        data,
+        size: padded,
+        inner: (first, wished),
+        placement,
+    })
+}
+
+/// The size of an array on the plan's grid.
+fn wished_size(plan: &Plan, size: [usize; 3], spacing: [f64; 3]) -> Result<[usize; 3], PrepareError> {
     let wished = resampled_size(size, spacing, plan.spacing);
     let wished = wished.map(|n| {
         if n.is_finite() && n < 1e9 {
@@ -130,27 +195,14 @@ pub fn prepare(plan: &Plan, scans: &[Volume]) -> Result<Prepared, PrepareError> 
             spacing, plan.spacing
         )));
     }
-    let padded = [0, 1, 2].map(|a| wished[a].max(plan.patch[a]));
-    let first = [0, 1, 2].map(|a| (padded[a] - wished[a]) / 2);
-    host_memory::require(host_memory::bytes(&padded, 4 * channels))?;
-    let mut data = Vec::new();
-    for (channel, description) in turned.into_iter().zip(&plan.channels) {
-        let mut own = crop_or_pad_values(&channel, whole, signed(corner), size, 0.0);
-        drop(channel);
-        normalise(description.normalisation, &mut own, &body)
-            .map_err(|problem| PrepareError::Scan(format!("channel `{}`: {problem}", description.name)))?;
-        let own = plan
-            .data_resampling
-            .apply(&own, (size, spacing), (wished, plan.spacing))?;
-        let origin = signed(first).map(|at| -at);
-        data.extend(crop_or_pad_values(&own, wished, origin, padded, 0.0));
-    }
-    Ok(Prepared {
-        data,
-        size: padded,
-        inner: (first, wished),
-        placement,
-    })
+    Ok(wished)
+}
+
+/// The size of a scan of this geometry on the plan's grid, at least a tile along each axis, were nothing of it zero.
+pub(super) fn padded_size(plan: &Plan, geometry: &Geometry) -> Result<[usize; 3], PrepareError> {
+    let turn = turn(plan, geometry);
+    let wished = wished_size(plan, turn.permute(geometry.shape), turn.permute(geometry.spacing))?;
+    Ok([0, 1, 2].map(|a| wished[a].max(plan.patch[a])))
 }
 
 /// Why a scan can't be prepared.

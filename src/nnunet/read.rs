@@ -14,12 +14,14 @@ use super::plan::{Description, Plan};
 use crate::host_memory;
 use crate::tensor::Tensor;
 use crate::weights::pth::Nnunet;
-use crate::weights::{WeightsError, check_numbers};
+use crate::weights::{WeightsError, brainchop, check_numbers};
 
 /// Most bytes of plans.json and dataset.json.
 const MOST_JSON: u64 = 16 << 20;
 /// Most bytes of a checkpoint: twenty times the largest of nnU-Net's networks.
 const MOST_CHECKPOINT: u64 = 16 << 30;
+/// First bytes of a file that tell what it is.
+const START: usize = 4096;
 /// Folders in which a model is looked for.
 const DEEPEST: usize = 3;
 
@@ -35,9 +37,17 @@ pub struct Choice {
 /// Whether a path is one of nnU-Net's models, or a file of this program that holds one.
 pub fn is_model(path: &Path) -> bool {
     if path.is_dir() {
-        return true;
+        return !brainchop::is_one(path);
     }
-    let Ok(start) = start_of(path) else { return false };
+    start_of(path).is_ok_and(|start| begins_a_model(&start))
+}
+
+/// Whether a file's bytes are one of nnU-Net's models, or a file of this program that holds one.
+pub fn is_model_bytes(bytes: &[u8]) -> bool {
+    begins_a_model(&bytes[..bytes.len().min(START)])
+}
+
+fn begins_a_model(start: &[u8]) -> bool {
     let within = |part: &[u8]| start.windows(part.len()).any(|window| window == part);
     if start.starts_with(b"PK") {
         // A checkpoint's first entry is its pickle, and that begins with the network's tensors.
@@ -49,7 +59,9 @@ pub fn is_model(path: &Path) -> bool {
 /// A file's first bytes.
 fn start_of(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut start = Vec::new();
-    std::fs::File::open(path)?.take(4096).read_to_end(&mut start)?;
+    std::fs::File::open(path)?
+        .take(START as u64)
+        .read_to_end(&mut start)?;
     Ok(start)
 }
 
@@ -63,20 +75,55 @@ impl Model {
         if path.is_dir() {
             return Tree::of_folder(path)?.model(choice);
         }
-        let io = WeightsError::io(path);
-        if !start_of(path).map_err(&io)?.starts_with(b"PK") {
-            return Model::load(path);
+        Model::from_bytes(
+            &std::fs::read(path).map_err(WeightsError::io(path))?,
+            path,
+            choice,
+        )
+    }
+
+    /// [`Model::open`] of a file's bytes; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`Model::open`], but for a file that can't be read.
+    pub fn from_bytes(bytes: &[u8], path: &Path, choice: &Choice) -> Result<Model, WeightsError> {
+        if !bytes.starts_with(b"PK") {
+            return Model::parse(bytes, path);
         }
-        let bytes = std::fs::read(path).map_err(io)?;
-        let archive = Tree::of_zip(path, &bytes)?;
+        let archive = Tree::of_zip(path, bytes)?;
         if archive
             .files
             .iter()
             .any(|name| name.ends_with("/data.pkl") && !name.contains("fold_"))
         {
-            return of_checkpoint(path, &bytes, choice);
+            return of_checkpoint(path, bytes, choice);
         }
         archive.model(choice)
+    }
+
+    /// [`Model::open`] of the files of a folder, by their paths in it; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`Model::open`], but for files that can't be read.
+    pub fn from_files(
+        files: &BTreeMap<String, Vec<u8>>,
+        path: &Path,
+        choice: &Choice,
+    ) -> Result<Model, WeightsError> {
+        let entry = |data| Entry {
+            data,
+            method: CompressionMethod::STORE,
+            encrypted: false,
+            length: data.len() as u64,
+            checksum: crc32fast::hash(data),
+        };
+        let entries = files.iter().map(|(name, data)| (name.clone(), entry(data)));
+        let tree = Tree {
+            path: path.into(),
+            files: files.keys().cloned().collect(),
+            entries: Some(entries.collect()),
+        };
+        tree.model(choice)
     }
 }
 

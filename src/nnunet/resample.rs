@@ -45,6 +45,37 @@ impl Resampling {
         }
     }
 
+    /// By axis, the pairs of voxels that lie around each one of the result, where no spline reaches further.
+    pub(super) fn pairs(
+        &self,
+        from: ([usize; 3], [f64; 3]),
+        to: ([usize; 3], [f64; 3]),
+    ) -> Option<[Vec<Pair>; 3]> {
+        let ((old, old_spacing), (new, new_spacing)) = (from, to);
+        let across = self.separate(old_spacing, new_spacing).filter(|_| old != new);
+        let order = |axis| {
+            if across == Some(axis) {
+                self.order_z
+            } else {
+                self.order
+            }
+        };
+        let local = |axis| old[axis] == new[axis] || order(axis) <= 1;
+        let pair = |axis, index| {
+            if old[axis] == new[axis] {
+                return Pair::at(index);
+            }
+            let Taps { at, weights } = Taps::at(index, old[axis], new[axis], order(axis));
+            Pair {
+                low: at[0],
+                high: if weights[1] > 0.0 { at[1] } else { at[0] },
+                share: weights[1] as f32,
+            }
+        };
+        let axis = |axis| (0..new[axis]).map(|index| pair(axis, index)).collect();
+        (0..3).all(local).then(|| [0, 1, 2].map(axis))
+    }
+
     /// A volume `[D, H, W]` on a grid of another size over the same box; the spacings only decide how.
     ///
     /// # Errors
@@ -74,6 +105,29 @@ impl Resampling {
             each_of(&mut out, plane, across, index, |v| *v = v.clamp(own.0, own.1));
         }
         zoom(&out, plane, new, self.order_z)
+    }
+}
+
+/// The voxels around a position on an axis: (1 − share) of the lower and share of the higher.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Pair {
+    pub low: usize,
+    pub high: usize,
+    pub share: f32,
+}
+
+impl Pair {
+    fn at(index: usize) -> Pair {
+        Pair {
+            low: index,
+            high: index,
+            share: 0.0,
+        }
+    }
+
+    /// Between two values.
+    pub fn between(&self, low: f32, high: f32) -> f32 {
+        low * (1.0 - self.share) + high * self.share
     }
 }
 
@@ -265,7 +319,7 @@ fn spline_coefficients(data: &mut [f64], lines: usize) {
 mod tests {
     use super::*;
 
-    /// `scipy.ndimage.zoom(x, 7 / 5, order, mode="nearest", grid_mode=True)` and 3 / 5, of scipy 1.16.
+    /// `scipy.ndimage.zoom(x, 7 / 5, order, mode="nearest", grid_mode=True)` and 3 / 5, of scipy 1.17.
     #[test]
     fn lines_equal_scipys() {
         let x = [1.0, 4.0, -2.0, 0.5, 3.0];
@@ -280,7 +334,36 @@ mod tests {
         }
     }
 
-    const SCIPY: [(u8, &[f32]); 0] = [];
+    const SCIPY: [(u8, &[f32]); 6] = [
+        (0, &[1.0, 4.0, 4.0, -2.0, 0.5, 0.5, 3.0]),
+        (0, &[1.0, -2.0, 3.0]),
+        (
+            1,
+            &[
+                1.0,
+                2.714_285_7,
+                2.285_714_3,
+                -2.0,
+                -0.214_285_71,
+                1.571_428_6,
+                3.0,
+            ],
+        ),
+        (1, &[2.0, -2.0, 2.166_666_7]),
+        (
+            3,
+            &[
+                0.670_580_26,
+                3.444_244_1,
+                2.671_789,
+                -2.0,
+                -0.810_050_7,
+                2.000_033_9,
+                3.093_258_4,
+            ],
+        ),
+        (3, &[2.386_795_7, -2.0, 2.546_262_3]),
+    ];
 
     #[test]
     fn coarse_axes_are_those_alone() {

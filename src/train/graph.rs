@@ -49,7 +49,7 @@ pub fn training_graph(
         graph: &mut graph,
         training: true,
     };
-    let logits = (network.build)(&mut builder, image, classes)?;
+    let logits = network.build(&mut builder, image, classes)?;
     train_on(&mut graph, logits, labels, classes, loss)?;
     Ok(graph)
 }

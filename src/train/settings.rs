@@ -338,7 +338,7 @@ mod tests {
         assert_eq!(cosine.rate(0, steps), 0.002);
         assert!((cosine.rate(cosine.epochs * steps / 2, steps) - 0.001).abs() < 1e-9);
         assert!(cosine.rate(cosine.epochs * steps - 1, steps) < 1e-7);
-        let paper = Settings::paper("data".into(), find("unet").unwrap());
+        let paper = Settings::paper("data".into(), &find("unet").unwrap());
         assert_eq!(paper.rate(0, steps), 0.002);
         assert_eq!(paper.rate(steps - 1, steps), 0.002);
         assert!((paper.rate(2 * steps, steps) - 0.002 * 0.99 * 0.99).abs() < 1e-9);
@@ -365,7 +365,7 @@ mod tests {
 
     #[test]
     fn the_papers_settings_depend_on_obelisk_layers() {
-        let paper = |arch| Settings::paper("data".into(), find(arch).unwrap());
+        let paper = |arch| Settings::paper("data".into(), &find(arch).unwrap());
         for arch in ["obelisk-hybrid", "obeliskhybrid_tcia"] {
             assert_eq!(paper(arch).loss, Loss::HardMining, "{arch}");
         }

@@ -221,7 +221,15 @@ pub(super) fn parse_record<R: Record>(path: &Path, record: Option<&str>) -> Resu
 /// # Errors
 /// A file that can't be read, is damaged, or has no such record; a record or numbers that can't be.
 pub fn load<R: Record>(path: &Path) -> Result<(R, HashMap<String, Tensor>), WeightsError> {
-    let contents = Contents::read(path, &read(path)?)?;
+    parse(&read(path)?, path)
+}
+
+/// [`load`] of a file's bytes; `path` is for messages.
+pub(crate) fn parse<R: Record>(
+    bytes: &[u8],
+    path: &Path,
+) -> Result<(R, HashMap<String, Tensor>), WeightsError> {
+    let contents = Contents::read(path, bytes)?;
     Ok((parse_record(path, contents.record.as_deref())?, contents.tensors))
 }
 

@@ -27,11 +27,11 @@ pub(super) fn recognise(
     tensors: &HashMap<String, Tensor>,
     arch: Option<&str>,
     like: Option<&ModelInfo>,
-) -> Result<(&'static Network, Option<Preprocessing>), String> {
+) -> Result<(Network, Option<Preprocessing>), String> {
     let named = arch.or(like.map(|l| l.arch.as_str()));
-    let candidates: Vec<&Network> = match named {
+    let candidates: Vec<Network> = match named {
         Some(name) => vec![model::find(name).map_err(|e| e.to_string())?],
-        None => NETWORKS.iter().collect(),
+        None => NETWORKS.to_vec(),
     };
     let mut fits = Vec::new();
     for network in candidates {
@@ -40,8 +40,8 @@ pub(super) fn recognise(
             None => network.published.map(|published| published()),
         };
         let graph = match &preprocessing {
-            Some(preprocessing) => graph_for(network, preprocessing),
-            None => graph_of_any_size(network, 1, labels_of(network, tensors)),
+            Some(preprocessing) => graph_for(&network, preprocessing),
+            None => graph_of_any_size(&network, 1, labels_of(&network, tensors)),
         };
         match graph {
             Ok(graph) => fits.push((Differences::new(&shapes(&graph), tensors), network, preprocessing)),
@@ -69,7 +69,7 @@ pub(super) fn check(
     preprocessing: &Preprocessing,
     tensors: &HashMap<String, Tensor>,
 ) -> Result<(), String> {
-    let network = model::find(arch).map_err(|e| e.to_string())?;
+    let network = &model::find(arch).map_err(|e| e.to_string())?;
     let graph = graph_for(network, preprocessing).map_err(|e| e.to_string())?;
     let differences = Differences::new(&shapes(&graph), tensors);
     match differences.count() {
@@ -108,7 +108,7 @@ fn graph_at(
         graph: &mut graph,
         training: false,
     };
-    (network.build)(&mut builder, image, labels)?;
+    network.build(&mut builder, image, labels)?;
     Ok(graph)
 }
 

@@ -24,9 +24,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from networks import GlobalFcUNet, LeanUNet, ObeliskHybrid, TciaUNet, UNet, VisceralHybrid, VisceralUNet, upsample
+from networks import MESHNET, GlobalFcUNet, LeanUNet, MeshNet, ObeliskHybrid, TciaUNet, UNet, VisceralHybrid, VisceralUNet, upsample
 
 HERE = Path(__file__).resolve().parent
 
@@ -72,6 +73,8 @@ CASES = {
     "unet": (UNet(LABELS), SMALL, LABELS, 3),
     "unet-lean": (LeanUNet(LABELS), SMALL, LABELS, 3),
     "unet-global-fc": (GlobalFcUNet(LABELS, SMALL), SMALL, LABELS, 3),
+    "meshnet": (MeshNet(LABELS, F.relu, MESHNET), SMALL, LABELS, 3),
+    "meshnet:gelu:4x1,6x3,5x2": (MeshNet(LABELS, F.gelu, [(4, 1), (6, 3), (5, 2)]), SMALL, LABELS, 3),
     "allconvunet_tcia": (TciaUNet(9), TCIA, 9, 16),
     "allconvunet_visceral": (VisceralUNet(8), SCAN, 8, 32),
     "globalfcnet_tcia": (GlobalFcUNet(9, TCIA), TCIA, 9, 16),

@@ -378,6 +378,22 @@ def relu():
     return file
 
 
+def elu():
+    file = File("elu")
+    c = file.case("plain")
+    x = c.input("input", off_zero(c.normal(2, 5, 3, 4, 3, std=2)))
+    c.output(F.elu(x))
+    return file
+
+
+def gelu():
+    file = File("gelu")
+    c = file.case("plain")
+    x = c.input("input", c.normal(2, 5, 3, 4, 3, std=2))
+    c.output(F.gelu(x))
+    return file
+
+
 def avg_pool3d():
     file = File("avg_pool3d")
     for name, n, ch, size, k, s, p in [
@@ -594,7 +610,7 @@ def adam():
 
 OPS = [
     conv3d, conv_transpose3d, obelisk_unary, obelisk_binary, obelisk_layer, grid_sample, affine_grid, batch_norm, instance_norm,
-    leaky_relu, relu, avg_pool3d, upsample_trilinear, concat, linear, cross_entropy, hard_mining, soft_dice, dice_hinge, adam, turn_offsets,
+    leaky_relu, relu, elu, gelu, avg_pool3d, upsample_trilinear, concat, linear, cross_entropy, hard_mining, soft_dice, dice_hinge, adam, turn_offsets,
 ]  # fmt: skip
 
 if __name__ == "__main__":

@@ -2,15 +2,15 @@
 # requires-python = ">=3.11"
 # dependencies = ["torch==2.15.0", "numpy==2.4.6", "safetensors==0.8.0", "nibabel==5.4.2"]
 # ///
-"""Ten training steps of obelisk-hybrid and unet in PyTorch, in float64 and in float32.
+"""Ten training steps of obelisk-hybrid, unet and a meshnet in PyTorch, in float64 and in float32.
 
     uv run make_training.py Task04_Hippocampus
 
 Writes, beside this script:
 
-training_batches.safetensors   the ten batches of both networks, in order
+training_batches.safetensors   the ten batches of all networks, in order
   images [10, 2, 1, 21, 27, 20] f32, labels [10, 2, 1, 21, 27, 20] u8; class_weights [3]
-training_hybrid.safetensors, training_unet.safetensors
+training_hybrid.safetensors, training_unet.safetensors, training_meshnet.safetensors (with ELU)
   weights/NAME            initial weights and running statistics
   logits [3, 21, 27, 20]  of the first image of the first batch with the initial weights, in training mode
   and for each LOSS
@@ -25,7 +25,7 @@ training_hybrid.safetensors, training_unet.safetensors
 
 LOSS is `cross_entropy_dice` (mean cross-entropy + soft Dice, denominators without squares, eps 1e-5) or `hard_mining`
 (a quarter of the batch's voxels, class weights count^-1/2 over all batches divided by their mean, then 0.5 for the
-background) for the hybrid, `cross_entropy` (mean) for the unet. Adam: learning rate 0.002, weight decay 1e-5 added to
+background) for the hybrid, `cross_entropy` (mean) for the unet and the meshnet. Adam: learning rate 0.002, weight decay 1e-5 added to
 the gradient, betas 0.9 and 0.999, eps 1e-8. No augmentation, no dropout.
 
 Images: the first 20 cases by name, z-scored over the whole volume, cropped around the middle of the labels' box.
@@ -44,7 +44,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from make_ops import dice_scores, hard_examples, voxelwise_cross_entropy, weighted_mean
-from networks import ObeliskHybrid, UNet, initialise
+from networks import MESHNET, MeshNet, ObeliskHybrid, UNet, initialise
 
 HERE = Path(__file__).resolve().parent
 SIZE, LABELS, STEPS, BATCH = (21, 27, 20), 3, 10, 2
@@ -58,6 +58,7 @@ FINAL = {
                "batch7U.running_mean", "batch7U.running_var"],
     "unet": ["conv0.weight", "conv1.weight", "conv7U.weight", "conv77U.weight", "conv77U.bias", "batch44.weight",
              "batch0.running_mean", "batch0.running_var", "batch7U.running_mean", "batch7U.running_var"],
+    "meshnet": ["layers.0.weight", "layers.4.weight", "layers.4.bias", "layers.9.weight", "layers.9.bias"],
 }  # fmt: skip
 
 
@@ -129,6 +130,7 @@ def main():
     for name, make, functions in [
         ("hybrid", ObeliskHybrid, [cross_entropy_dice, hard_mining]),
         ("unet", UNet, [cross_entropy]),
+        ("meshnet", lambda labels: MeshNet(labels, F.elu, MESHNET), [cross_entropy]),
     ]:
         initial = initialise(make(LABELS), seed=SEED).state_dict()
         initial = {k: v.clone() for k, v in initial.items() if not k.endswith("num_batches_tracked")}

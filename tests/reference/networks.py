@@ -230,6 +230,29 @@ class GlobalFcUNet(UNet):
         return self.run("6dU", torch.cat([global_x, x], 1))
 
 
+class MeshNet(nn.Module):
+    """meshnet: 3x3x3 convolutions of (channels, dilation), each with the activation behind it, then 1x1x1."""
+
+    def __init__(self, labels, activation, layers):
+        super().__init__()
+        self.activation = activation
+        sizes = [1] + [channels for channels, _ in layers]
+        convolutions = [
+            nn.Conv3d(inputs, outputs, 3, padding=dilation, dilation=dilation)
+            for inputs, (outputs, dilation) in zip(sizes, layers)
+        ]
+        self.layers = nn.ModuleList([*convolutions, nn.Conv3d(sizes[-1], labels, 1)])
+
+    def forward(self, x):
+        *layers, last = self.layers
+        for layer in layers:
+            x = self.activation(layer(x))
+        return last(x)
+
+
+MESHNET = [(5, dilation) for dilation in (1, 2, 4, 8, 16, 8, 4, 2, 1)]
+
+
 def initialise(network, seed, sigma=0.05):
     """Xavier-normal convolutions, zero biases, offsets N(0, sigma^2), batch norms 1 and 0; in the order of the names."""
     generator = torch.Generator().manual_seed(seed)

@@ -61,7 +61,7 @@ fn the_adapters_clock_times_every_kernel() {
         return;
     };
     // The step that `forms` runs, whose kernels this process has then compiled.
-    let network = model::find("obelisk-hybrid").unwrap();
+    let network = &model::find("obelisk-hybrid").unwrap();
     let graph = training_graph(network, [1, 1, 24, 24, 24], 3, Loss::CrossEntropyDice, false).unwrap();
     pollster::block_on(async {
         let plan = Plan::new(&graph, device.caps()).unwrap();

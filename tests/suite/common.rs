@@ -2,6 +2,7 @@
 //! the reflection of shaders.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::Read;
 use std::sync::OnceLock;
 
 use obelisk::gpu::{Device, DeviceOptions, Executable, Resident, Weights};
@@ -94,6 +95,56 @@ pub fn read_tensors(path: &std::path::Path) -> HashMap<String, Tensor> {
             Some((name.to_owned(), Tensor::new(view.shape(), data)))
         })
         .collect()
+}
+
+/// An array of a numpy archive (.npz) as f32: its shape and values.
+pub fn npz(path: &std::path::Path, name: &str) -> (Vec<usize>, Vec<f32>) {
+    let bytes = std::fs::read(path).unwrap();
+    let archive = rawzip::ZipArchive::from_slice(&bytes[..]).unwrap();
+    let wanted = format!("{name}.npy");
+    let mut found = Vec::new();
+    for header in archive.entries() {
+        let header = header.unwrap();
+        if header.file_path().as_bytes() == wanted.as_bytes() {
+            let entry = archive.get_entry(header.wayfinder()).unwrap();
+            match header.compression_method() {
+                rawzip::CompressionMethod::STORE => found.extend_from_slice(entry.data()),
+                _ => drop(
+                    flate2::read::DeflateDecoder::new(entry.data())
+                        .read_to_end(&mut found)
+                        .unwrap(),
+                ),
+            }
+        }
+    }
+    let length = u16::from_le_bytes([found[8], found[9]]) as usize;
+    let header = std::str::from_utf8(&found[10..10 + length]).unwrap();
+    assert!(header.contains("False"), "{header}"); // C order
+    let shape = header
+        .split("'shape': (")
+        .nth(1)
+        .unwrap()
+        .split(')')
+        .next()
+        .unwrap();
+    let shape: Vec<usize> = shape.split(',').filter_map(|n| n.trim().parse().ok()).collect();
+    let data = &found[10 + length..];
+    let values = match header {
+        _ if header.contains("<f4") => data
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| f32::from_le_bytes(*b))
+            .collect(),
+        _ if header.contains("<f2") => data
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| half::f16::from_le_bytes(*b).to_f32())
+            .collect(),
+        _ => panic!("{header}"),
+    };
+    (shape, values)
 }
 
 /// A file of stored reference values, `tests/reference/NAME`.

@@ -3,9 +3,9 @@
 use crate::common::*;
 use obelisk::graph::{Graph, Value};
 use obelisk::op::Target;
+use obelisk::op::activation::leaky_relu;
 use obelisk::op::arg_max::ArgMax;
 use obelisk::op::conv3d::{Conv3dConfig, conv3d};
-use obelisk::op::leaky_relu::leaky_relu;
 use obelisk::op::{Caps, StepScalars};
 use obelisk::plan::Plan;
 use obelisk::tensor::Spec;
@@ -619,4 +619,34 @@ fn a_whole_scan_fits_default_limits() {
     }
     let tensor = |v: Vec<f32>| obelisk::tensor::Tensor::new(&[500], v);
     assert_close("144³", &tensor(got), &tensor(want), 2e-5);
+}
+
+/// The planes between the first tap and the last exceed a binding, those of one tap do not.
+#[test]
+fn a_dilated_kernel_goes_tap_by_tap_where_bindings_are_small() {
+    for (channels, outputs, stride) in [(9, 5, 1), (4, 13, 2)] {
+        let mut g = Graph::new();
+        let x = g.input("x", Spec::map([2, channels, 15, 16, 18])).unwrap();
+        let weight = parameter(&mut g, "weight", &[outputs, channels, 3, 3, 3]);
+        let bias = parameter(&mut g, "bias", &[outputs]);
+        let config = Conv3dConfig {
+            stride: [stride; 3],
+            padding: [6; 3],
+            dilation: [6; 3],
+            groups: 1,
+        };
+        let y = conv3d(&mut g, &[x], weight, Some(bias), config).unwrap();
+        let y = leaky_relu(&mut g, y, 0.1).unwrap();
+        let dy = g.input("dy", g.spec(y).clone()).unwrap();
+        let gradient = g.gradients_from(&[(y, dy)], &[x]).unwrap()[0].unwrap();
+        g.keep("y", y);
+        g.keep("dx", gradient);
+        let data = Data::from([
+            ("x".into(), noise(&[2, channels, 15, 16, 18], 1)),
+            ("weight".into(), noise(&[outputs, channels, 3, 3, 3], 2)),
+            ("bias".into(), noise(&[outputs], 3)),
+            ("dy".into(), noise(&g.spec(dy).shape.clone(), 4)),
+        ]);
+        check_with_binding(&g, &data, &StepScalars::default(), 2e-5, 40 << 10);
+    }
 }

@@ -414,7 +414,7 @@ fn logits_that_are_not_finite_are_an_error_that_names_the_layer() {
         tensors.get_mut(*name).unwrap().data.fill(1e38);
         // Where nothing is resampled logits stay on the device, whose labels tell.
         let outcomes = pollster::block_on(async {
-            let mut predictor = Predictor::with_weights(device, network, &data.preprocessing, &tensors)
+            let mut predictor = Predictor::with_weights(device, &network, &data.preprocessing, &tensors)
                 .await
                 .unwrap();
             [

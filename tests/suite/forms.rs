@@ -67,7 +67,7 @@ fn convolutions_large_and_small_give_the_same() {
 
 #[test]
 fn a_training_step_gives_the_same_through_buffers_and_textures() {
-    let network = model::find("obelisk-hybrid").unwrap();
+    let network = &model::find("obelisk-hybrid").unwrap();
     let graph = training_graph(network, [1, 1, 24, 24, 24], 3, Loss::CrossEntropyDice, false).unwrap();
     let mut data: Data = initialise(&graph, 1);
     data.insert("image".into(), noise(&[1, 1, 24, 24, 24], 1));

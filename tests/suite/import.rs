@@ -137,7 +137,7 @@ fn a_file_without_counts_of_batches_stays_without() {
     expected.retain(|name, _| !name.ends_with("num_batches_tracked"));
     assert_eq!(stored(&without), expected);
     // Both names and shapes are those of the network, no more and no fewer.
-    let network = model::find("obeliskhybrid_tcia").unwrap();
+    let network = &model::find("obeliskhybrid_tcia").unwrap();
     let graph = inference_graph(network, &model.info.preprocessing, [144; 3]).unwrap();
     let needed: BTreeMap<_, _> = graph
         .parameters()
@@ -213,7 +213,10 @@ fn weights_whose_preprocessing_nobody_published_take_that_of_another_file() {
         graph: &mut graph,
         training: false,
     };
-    (model::find("obelisk-hybrid").unwrap().build)(&mut builder, image, 5).unwrap();
+    model::find("obelisk-hybrid")
+        .unwrap()
+        .build(&mut builder, image, 5)
+        .unwrap();
     foreign(&path, &weights::initialise(&graph, 1));
     let error = Model::open_like(&path, None, &like.info).unwrap_err().to_string();
     assert!(error.contains("`batch7U.bias` is [5] instead of [3]"), "{error}");

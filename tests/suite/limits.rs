@@ -39,7 +39,7 @@ fn preprocessing() -> Preprocessing {
 
 /// Inference that keeps labels.
 fn inference(arch: &str, grid: [usize; 3]) -> Graph {
-    let network = model::find(arch).unwrap();
+    let network = &model::find(arch).unwrap();
     inference_graph_keeping(network, &preprocessing(), grid, Keep::Labels).unwrap()
 }
 

@@ -113,7 +113,7 @@ fn one_convolution(b: &mut Builder, image: Value, labels: usize) -> Result<Value
 #[test]
 fn every_loss_falls_in_training() {
     let network = Network {
-        build: one_convolution,
+        function: one_convolution,
         ..NETWORKS[0]
     };
     let [n, _, d, h, w] = SHAPE;
@@ -155,7 +155,7 @@ fn networks_say_whether_they_have_obelisk_layers() {
             graph: &mut graph,
             training: false,
         };
-        (network.build)(&mut builder, image, labels).unwrap();
+        network.build(&mut builder, image, labels).unwrap();
         let offsets = graph
             .parameters()
             .chain(graph.states())

@@ -3,7 +3,9 @@
 
 mod common;
 
+mod activation;
 mod batch_norm;
+mod brainchop;
 mod checkpoints;
 mod concat;
 mod conv3d;

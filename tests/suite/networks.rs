@@ -92,7 +92,7 @@ fn every_network_gives_pytorchs_logits() {
         assert!(cases.contains_key(network.name), "{} is stored", network.name);
     }
     for (arch, case) in cases {
-        let network = model::find(&arch).unwrap();
+        let network = &model::find(&arch).unwrap();
         let number = |value: &serde_json::Value| value.as_u64().unwrap() as usize;
         let size: [usize; 3] = std::array::from_fn(|axis| number(&case["size"][axis]));
         let (labels, stride) = (number(&case["labels"]), number(&case["stride"]));
@@ -157,7 +157,7 @@ fn tables_of_layers_add_up() {
             assert!(training.slots > inference.slots);
         }
     }
-    let hybrid = Summary::new(model::find("obeliskhybrid_tcia").unwrap(), [144; 3], 9).unwrap();
+    let hybrid = Summary::new(&model::find("obeliskhybrid_tcia").unwrap(), [144; 3], 9).unwrap();
     let layer = |name: &str| hybrid.layers.iter().find(|l| l.name == name).unwrap();
     // 2 · 27 · inputs · outputs · voxels, within the 1 % that packing weights adds
     for (name, inputs, outputs, side) in [
@@ -179,7 +179,7 @@ fn tables_of_layers_add_up() {
 #[test]
 fn sizes_that_a_published_network_does_not_take_are_refused() {
     let refused = |arch: &str, size, labels| {
-        let network = model::find(arch).unwrap();
+        let network = &model::find(arch).unwrap();
         Summary::new(network, size, labels).unwrap_err().to_string()
     };
     for text in [

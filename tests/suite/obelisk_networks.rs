@@ -17,14 +17,14 @@ use obelisk::volume::{SpatialHeader, Volume};
 
 #[test]
 fn they_have_as_many_parameters_as_their_layers_say() {
-    let preprocessing = model::find("obelisk_visceral").unwrap().published.unwrap()();
+    let preprocessing = &model::find("obelisk_visceral").unwrap().published.unwrap()();
     for (arch, parameters) in [
         ("obelisk", 131_464),
         ("obelisk_visceral", 131_464),
         ("obelisk-unary", 128_392),
         ("obelisk-random", 125_320),
     ] {
-        let network = model::find(arch).unwrap();
+        let network = &model::find(arch).unwrap();
         let graph = inference_graph(network, &preprocessing, [31, 24, 40]).unwrap();
         assert_eq!(graph.parameter_count(), parameters, "{arch}");
     }
@@ -79,7 +79,7 @@ fn points_on_the_networks_grid_have_the_dense_logits_before_upsampling() {
     let size = [22, 17, 30];
     let quarter = [6, 5, 8];
     for arch in ["obelisk", "obelisk-unary", "obelisk-random", "obelisk_visceral"] {
-        let network = model::find(arch).unwrap();
+        let network = &model::find(arch).unwrap();
         let points = network.points.as_ref().unwrap();
         let weights = fresh(network);
         let mut graph = Graph::new();
@@ -145,7 +145,7 @@ fn points_on_the_networks_grid_have_the_dense_logits_before_upsampling() {
 /// What live labels rest on; the page's tests print the times.
 #[test]
 fn a_slice_of_locations_takes_a_twentieth_of_a_volumes_operations() {
-    let network = model::find("obelisk_visceral").unwrap();
+    let network = &model::find("obelisk_visceral").unwrap();
     let points = network.points.as_ref().unwrap();
     let count = |at: &dyn Fn(&mut Graph) -> At| {
         let mut graph = Graph::new();
@@ -173,7 +173,7 @@ fn a_slice_of_locations_takes_a_twentieth_of_a_volumes_operations() {
 
 #[test]
 fn large_scans_are_looked_at_tile_by_tile_and_regular_grids_agree_with_points() {
-    let network = model::find("obelisk").unwrap();
+    let network = &model::find("obelisk").unwrap();
     let weights = fresh(network);
     let scan = scan([40, 16, 24]);
     let preprocessing = preprocessing(Some([16, 16, 24]));
@@ -200,7 +200,7 @@ fn large_scans_are_looked_at_tile_by_tile_and_regular_grids_agree_with_points() 
         for wrong in [0.0, -1.0, f64::NAN] {
             assert!(predictor.grid(device, wrong).await.is_err());
         }
-        let whole = model::find("unet").unwrap();
+        let whole = &model::find("unet").unwrap();
         let error = PointPredictor::new(whole, &preprocessing, &weights).unwrap_err();
         assert!(error.to_string().contains("obelisk-unary"), "{error}");
     });
@@ -221,7 +221,7 @@ fn a_sparse_step_at_a_grids_locations_equals_a_dense_one() {
         .collect();
     let labels: Vec<f32> = (0..120).map(|i| (i * 7 % 4) as f32 - 1.0).collect();
     for arch in ["obelisk", "obelisk-unary", "obelisk-random"] {
-        let network = model::find(arch).unwrap();
+        let network = &model::find(arch).unwrap();
         let mut dense = Graph::new();
         let image = dense.input("image", Spec::flat(&shape)).unwrap();
         let flat = dense
@@ -287,7 +287,7 @@ fn a_sparse_steps_plan_is_the_same_for_every_volume() {
         },
     ] {
         let plan = |side: usize, samples: usize| {
-            let network = model::find("obelisk").unwrap();
+            let network = &model::find("obelisk").unwrap();
             let shape = [1, side, side, side];
             let graph = sparse_training_graph(network, shape, 3, samples, 9, Loss::HardMining, true).unwrap();
             Plan::new(&graph, &caps).unwrap()

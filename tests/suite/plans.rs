@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use crate::common::*;
 use obelisk::graph::{Graph, Init, Value};
 use obelisk::model::Builder;
+use obelisk::op::activation::leaky_relu;
 use obelisk::op::arg_max::ArgMax;
 use obelisk::op::batch_norm::batch_norm;
 use obelisk::op::concat::concat;
 use obelisk::op::conv3d::{Conv3dConfig, conv3d};
-use obelisk::op::leaky_relu::leaky_relu;
 use obelisk::op::{Access, Caps, StepScalars};
 use obelisk::plan::{Plan, PlanBuffer};
 use obelisk::tensor::{Spec, Tensor};
@@ -138,7 +138,7 @@ fn network(name: &str, size: [usize; 3], labels: usize) -> Graph {
         graph: &mut g,
         training: false,
     };
-    let logits = (network.build)(&mut builder, image, labels).unwrap();
+    let logits = network.build(&mut builder, image, labels).unwrap();
     let labels = g.push1(ArgMax, &[logits]).unwrap();
     g.keep("labels", labels);
     g
@@ -193,7 +193,7 @@ fn what_is_rematerialised_and_in_place_gives_the_same_training_step() {
     ] {
         let network = obelisk::model::find(name).unwrap();
         let [d, h, w] = size;
-        let g = training_graph(network, [2, 1, d, h, w], 4, Loss::CrossEntropyDice, true).unwrap();
+        let g = training_graph(&network, [2, 1, d, h, w], 4, Loss::CrossEntropyDice, true).unwrap();
         let mut data = start(&g);
         data.insert(
             "theta".into(),
@@ -238,7 +238,7 @@ fn no_launch_reads_and_writes_a_slot_at_once() {
         let g = match training {
             true => {
                 let network = obelisk::model::find(name).unwrap();
-                training_graph(network, [1, 1, 32, 24, 20], 3, Loss::CrossEntropyDice, false).unwrap()
+                training_graph(&network, [1, 1, 32, 24, 20], 3, Loss::CrossEntropyDice, false).unwrap()
             }
             false => self::network(name, [32, 24, 20], 3),
         };

@@ -12,7 +12,7 @@ fn a_crop_through_the_published_hybrid_gives_pytorchs_labels() {
     let crop = read_tensors(&reference("obeliskhybrid_tcia_fold1/crop.safetensors"));
     let image = &crop["image"];
     let [_, _, d, h, w] = image.ncdhw();
-    let network = model::find("obelisk-hybrid").unwrap();
+    let network = &model::find("obelisk-hybrid").unwrap();
     let stride2 = &crop["logits_stride2"];
     for device in devices() {
         pollster::block_on(async {
@@ -66,7 +66,7 @@ fn check(arch: &str, scan: &str) {
     let expected = volume::read(&folder.join("labels.nii.gz")).unwrap();
     let near_tie = volume::read(&folder.join("near_tie.nii.gz")).unwrap();
     let weights = read_tensors(&folder.join("weights.safetensors"));
-    let network = model::find(arch).unwrap();
+    let network = &model::find(arch).unwrap();
     let graph = inference_graph(network, &network.published.unwrap()(), scan.geometry.shape).unwrap();
     for name in weights.keys() {
         assert!(graph.find(name).is_some(), "the network has no `{name}`");
@@ -136,7 +136,7 @@ fn networks_have_the_published_numbers_of_parameters() {
         ("globalfcnet_tcia", 11_944_816),
         ("globalfcnet_visceral", 13_081_422),
     ] {
-        let network = model::find(arch).unwrap();
+        let network = &model::find(arch).unwrap();
         let preprocessing = network.published.unwrap_or(published::obeliskhybrid_tcia)();
         let grid = network.fixed.map_or([144; 3], |fixed| fixed.size);
         let graph = inference_graph(network, &preprocessing, grid).unwrap();
@@ -156,7 +156,7 @@ fn the_hybrid_trains_at_144_cubed_within_webgpus_default_limits() {
         target: device.caps().target,
         ..Caps::PORTABLE
     };
-    let network = model::find("obelisk-hybrid").unwrap();
+    let network = &model::find("obelisk-hybrid").unwrap();
     let graph = training_graph(network, [1, 1, 144, 144, 144], 9, Loss::CrossEntropyDice, true).unwrap();
     pollster::block_on(async {
         let plan = Plan::new(&graph, &caps).unwrap();

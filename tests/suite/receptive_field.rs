@@ -45,7 +45,7 @@ fn convolutions(b: &mut Builder, image: Value, labels: usize) -> Result<Value, G
 #[test]
 fn convolutions_reach_as_far_as_their_kernels_do() {
     let network = Network {
-        build: convolutions,
+        function: convolutions,
         ..NETWORKS[0]
     };
     for fields in fields(&network, [24, 25, 26], None) {
@@ -84,7 +84,7 @@ fn sampling(b: &mut Builder, image: Value, labels: usize) -> Result<Value, Graph
 #[test]
 fn an_obelisk_layer_reaches_as_far_as_its_offsets_and_the_smoothing() {
     let network = Network {
-        build: sampling,
+        function: sampling,
         ..NETWORKS[0]
     };
     // 21 voxels an axis: 0.1 is a voxel. Samples 4.5 voxels up along x and 2.5 down along z from the middle.

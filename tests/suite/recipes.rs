@@ -47,7 +47,7 @@ fn plan(row: &Row, labels: usize) -> (Plan, Plan) {
         max_buffer: 4 << 30,
         ..Caps::PORTABLE
     };
-    let network = model::find(&settings.arch).unwrap();
+    let network = &model::find(&settings.arch).unwrap();
     let step = step_graph(settings, &preprocessing).unwrap_or_else(|e| panic!("{}: {e}", row.name));
     let inference = inference_graph(network, &preprocessing, settings.size.unwrap()).unwrap();
     let plan = |graph| Plan::new(graph, &caps).unwrap_or_else(|e| panic!("{}: {e}", row.name));

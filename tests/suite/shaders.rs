@@ -47,7 +47,7 @@ fn plans() -> Vec<Plan> {
             graph: &mut inference,
             training: false,
         };
-        let logits = (network.build)(&mut builder, image, classes).unwrap();
+        let logits = network.build(&mut builder, image, classes).unwrap();
         let mut labels = inference.clone();
         inference.keep("logits", logits);
         graphs.push(inference);

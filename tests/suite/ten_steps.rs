@@ -23,7 +23,7 @@ fn check(arch: &str, file: &str, loss: Loss, stored: &str) {
     let labels = &batches["labels"];
     let [n, c, d, h, w] = images.shape[1..].try_into().unwrap();
     let classes = batches["class_weights"].shape[0];
-    let graph = training_graph(model::find(arch).unwrap(), [n, c, d, h, w], classes, loss, false).unwrap();
+    let graph = training_graph(&model::find(arch).unwrap(), [n, c, d, h, w], classes, loss, false).unwrap();
     let mut initial: HashMap<String, Tensor> = reference
         .iter()
         .filter_map(|(k, t)| Some((k.strip_prefix("weights/")?.to_owned(), t.clone())))
@@ -101,6 +101,16 @@ fn the_hybrid_with_hard_mining_learns_as_in_pytorch() {
         "training_hybrid",
         Loss::HardMining,
         "hard_mining",
+    );
+}
+
+#[test]
+fn a_meshnet_learns_as_in_pytorch() {
+    check(
+        "meshnet:elu:5x1,5x2,5x4,5x8,5x16,5x8,5x4,5x2,5x1",
+        "training_meshnet",
+        Loss::CrossEntropy,
+        "cross_entropy",
     );
 }
 

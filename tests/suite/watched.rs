@@ -18,7 +18,7 @@ fn a_watched_prediction_is_the_same_and_can_be_stopped() {
     let scan = scans.map(|entry| entry.unwrap().path()).min().unwrap();
     let scan = volume::read(&scan).unwrap();
     let preprocessing = &weights.info.preprocessing;
-    let network = model::find(&weights.info.arch).unwrap();
+    let network = &model::find(&weights.info.arch).unwrap();
     for device in devices() {
         pollster::block_on(async {
             let mut predictor = Predictor::with_weights(device, network, preprocessing, &weights.tensors)

@@ -1,11 +1,11 @@
 //! `obelisk predict` with a model of nnU-Net's.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use anyhow::Context;
-use obelisk::dataset::Label;
 use obelisk::gpu::Device;
-use obelisk::nnunet::{Choice, Model, Segmenter};
+use obelisk::nnunet::{Model, Segmenter};
 use obelisk::volume::Volume;
 
 use super::Predict;
@@ -26,11 +26,8 @@ pub fn run(predict: &Predict) -> anyhow::Result<()> {
         ))
         .into());
     }
-    let choice = Choice {
-        configuration: predict.configuration.clone(),
-        folds: predict.folds.clone(),
-    };
-    let model = Model::open(&predict.model, &choice)?;
+    predict.foreign.only_nnunet()?;
+    let model = Model::open(&predict.model, &predict.foreign.choice())?;
     let jobs = predict.jobs(model.plan.channels.len())?;
     if !jobs.0.is_empty() {
         errln!(
@@ -40,21 +37,15 @@ pub fn run(predict: &Predict) -> anyhow::Result<()> {
             model.names.join(", ")
         );
     }
-    let mut names = model.plan.labels.names().to_vec();
-    if names.iter().all(|label| label.value != 0) {
-        let background = Label {
-            value: 0,
-            name: "background".into(),
-        };
-        names.insert(0, background);
-    }
+    let names = model.labels();
+    let model = Arc::new(model);
     let load = |device: &Device| {
-        let segmenter = pollster::block_on(Segmenter::new(device, &model, !predict.no_mirroring));
+        let segmenter = pollster::block_on(Segmenter::new(device, model.clone(), !predict.no_mirroring));
         segmenter.with_context(|| format!("{}", predict.model.display()))
     };
-    let labels = |device: &Device, segmenter: &mut Segmenter, scan: &Volume| {
+    let labels = |device: &Device, segmenter: &mut Segmenter, scan: Volume| {
         let mut watch = |_: f64| ControlFlow::Continue(());
-        let labels = segmenter.labels(device, std::slice::from_ref(scan), &mut watch);
+        let labels = segmenter.labels(device, vec![scan], &mut watch);
         Ok(pollster::block_on(labels)?)
     };
     predict.segment_all(jobs, &names, load, labels)

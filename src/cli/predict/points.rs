@@ -22,7 +22,7 @@ pub fn run(command: &Predict, model: &Model, file: &Path) -> anyhow::Result<()> 
         return Err(Usage("--points takes one scan, not a folder".into()).into());
     }
     claim(&command.output, command.force)?;
-    let network = model::find(&model.info.arch)?;
+    let network = &model::find(&model.info.arch)?;
     let new_predictor = || {
         PointPredictor::new(network, &model.info.preprocessing, &model.tensors)
             .map_err(|e| Usage(e.to_string()))

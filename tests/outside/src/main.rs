@@ -85,7 +85,7 @@ async fn own_operation(device: &Device) -> Result<(), Box<dyn Error>> {
 
 async fn prediction(device: &Device, weights: &Path, scan: &Path) -> Result<(), Box<dyn Error>> {
     let model = Model::load(weights)?;
-    let network = model::find(&model.info.arch)?;
+    let network = &model::find(&model.info.arch)?;
     let scan: Volume = volume::read(scan)?;
     let preprocessing = &model.info.preprocessing;
     let mut predictor = Predictor::with_weights(device, network, preprocessing, &model.tensors).await?;

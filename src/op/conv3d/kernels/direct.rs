@@ -146,24 +146,6 @@ impl Lattice {
         let grouping = Grouping::new(self.groups, self.whole, outputs, inputs, tile.blocks, &source);
         let steps = az.taps * (ay.taps / taps) * ax.taps * grouping.blocks;
         let packed_len = block_groups * steps * tile.blocks * taps * source.channels;
-        // Eight more: lanes read past the last weights.
-        let packed = io.scratch(((packed_len + block_groups * tile.blocks + 8) * 16) as u64);
-        let packing = Packing {
-            blocks: tile.blocks,
-            taps,
-            channels: source.channels,
-            block_channels: source.block_channels,
-            in_blocks: source.blocks,
-            grouping,
-            bias_base: packed_len,
-        };
-        let mut dispatches = Vec::new();
-        if packed_len > 0 {
-            dispatches.push(self.pack("main", self.weight.0, packed, packed_len, &packing));
-        }
-        if let Some(bias) = self.bias {
-            dispatches.push(self.pack("bias", bias, packed, target.blocks, &packing));
-        }
         // Only lattices of all planes are asked for some.
         let planes = io.planes.clone().unwrap_or(0..self.x.1.shape[0] * az.count);
         let direct = Direct {
@@ -177,9 +159,60 @@ impl Lattice {
             bias_base: packed_len,
             steps,
         };
-        let cut = pieces(self.op, planes, caps, |from, to| direct.touched(from, to))?;
+        let cut = match pieces(self.op, planes, caps, |from, to| direct.touched(from, to)) {
+            Err(_) if az.taps > 1 => return self.tap_by_tap(tile, lanes, io, caps),
+            cut => cut?,
+        };
+        // Eight more: lanes read past the last weights.
+        let packed = io.scratch(((packed_len + block_groups * tile.blocks + 8) * 16) as u64);
+        let packing = Packing {
+            blocks: tile.blocks,
+            taps,
+            channels: direct.source.channels,
+            block_channels: direct.source.block_channels,
+            in_blocks: direct.source.blocks,
+            grouping,
+            bias_base: packed_len,
+        };
+        let mut dispatches = Vec::new();
+        if packed_len > 0 {
+            dispatches.push(self.pack("main", self.weight.0, packed, packed_len, &packing));
+        }
+        if let Some(bias) = self.bias {
+            dispatches.push(self.pack("bias", bias, packed, direct.target.blocks, &packing));
+        }
         let of = |piece| direct.dispatch(piece, packed, lanes, io.in_place);
         dispatches.extend(cut.iter().map(of));
+        Ok(dispatches)
+    }
+
+    /// One tap along z after the other, each added to the ones before: where the planes that lie between the taps of a dilated
+    /// kernel exceed a binding.
+    fn tap_by_tap(
+        &self,
+        tile: Tile,
+        lanes: bool,
+        io: &mut Io,
+        caps: &Caps,
+    ) -> Result<Vec<Dispatch>, GraphError> {
+        let [az, ay, ax] = self.axes;
+        let mut dispatches = Vec::new();
+        for tap in 0..az.taps {
+            let one = Axis {
+                taps: 1,
+                first: az.first + tap as i32 * az.tap_step,
+                start: az.start + (tap * az.step) as i32,
+                ..az
+            };
+            let lattice = Lattice {
+                axes: [one, ay, ax],
+                bias: self.bias.filter(|_| tap == 0),
+                add: self.add || tap > 0,
+                slope: if tap + 1 == az.taps { self.slope } else { 1.0 },
+                ..self.clone()
+            };
+            dispatches.extend(lattice.direct(tile, lanes, io, caps)?);
+        }
         Ok(dispatches)
     }
 }
