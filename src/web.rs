@@ -6,9 +6,11 @@
 //! Every error is a JavaScript `Error` with a message for the user; its `name` is `ScanError`, `WeightsError`,
 //! `DeviceError`, `TooLargeError` or `AbortError`.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use js_sys::Function;
 use wasm_bindgen::prelude::*;
@@ -18,13 +20,14 @@ use crate::gpu::{Device, DeviceOptions, GpuError};
 use crate::graph::GraphError;
 use crate::host_memory;
 use crate::model;
+use crate::nnunet::{self, Choice, NnunetError, PrepareError};
 use crate::plan::Plan;
 use crate::predict::points::PointPredictor;
 use crate::predict::{self, PredictError, Predictor, inference_graph_keeping};
 use crate::preprocess::tiles;
 use crate::train::{Event, Settings, TrainError, TrainingCase, TrainingData, train_in_memory};
 use crate::volume::{self, Geometry, SAME_PLACE, Volume, VolumeError, resample};
-use crate::weights;
+use crate::weights::{self, WeightsError};
 
 #[wasm_bindgen(start)]
 fn start() {
@@ -72,6 +75,23 @@ fn predict_error(e: PredictError) -> JsValue {
         e @ PredictError::NotFinite { .. } => error("WeightsError", e),
         PredictError::Stopped => error("AbortError", "Stopped."),
     }
+}
+
+fn nnunet_error(e: NnunetError) -> JsValue {
+    match e {
+        NnunetError::Prepare(PrepareError::Volume(e)) => volume_error(e),
+        NnunetError::Prepare(e @ PrepareError::Memory(_)) => error("TooLargeError", e),
+        NnunetError::Prepare(e) => error("ScanError", e),
+        NnunetError::Graph(e) => graph_error(e),
+        NnunetError::Gpu(e) => gpu_error(e),
+        e @ NnunetError::Memory(_) => error("TooLargeError", e),
+        NnunetError::Stopped => error("AbortError", "Stopped."),
+        e => error("WeightsError", e),
+    }
+}
+
+fn weights_error(e: WeightsError) -> JsValue {
+    error("WeightsError", e)
 }
 
 fn train_error(e: TrainError) -> JsValue {
@@ -149,30 +169,105 @@ pub struct Label {
     pub name: String,
 }
 
-/// A weights file.
+/// A network with its weights.
 #[wasm_bindgen]
 #[derive(Debug)]
 pub struct Model {
-    model: weights::Model,
+    model: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// Trained or imported by this program.
+    Own(weights::Model),
+    /// nnU-Net's.
+    Nnunet(Arc<nnunet::Model>),
+}
+
+impl Model {
+    fn own(model: weights::Model) -> Result<Model, JsValue> {
+        model::find(&model.info.arch).map_err(|e| error("WeightsError", e))?;
+        Ok(Model {
+            model: Kind::Own(model),
+        })
+    }
+
+    fn nnunet(model: nnunet::Model) -> Model {
+        Model {
+            model: Kind::Nnunet(Arc::new(model)),
+        }
+    }
+
+    /// Networks that train and look at slices are this program's.
+    fn info(&self) -> Result<&weights::Model, JsValue> {
+        match &self.model {
+            Kind::Own(model) => Ok(model),
+            Kind::Nnunet(_) => Err(error("WeightsError", "nnU-Net's models segment whole scans only")),
+        }
+    }
 }
 
 #[wasm_bindgen]
 impl Model {
-    /// Reads the bytes of a `.safetensors` file that this program trained or imported; `name` is for messages.
+    /// Reads the bytes of a `.safetensors` file that this program trained or imported, of a published network's checkpoint,
+    /// or of a model of nnU-Net's, archive or checkpoint; `name` is for messages. Nothing in it is executed.
     ///
     /// # Errors
     /// `WeightsError`: other bytes, or a network that this version does not know.
     pub fn parse(bytes: &[u8], name: &str) -> Result<Model, JsValue> {
-        let model =
-            weights::Model::from_bytes(bytes, Path::new(name)).map_err(|e| error("WeightsError", e))?;
-        model::find(&model.info.arch).map_err(|e| error("WeightsError", format!("{name}: {e}")))?;
-        Ok(Model { model })
+        let path = Path::new(name);
+        if nnunet::is_model_bytes(bytes) {
+            let model = nnunet::Model::from_bytes(bytes, path, &Choice::default());
+            return Ok(Model::nnunet(model.map_err(weights_error)?));
+        }
+        Model::own(weights::Model::from_bytes(bytes, path).map_err(weights_error)?)
+    }
+
+    /// Reads the files of a folder: a network of brainchop's (`model.json` beside its weights) or a results folder of
+    /// nnU-Net's. `paths` are those of `files` in the folder `name`.
+    ///
+    /// # Errors
+    /// `WeightsError`: what is missing, damaged or not run here.
+    #[wasm_bindgen(js_name = fromFiles)]
+    pub fn from_files(
+        paths: Vec<String>,
+        files: Vec<js_sys::Uint8Array>,
+        name: &str,
+    ) -> Result<Model, JsValue> {
+        let files: BTreeMap<String, Vec<u8>> = paths
+            .into_iter()
+            .zip(files.iter().map(js_sys::Uint8Array::to_vec))
+            .collect();
+        if files.contains_key("model.json") {
+            let model = weights::Model::from_brainchop(&files, name, None);
+            return Model::own(model.map_err(weights_error)?);
+        }
+        let model = nnunet::Model::from_files(&files, Path::new(name), &Choice::default());
+        Ok(Model::nnunet(model.map_err(weights_error)?))
     }
 
     /// The network's name.
     #[wasm_bindgen(getter)]
     pub fn arch(&self) -> String {
-        self.model.info.arch.clone()
+        match &self.model {
+            Kind::Own(model) => model.info.arch.clone(),
+            Kind::Nnunet(model) => {
+                let (dataset, configuration) = (&model.plan.dataset, &model.plan.configuration);
+                format!(
+                    "nnU-Net, {dataset}, {configuration}, folds {}",
+                    model.names.join(", ")
+                )
+            }
+        }
+    }
+
+    /// Passes through the network a tile, where it is mirrored as the model allows; 1 where it can't be.
+    #[wasm_bindgen(getter)]
+    pub fn mirrorings(&self) -> usize {
+        match &self.model {
+            Kind::Own(_) => 1,
+            Kind::Nnunet(model) => model.plan.mirrored_axes().len(),
+        }
     }
 
     /// The labels in order; the first is the background.
@@ -182,50 +277,42 @@ impl Model {
             value: l.value,
             name: l.name.clone(),
         };
-        self.model.info.preprocessing.labels.iter().map(label).collect()
+        match &self.model {
+            Kind::Own(model) => model.info.preprocessing.labels.iter().map(label).collect(),
+            Kind::Nnunet(model) => model.labels().iter().map(label).collect(),
+        }
     }
 
     /// The scan's channels that it takes, in order.
     #[wasm_bindgen(getter)]
     pub fn channels(&self) -> Vec<String> {
-        let channels = &self.model.info.preprocessing.channels;
-        channels.iter().map(|c| c.name.clone()).collect()
+        match &self.model {
+            Kind::Own(model) => {
+                let channels = &model.info.preprocessing.channels;
+                channels.iter().map(|c| c.name.clone()).collect()
+            }
+            Kind::Nnunet(model) => model.plan.channels.iter().map(|c| c.name.clone()).collect(),
+        }
     }
 
-    /// What a scan will need on this device, before anything is compiled or allocated.
+    /// What a scan will need on this device, before anything is compiled or allocated; `mirroring` as in [`Segmenter::create`].
     ///
     /// # Errors
     /// `ScanError`: a scan that the network can't take. `TooLargeError`: more than the adapter holds.
-    pub fn estimate(&self, gpu: &Gpu, scan: &Scan) -> Result<Estimate, JsValue> {
-        let preprocessing = &self.model.info.preprocessing;
-        let scan = &scan.volume;
-        let placement = preprocessing
-            .check_channels(scan)
-            .and_then(|()| preprocessing.place(&scan.geometry, &scan.source))
-            .map_err(volume_error)?;
-        let keep = predict::kept(preprocessing, &placement);
-        let host = placement
-            .bytes(scan.channels)
-            .max(predict::host_bytes(preprocessing, &placement, keep));
-        host_memory::require(host).map_err(|e| predict_error(e.into()))?;
-        let shape = placement.shape();
-        let grid = preprocessing.grid.unwrap_or(shape);
-        let network = model::find(&self.model.info.arch).map_err(graph_error)?;
-        let graph = inference_graph_keeping(network, preprocessing, grid, keep).map_err(graph_error)?;
-        let plan = Plan::new(&graph, gpu.device.caps()).map_err(graph_error)?;
-        let tiles = tiles(shape, grid).len();
-        let read_back: u64 = plan.kept.iter().map(|(_, _, spec)| spec.bytes()).sum();
-        Ok(Estimate {
-            tiles,
-            memory_mib: mib(plan.slot_bytes() + plan.parameters.bytes + plan.states.bytes + read_back),
-            gflop: plan.flops() as f64 * tiles as f64 / 1e9,
-        })
+    pub fn estimate(&self, gpu: &Gpu, scan: &Scan, mirroring: bool) -> Result<Estimate, JsValue> {
+        match &self.model {
+            Kind::Own(model) => estimate_own(model, gpu, scan),
+            Kind::Nnunet(model) => estimate_nnunet(model, gpu, scan, mirroring),
+        }
     }
 
     /// Whether it can look at single slices ([`Live`]).
     #[wasm_bindgen(getter)]
     pub fn live(&self) -> bool {
-        model::find(&self.model.info.arch).is_ok_and(|network| network.points.is_some())
+        match &self.model {
+            Kind::Own(model) => model::find(&model.info.arch).is_ok_and(|network| network.points.is_some()),
+            Kind::Nnunet(_) => false,
+        }
     }
 
     /// The bytes of its `.safetensors` file, for [`Model::parse`] and for the command line.
@@ -234,15 +321,77 @@ impl Model {
     /// None for networks that this interface made.
     #[wasm_bindgen(js_name = toBytes)]
     pub fn to_bytes(&self) -> Result<Vec<u8>, JsValue> {
-        self.model
-            .to_bytes(Path::new("weights"))
-            .map_err(|e| error("WeightsError", e))
+        let name = Path::new("weights");
+        match &self.model {
+            Kind::Own(model) => model.to_bytes(name),
+            Kind::Nnunet(model) => model.to_bytes(name),
+        }
+        .map_err(weights_error)
     }
 
-    /// Numbers in its tensors.
+    /// Numbers in its tensors, of one fold.
     #[wasm_bindgen(getter)]
     pub fn parameters(&self) -> f64 {
-        self.model.tensors.values().map(|t| t.data.len() as f64).sum()
+        let tensors = match &self.model {
+            Kind::Own(model) => &model.tensors,
+            Kind::Nnunet(model) => &model.folds[0],
+        };
+        tensors.values().map(|t| t.data.len() as f64).sum()
+    }
+}
+
+fn estimate_own(model: &weights::Model, gpu: &Gpu, scan: &Scan) -> Result<Estimate, JsValue> {
+    let preprocessing = &model.info.preprocessing;
+    let scan = &scan.volume;
+    let placement = preprocessing
+        .check_channels(scan)
+        .and_then(|()| preprocessing.place(&scan.geometry, &scan.source))
+        .map_err(volume_error)?;
+    let keep = predict::kept(preprocessing, &placement);
+    let host = placement
+        .bytes(scan.channels)
+        .max(predict::host_bytes(preprocessing, &placement, keep));
+    host_memory::require(host).map_err(|e| predict_error(e.into()))?;
+    let shape = placement.shape();
+    let grid = preprocessing.grid.unwrap_or(shape);
+    let network = &model::find(&model.info.arch).map_err(graph_error)?;
+    let graph = inference_graph_keeping(network, preprocessing, grid, keep).map_err(graph_error)?;
+    let plan = Plan::new(&graph, gpu.device.caps()).map_err(graph_error)?;
+    let tiles = tiles(shape, grid).len();
+    Ok(Estimate::of(&plan, tiles, tiles))
+}
+
+fn estimate_nnunet(
+    model: &nnunet::Model,
+    gpu: &Gpu,
+    scan: &Scan,
+    mirroring: bool,
+) -> Result<Estimate, JsValue> {
+    let (found, taken) = (scan.volume.channels, model.plan.channels.len());
+    if found != taken {
+        let message = format!("the scan has {found} channels, the model takes {taken}");
+        return Err(error("ScanError", message));
+    }
+    let tiles = nnunet::tile_count(&model.plan, &scan.volume.geometry).map_err(|e| nnunet_error(e.into()))?;
+    let graph = nnunet::graph(&model.plan).map_err(graph_error)?;
+    let plan = Plan::new(&graph, gpu.device.caps()).map_err(graph_error)?;
+    let mirrorings = if mirroring {
+        model.plan.mirrored_axes().len()
+    } else {
+        1
+    };
+    let passes = tiles * mirrorings * model.folds.len();
+    Ok(Estimate::of(&plan, tiles, passes))
+}
+
+impl Estimate {
+    fn of(plan: &Plan, tiles: usize, passes: usize) -> Estimate {
+        let read_back: u64 = plan.kept.iter().map(|(_, _, spec)| spec.bytes()).sum();
+        Estimate {
+            tiles,
+            memory_mib: mib(plan.slot_bytes() + plan.parameters.bytes + plan.states.bytes + read_back),
+            gflop: plan.flops() as f64 * passes as f64 / 1e9,
+        }
     }
 }
 
@@ -363,25 +512,39 @@ impl Segmentation {
 #[derive(Debug)]
 pub struct Segmenter {
     device: Rc<Device>,
-    predictor: Predictor,
+    network: Ready,
+}
+
+#[derive(Debug)]
+enum Ready {
+    Own(Box<Predictor>),
+    Nnunet(Box<nnunet::Segmenter>, Vec<crate::dataset::Label>),
 }
 
 #[wasm_bindgen]
 impl Segmenter {
     /// Plans the network, allocates its buffers and compiles its shaders (for networks without a grid of their own,
-    /// when a scan comes).
+    /// when a scan comes). `mirroring` runs tiles of nnU-Net's models mirrored as well, as the model allows.
     ///
     /// # Errors
     /// `WeightsError`: tensors that are missing or of other shapes. `TooLargeError`: more than the adapter holds.
     /// `DeviceError`: a device that failed.
-    pub async fn create(gpu: &Gpu, model: &Model) -> Result<Segmenter, JsValue> {
-        let info = &model.model.info;
-        let network = model::find(&info.arch).map_err(graph_error)?;
+    pub async fn create(gpu: &Gpu, model: &Model, mirroring: bool) -> Result<Segmenter, JsValue> {
         let device = gpu.device.clone();
-        let predictor = Predictor::with_weights(&device, network, &info.preprocessing, &model.model.tensors)
-            .await
-            .map_err(predict_error)?;
-        Ok(Segmenter { device, predictor })
+        let network = match &model.model {
+            Kind::Own(model) => {
+                let info = &model.info;
+                let network = &model::find(&info.arch).map_err(graph_error)?;
+                let predictor =
+                    Predictor::with_weights(&device, network, &info.preprocessing, &model.tensors);
+                Ready::Own(Box::new(predictor.await.map_err(predict_error)?))
+            }
+            Kind::Nnunet(model) => {
+                let segmenter = nnunet::Segmenter::new(&device, model.clone(), mirroring).await;
+                Ready::Nnunet(Box::new(segmenter.map_err(nnunet_error)?), model.labels())
+            }
+        };
+        Ok(Segmenter { device, network })
     }
 
     /// Segments the scan. `progress` is called with the share done, 0 to 1; aborting `signal` stops the run at the
@@ -402,14 +565,23 @@ impl Segmenter {
             }
             go_on(&signal)
         };
-        let labels = self
-            .predictor
-            .labels_watched(&self.device, &scan.volume, &mut watch)
-            .await
-            .map_err(predict_error)?;
+        let (labels, names) = match &mut self.network {
+            Ready::Own(predictor) => {
+                let labels = predictor
+                    .labels_watched(&self.device, &scan.volume, &mut watch)
+                    .await;
+                let names = predictor.preprocessing().labels.clone();
+                (labels.map_err(predict_error)?, names)
+            }
+            Ready::Nnunet(segmenter, names) => {
+                let scans = vec![scan.volume.clone()];
+                let labels = segmenter.labels(&self.device, scans, &mut watch).await;
+                (labels.map_err(nnunet_error)?, names.clone())
+            }
+        };
         Ok(Segmentation {
             labels,
-            names: self.predictor.preprocessing().labels.clone(),
+            names,
             geometry: scan.volume.geometry.clone(),
         })
     }
@@ -431,10 +603,10 @@ impl Live {
     /// # Errors
     /// `WeightsError`: a network that sees whole images only. Else those of [`Segmenter::segment`].
     pub async fn create(gpu: &Gpu, model: &Model, scan: &Scan) -> Result<Live, JsValue> {
-        let info = &model.model.info;
-        let network = model::find(&info.arch).map_err(graph_error)?;
+        let weights::Model { info, tensors, .. } = model.info()?;
+        let network = &model::find(&info.arch).map_err(graph_error)?;
         let mut predictor =
-            PointPredictor::new(network, &info.preprocessing, &model.model.tensors).map_err(predict_error)?;
+            PointPredictor::new(network, &info.preprocessing, tensors).map_err(predict_error)?;
         predictor
             .load(&gpu.device, &scan.volume)
             .await
@@ -500,7 +672,7 @@ impl Trainer {
     /// `WeightsError`: a grid that is not three numbers.
     #[wasm_bindgen(constructor)]
     pub fn new(like: &Model, grid: Option<Vec<usize>>) -> Result<Trainer, JsValue> {
-        let mut preprocessing = like.model.info.preprocessing.clone();
+        let mut preprocessing = like.info()?.info.preprocessing.clone();
         if let Some(grid) = grid {
             let grid: [usize; 3] = grid
                 .try_into()
@@ -586,6 +758,6 @@ impl Trainer {
         let model = train_in_memory(&gpu.device, &settings, &self.data, report)
             .await
             .map_err(train_error)?;
-        Ok(Model { model })
+        Model::own(model)
     }
 }

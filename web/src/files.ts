@@ -4,6 +4,33 @@
 export interface Opened {
   name: string
   bytes: Uint8Array<ArrayBuffer>
+  /** Of a model of several files: those, by their paths in the folder `name`; `bytes` is empty then. */
+  files?: Opened[]
+}
+
+/** Where dropped files lay in dropped folders. */
+const paths = new WeakMap<File, string>()
+
+/** A file's path from the folder on that was chosen or dropped, or its name. */
+function pathOf(file: File): string {
+  return paths.get(file) ?? (file.webkitRelativePath || file.name)
+}
+
+/** Files of weights, each a model by itself. */
+export const isModel = ({ name }: File) => /\.(safetensors|pth|zip)$/i.test(name)
+
+/** A model that is a folder among these files: a network of brainchop's, or nnU-Net's results; `undefined` where there is none. */
+export async function folderModel(files: File[]): Promise<Opened | undefined> {
+  const main = files.find(({ name }) => name === 'model.json') ?? files.find(({ name }) => name === 'plans.json')
+  if (!main) {
+    return undefined
+  }
+  const folder = pathOf(main).split('/').slice(0, -1)
+  const prefix = folder.map((part) => `${part}/`).join('')
+  const own = files.filter((file) => pathOf(file).startsWith(prefix) && !/\.(nii|gz)$/i.test(file.name))
+  const opened = await Promise.all(own.map(read))
+  const named = opened.map(({ bytes }, i) => ({ name: pathOf(own[i]).slice(prefix.length), bytes }))
+  return { name: folder.at(-1) ?? main.name, bytes: new Uint8Array(), files: named }
 }
 
 export async function read(file: File): Promise<Opened> {
@@ -44,7 +71,9 @@ export async function dropped(transfer: DataTransfer): Promise<File[]> {
 
 async function within(entry: FileSystemEntry): Promise<File[]> {
   if (entry.isFile) {
-    return [await new Promise<File>((resolve, reject) => (entry as FileSystemFileEntry).file(resolve, reject))]
+    const file = await new Promise<File>((resolve, reject) => (entry as FileSystemFileEntry).file(resolve, reject))
+    paths.set(file, entry.fullPath.replace(/^\//, ''))
+    return [file]
   }
   const reader = (entry as FileSystemDirectoryEntry).createReader()
   const entries: FileSystemEntry[] = []

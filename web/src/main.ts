@@ -6,7 +6,7 @@ import { colour } from './colours'
 import { drawCurve } from './curve'
 import { convert } from './dicom'
 import { Engine, EngineError } from './engine'
-import { type Opened, dropped, fetchFile, read, save, stem } from './files'
+import { type Opened, dropped, fetchFile, folderModel, isModel, read, save, stem } from './files'
 import type { LabelVolume, ModelInfo, Needs, Result, ScanInfo } from './messages'
 import { MODELS } from './models'
 
@@ -32,6 +32,7 @@ const modelSelect = find<HTMLSelectElement>('model')
 const run = find<HTMLButtonElement>('run')
 const stop = find<HTMLButtonElement>('stop')
 const progress = find<HTMLProgressElement>('progress')
+const mirror = find<HTMLInputElement>('mirror')
 
 let scan: (Opened & { info: ScanInfo }) | undefined
 let model: (Opened & { info: ModelInfo }) | undefined
@@ -135,7 +136,7 @@ function update(): void {
 function setDisabled(): void {
   run.disabled = busy || !fits
   find<HTMLButtonElement>('train').disabled = busy || !model
-  for (const id of ['live', 'open', 'open-dicom', 'sample', 'open-model', 'model', 'drop-open', 'drop-sample']) {
+  for (const id of ['live', 'open', 'open-dicom', 'sample', 'open-model', 'model', 'drop-open', 'drop-sample', 'mirror']) {
     find<HTMLButtonElement>(id).disabled = busy
   }
 }
@@ -163,8 +164,10 @@ async function openScan(file: Opened): Promise<void> {
 
 async function openModel(file: Opened, about: string, value: string): Promise<void> {
   say('Reading the network…')
-  const info = await engine.call('model', file.bytes, file.name)
+  const info = await engine.call('model', file.bytes, file.name, file.files)
   model = { ...file, info }
+  find('mirror-box').hidden = info.mirrorings < 2
+  find('mirror-text').textContent = `Mirror tiles as nnU-Net does: ${info.mirrorings} passes each`
   if (live.checked) {
     stopLive()
     ;(await viewer).removeLabels()
@@ -190,7 +193,7 @@ async function estimate(): Promise<void> {
     const badge = find('adapter')
     badge.hidden = false
     badge.textContent = `${name || 'WebGPU'}${software ? ' (software)' : ''}`
-    needs.textContent = describe(await engine.call('estimate'))
+    needs.textContent = describe(await engine.call('estimate', mirror.checked))
     fits = true
   } catch (error) {
     needs.textContent = 'Can’t be segmented as it is.'
@@ -212,12 +215,14 @@ async function chooseModel(value: string): Promise<void> {
   }
 }
 
-/** Opens what was dropped or chosen: weights, a scan, or a DICOM series. */
+/** Opens what was dropped or chosen: a model, a scan, or a DICOM series. */
 async function openFiles(files: File[]): Promise<void> {
-  const weights = files.find(({ name }) => /\.(safetensors|pth)$/i.test(name))
+  const folder = await folderModel(files)
+  const file = files.find(isModel)
+  const weights = folder ?? (file && (await read(file)))
   const nifti = files.find(({ name }) => /\.(nii|gz)$/i.test(name))
   if (weights) {
-    await openOwnModel(await read(weights))
+    await openOwnModel(weights)
   }
   if (nifti) {
     await openScan(await read(nifti))
@@ -249,7 +254,7 @@ engine.onRestart = () => {
     engine.call('scan', oldScan.bytes, oldScan.name).catch(showError)
   }
   if (oldModel) {
-    engine.call('model', oldModel.bytes, oldModel.name).catch(showError)
+    engine.call('model', oldModel.bytes, oldModel.name, oldModel.files).catch(showError)
   }
 }
 
@@ -262,7 +267,7 @@ async function segment(): Promise<void> {
   run.hidden = true
   stop.focus()
   try {
-    result = await engine.call('segment')
+    result = await engine.call('segment', mirror.checked)
     listLabels(result.volumes)
     await (await viewer).showLabels(result.labels, result.volumes)
     say(`Done in ${result.seconds.toFixed(1)} s with ${Math.ceil(result.peakMib)} MiB of graphics memory.`)
@@ -438,6 +443,7 @@ onClick('stop', () => {
   engine.stop()
 })
 onClick('error-close', hideError)
+mirror.addEventListener('change', () => act(estimate))
 live.addEventListener('change', () => act(startLive).then(look))
 find('live-step').addEventListener('change', () => void look())
 onClick('train', () => act(train))

@@ -17,6 +17,8 @@ export interface ModelInfo {
   labels: { value: number; name: string }[]
   /** Whether it can look at single slices. */
   live: boolean
+  /** Passes a tile where it is mirrored as the model allows; 1 where it can't be. */
+  mirrorings: number
 }
 
 /** What a scan will need. */
@@ -75,9 +77,14 @@ export interface Slices {
 export interface Calls {
   gpu: { args: []; answer: GpuInfo }
   scan: { args: [bytes: Uint8Array<ArrayBuffer>, name: string]; answer: ScanInfo }
-  model: { args: [bytes: Uint8Array<ArrayBuffer>, name: string]; answer: ModelInfo }
-  estimate: { args: []; answer: Needs }
-  segment: { args: []; answer: Result }
+  /** Reads a model: bytes, or the files of a folder. */
+  model: {
+    args: [bytes: Uint8Array<ArrayBuffer>, name: string, files?: { name: string; bytes: Uint8Array<ArrayBuffer> }[]]
+    answer: ModelInfo
+  }
+  /** `mirroring`: whether tiles are mirrored as the model allows. */
+  estimate: { args: [mirroring: boolean]; answer: Needs }
+  segment: { args: [mirroring: boolean]; answer: Result }
   /** Takes the scan to the device for `slices`. */
   live: { args: []; answer: null }
   /** Labels of the three planes through a voxel, looked at every `step` voxels. */

@@ -8,6 +8,8 @@ let gpu: Gpu | undefined
 let scan: Scan | undefined
 let model: Model | undefined
 let segmenter: Segmenter | undefined
+/** Whether it mirrors. */
+let mirrors = false
 let live: Live | undefined
 /** Stops the segmentation or training that came last, and what the running call hears of that. */
 let stop = new AbortController()
@@ -78,8 +80,14 @@ const functions: { [N in Name]: (...args: Calls[N]['args']) => Promise<Calls[N][
     }
   },
 
-  async model(bytes, name): Promise<ModelInfo> {
-    const read = Model.parse(bytes, name)
+  async model(bytes, name, files): Promise<ModelInfo> {
+    const read = files
+      ? Model.fromFiles(
+          files.map((file) => file.name),
+          files.map((file) => file.bytes),
+          name,
+        )
+      : Model.parse(bytes, name)
     forgetSegmenter()
     model?.free()
     model = read
@@ -89,24 +97,28 @@ const functions: { [N in Name]: (...args: Calls[N]['args']) => Promise<Calls[N][
       parameters: read.parameters,
       labels: read.labels.map(({ value, name }) => ({ value, name })),
       live: read.live,
+      mirrorings: read.mirrorings,
     }
   },
 
-  async estimate(): Promise<Needs> {
+  async estimate(mirroring): Promise<Needs> {
     const { scan, model } = chosen()
-    const estimate = model.estimate(await openGpu(), scan)
+    const estimate = model.estimate(await openGpu(), scan, mirroring)
     const { tiles, memoryMib, gflop } = estimate
     estimate.free()
     return { tiles, memoryMib, gflop }
   },
 
-  async segment(): Promise<Result> {
+  async segment(mirroring): Promise<Result> {
     const { scan, model } = chosen()
     const start = performance.now()
     const device = await openGpu()
-    if (!segmenter) {
+    if (!segmenter || mirrors !== mirroring) {
       send({ phase: 'Preparing the network', share: 0 })
-      segmenter = await Segmenter.create(device, model)
+      segmenter?.free()
+      segmenter = undefined
+      segmenter = await Segmenter.create(device, model, mirroring)
+      mirrors = mirroring
     }
     send({ phase: 'Reading the scan', share: 0 })
     const progress = (share: number) =>
