@@ -17,7 +17,7 @@ use obelisk::volume::{SpatialHeader, Volume};
 
 #[test]
 fn they_have_as_many_parameters_as_their_layers_say() {
-    let preprocessing = &model::find("obelisk_visceral").unwrap().published.unwrap()();
+    let preprocessing = model::find("obelisk_visceral").unwrap().published.unwrap()();
     for (arch, parameters) in [
         ("obelisk", 131_464),
         ("obelisk_visceral", 131_464),

@@ -1,7 +1,7 @@
 // What the tests need of files: label maps, logits, changed copies of scans and weights.
 
 import { readFileSync } from 'node:fs'
-import { gunzipSync, gzipSync } from 'node:zlib'
+import { crc32, gunzipSync, gzipSync } from 'node:zlib'
 
 /** A NIfTI-1 label map: shape, affine rows, values with x fastest, and the header's geometry. */
 export function readLabels(bytes) {
@@ -95,4 +95,33 @@ export function differences(a, b, logits, tie) {
     }
   }
   return found
+}
+
+/** A zip archive of files by name, stored as they are: what nnU-Net exports, but for compression. */
+export function zip(files) {
+  const parts = []
+  const directory = []
+  let at = 0
+  for (const [name, bytes] of Object.entries(files)) {
+    const both = Buffer.alloc(26)
+    both.writeUInt16LE(20, 0)
+    both.writeUInt32LE(crc32(bytes), 10)
+    both.writeUInt32LE(bytes.length, 14)
+    both.writeUInt32LE(bytes.length, 18)
+    both.writeUInt16LE(Buffer.byteLength(name), 22)
+    const place = Buffer.alloc(14)
+    place.writeUInt32LE(at, 10)
+    directory.push(Buffer.from('PK\x01\x02\x14\x00'), both, place, Buffer.from(name))
+    parts.push(Buffer.from('PK\x03\x04'), both, Buffer.from(name), bytes)
+    at += 30 + Buffer.byteLength(name) + bytes.length
+  }
+  const central = Buffer.concat(directory)
+  const end = Buffer.alloc(22)
+  end.write('PK\x05\x06', 'latin1')
+  const count = Object.keys(files).length
+  end.writeUInt16LE(count, 8)
+  end.writeUInt16LE(count, 10)
+  end.writeUInt32LE(central.length, 12)
+  end.writeUInt32LE(at, 16)
+  return Buffer.concat([...parts, central, end])
 }

@@ -10,16 +10,19 @@ export const WEIGHTS = join(ROOT, 'examples/weights/hippocampus.safetensors')
 /** Where test data too large for the repository may lie. */
 const SHARED = process.env.OBELISK_SHARED ?? join(ROOT, '../shared')
 
+/** The CT of 144³; see `large`. */
+export const ct = (t) => large(t, 'data/ct/ct_144.nii.gz')
+
 /**
- * The CT of 144³, or nothing where the test is skipped: with QUICK set, because it takes minutes without a GPU, and where
- * the test data are absent, which CI must not have.
+ * Test data, or nothing where the test is skipped: with QUICK set, because it takes minutes without a GPU, and where the
+ * test data are absent, which CI must not have.
  */
-export function ct(t) {
+export function large(t, path) {
   if (process.env.QUICK) {
     t.skip('takes minutes without a GPU; scripts/web.sh test alone runs it')
     return undefined
   }
-  const scan = join(SHARED, 'data/ct/ct_144.nii.gz')
+  const scan = join(SHARED, path)
   if (existsSync(scan)) {
     return scan
   }
