@@ -1,5 +1,6 @@
 //! nnU-Net's models give nnU-Net's labels and probabilities.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use crate::common::*;
 use obelisk::nnunet::{Choice, Labels, Model, Segmenter, is_model};
 use obelisk::volume;
+use serde_json::json;
 
 /// What nnU-Net's sums in half precision leave of a probability.
 const TOLERANCE: f32 = 5e-3;
@@ -280,4 +282,275 @@ fn a_hundred_classes_on_a_large_ct_take_less_than_two_gigabytes() {
     assert!(most < 2_000_000, "{most} kB");
     let labels = volume::read(&folder.join("labels.nii.gz")).unwrap();
     assert_eq!(labels.geometry.shape, size);
+}
+
+/// A zip archive of entries: name, stored bytes, the length and checksum that they claim unpacked, whether deflated.
+fn archive(entries: &[(&str, &[u8], u32, u32, bool)]) -> Vec<u8> {
+    let (mut out, mut directory) = (Vec::new(), Vec::new());
+    for (name, bytes, length, checksum, deflated) in entries {
+        let mut both = vec![20, 0, 0, 0, if *deflated { 8 } else { 0 }, 0, 0, 0, 0, 0];
+        both.extend(checksum.to_le_bytes());
+        both.extend((bytes.len() as u32).to_le_bytes());
+        both.extend(length.to_le_bytes());
+        both.extend((name.len() as u16).to_le_bytes());
+        both.extend([0, 0]);
+        directory.extend(b"PK\x01\x02\x14\x00");
+        directory.extend(&both);
+        directory.extend([0; 10]);
+        directory.extend((out.len() as u32).to_le_bytes());
+        directory.extend(name.as_bytes());
+        out.extend(b"PK\x03\x04");
+        out.extend(&both);
+        out.extend(name.as_bytes());
+        out.extend(*bytes);
+    }
+    let start = out.len() as u32;
+    out.extend(&directory);
+    out.extend(b"PK\x05\x06\x00\x00\x00\x00");
+    out.extend([(entries.len() as u16).to_le_bytes(); 2].concat());
+    out.extend((directory.len() as u32).to_le_bytes());
+    out.extend(start.to_le_bytes());
+    out.extend([0, 0]);
+    out
+}
+
+/// The files of the residual encoder's model by their paths.
+fn resenc() -> BTreeMap<String, Vec<u8>> {
+    let root = reference("nnunet/resenc/model/Dataset011_resenc");
+    let run = "nnUNetTrainer__nnUNetResEncUNetMPlans__3d_fullres";
+    ["plans.json", "dataset.json", "fold_all/checkpoint_final.pth"]
+        .map(|file| {
+            (
+                format!("{run}/{file}"),
+                std::fs::read(root.join(run).join(file)).unwrap(),
+            )
+        })
+        .into()
+}
+
+fn refused(model: Result<Model, obelisk::weights::WeightsError>, part: &str) {
+    let error = model.expect_err(part).to_string();
+    assert!(
+        error.contains(part) && !error.contains('\n') && error.len() < 600,
+        "{error}"
+    );
+}
+
+#[test]
+fn archives_that_are_damaged_or_hostile_are_refused_in_a_line() {
+    let files = resenc();
+    let whole: Vec<_> = files
+        .iter()
+        .map(|(name, bytes)| {
+            (
+                name.as_str(),
+                &bytes[..],
+                bytes.len() as u32,
+                crc32fast::hash(bytes),
+                false,
+            )
+        })
+        .collect();
+    let open = |bytes: &[u8]| Model::from_bytes(bytes, Path::new("model.zip"), &Choice::default());
+    assert!(open(&archive(&whole)).is_ok());
+    for share in [2, 3, 10, 100] {
+        refused(
+            open(&archive(&whole)[..archive(&whole).len() * (share - 1) / share]),
+            "truncated or damaged",
+        );
+    }
+    // 64 MB of zeros that claim to be a thousand, and a thousand that claim to be four billion.
+    let mut zeros = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
+    std::io::Write::write_all(&mut zeros, &vec![0; 64 << 20]).unwrap();
+    let zeros = zeros.finish().unwrap();
+    let (plans, checkpoint) = (whole[2].0, whole[1].0);
+    assert!(plans.ends_with("plans.json") && checkpoint.ends_with(".pth"));
+    for (name, length, part) in [
+        (plans, 1000, "damaged"),
+        (plans, u32::MAX - 1, "bytes; 16777216 at most are read"),
+        (checkpoint, 1000, "damaged"),
+    ] {
+        let mut entries = whole.clone();
+        let at = entries.iter().position(|entry| entry.0 == name).unwrap();
+        entries[at] = (name, &zeros, length, 0, true);
+        refused(open(&archive(&entries)), part);
+    }
+    for name in [
+        "../plans.json",
+        "a/../../plans.json",
+        "/plans.json",
+        "..\\plans.json",
+    ] {
+        let mut entries = whole.clone();
+        entries.push((name, b"{}", 2, crc32fast::hash(b"{}"), false));
+        refused(open(&archive(&entries)), "would lie outside of the archive");
+    }
+    let twice = [&whole[..], &whole[..1]].concat();
+    refused(open(&archive(&twice)), "twice");
+    let mut changed = whole.clone();
+    changed[1].3 ^= 1;
+    refused(open(&archive(&changed)), "checksum");
+}
+
+#[test]
+fn checkpoints_that_would_call_something_are_refused_by_its_name() {
+    let mut count = 0;
+    for file in std::fs::read_dir(reference("pth/hostile")).unwrap() {
+        let path = file.unwrap().path();
+        let mut files = resenc();
+        let checkpoint = files.keys().find(|name| name.ends_with(".pth")).unwrap().clone();
+        files.insert(checkpoint, std::fs::read(&path).unwrap());
+        let model = Model::from_files(&files, Path::new("model"), &Choice::default());
+        refused(model, "checkpoint_final.pth");
+        count += 1;
+    }
+    assert!(count > 3);
+}
+
+#[test]
+fn plans_with_absurd_or_other_numbers_are_refused_in_a_line() {
+    let own = "/configurations/3d_fullres";
+    let arguments = format!("{own}/architecture/arch_kwargs");
+    for (at, to, part) in [
+        (format!("{own}/patch_size"), json!([1u64 << 40, 40, 40]), "patch"),
+        (
+            format!("{own}/patch_size"),
+            json!([41, 56, 40]),
+            "can't be divided",
+        ),
+        (
+            format!("{own}/patch_size"),
+            json!([56, 40]),
+            "networks of slices (2d)",
+        ),
+        (format!("{own}/spacing"), json!([1e-9, 1.0, 1.0]), "spacing"),
+        (format!("{own}/previous_stage"), json!("3d_lowres"), "cascade"),
+        (
+            format!("{own}/preprocessor_name"),
+            json!("Mine"),
+            "preprocessor `Mine`",
+        ),
+        (format!("{own}/normalization_schemes"), json!(["Mine"]), "Mine"),
+        (format!("{own}/resampling_fn_data"), json!("mine"), "mine"),
+        (
+            format!("{own}/inherits_from"),
+            json!("3d_fullres"),
+            "inherits from itself",
+        ),
+        (
+            format!("{own}/architecture/network_class_name"),
+            json!("a.Mine"),
+            "its network is a `Mine`",
+        ),
+        (
+            format!("{arguments}/features_per_stage"),
+            json!([9, 12, 16, 24]),
+            "the plan's network has",
+        ),
+        (
+            format!("{arguments}/features_per_stage"),
+            json!([8, 1u64 << 50, 16, 24]),
+            "channels",
+        ),
+        (
+            format!("{arguments}/n_blocks_per_stage"),
+            json!([1, 2, 2, 1u64 << 40]),
+            "convolutions",
+        ),
+        (
+            format!("{arguments}/kernel_sizes"),
+            json!([[3, 3, 3], [3, 3, 3], [3, 3, 3], [4, 3, 3]]),
+            "odd ones",
+        ),
+        (
+            format!("{arguments}/strides"),
+            json!([[1, 1, 1], [2, 2, 2], [2, 2, 2], [1u64 << 40, 2, 2]]),
+            "strides",
+        ),
+        (
+            format!("{arguments}/nonlin"),
+            json!("torch.nn.Mish"),
+            "its activation is `Mish`",
+        ),
+        ("/transpose_forward".into(), json!([0, 0, 2]), "transpose_forward"),
+        ("/image_reader_writer".into(), json!("Mine"), "reader `Mine`"),
+        (
+            "/configurations".into(),
+            json!([]),
+            "`configurations` is no object",
+        ),
+    ] {
+        let mut files = resenc();
+        let name = files
+            .keys()
+            .find(|name| name.ends_with("plans.json"))
+            .unwrap()
+            .clone();
+        let mut plans: serde_json::Value = serde_json::from_slice(&files[&name]).unwrap();
+        let (parent, key) = at.rsplit_once('/').unwrap();
+        let parent = plans.pointer_mut(parent).unwrap_or_else(|| panic!("{at}"));
+        parent.as_object_mut().unwrap().insert(key.into(), to);
+        files.insert(name, plans.to_string().into_bytes());
+        refused(
+            Model::from_files(&files, Path::new("model"), &Choice::default()),
+            part,
+        );
+    }
+    let mut files = resenc();
+    let name = files
+        .keys()
+        .find(|name| name.ends_with("dataset.json"))
+        .unwrap()
+        .clone();
+    let labels: serde_json::Map<String, _> = (0..100_000).map(|i| (i.to_string(), json!(i))).collect();
+    files.insert(
+        name,
+        json!({"channel_names": {"0": "MRI"}, "labels": labels})
+            .to_string()
+            .into_bytes(),
+    );
+    refused(
+        Model::from_files(&files, Path::new("model"), &Choice::default()),
+        "labels",
+    );
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn a_model_is_imported_into_one_file_and_nothing_is_left_of_one_that_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let run = |arguments: &[&str]| crate::program::obelisk_in(folder, arguments);
+    let model = reference("nnunet/regions/model");
+    let model = model.to_str().unwrap();
+    let imported = run(&["import", model, "--output", "both.safetensors"]);
+    let told = crate::program::done(&imported);
+    assert!(
+        told.contains("folds 0, 1") && told.contains("whole, posterior"),
+        "{told}"
+    );
+    let one = run(&[
+        "import",
+        model,
+        "--output",
+        "one.safetensors",
+        "--folds",
+        "1",
+        "--json",
+    ]);
+    assert!(crate::program::done(&one).contains(r#""folds":["1"]"#));
+    let both = Model::load(&folder.join("both.safetensors")).unwrap();
+    let one = Model::load(&folder.join("one.safetensors")).unwrap();
+    assert_eq!((both.names.len(), one.names.len()), (2, 1));
+    assert!(one.folds[0] == both.folds[1]);
+    for (arguments, code) in [
+        (&["--folds", "7"][..], 1),
+        (&["--configuration", "2d"], 1),
+        (&["--arch", "unet"], 2),
+        (&["--intensity", "minmax"], 2),
+    ] {
+        let refused = run(&[&["import", model, "--output", "none.safetensors"], arguments].concat());
+        assert_eq!(refused.status.code(), Some(code), "{refused:?}");
+        assert!(!folder.join("none.safetensors").exists());
+    }
 }
