@@ -11,7 +11,7 @@ use super::plan::{Labels, Plan};
 use super::prepare::{PrepareError, Prepared, padded_size, prepare, signed};
 use super::resample::Pair;
 use super::{Model, network};
-use crate::gpu::{Device, Executable, GpuError, Weights};
+use crate::gpu::{Device, Executable, GpuError, Reading, Weights};
 use crate::graph::GraphError;
 use crate::host_memory::{self, TooLarge};
 use crate::op::StepScalars;
@@ -259,17 +259,23 @@ impl Segmenter {
         mut each: impl FnMut(Vec<f16>) -> Result<(), NnunetError>,
     ) -> Result<(), NnunetError> {
         let patch = self.model.plan.patch;
-        let outputs = self.model.plan.labels.names().len();
         let folds = self.model.folds.len();
         let tiles = self.tiles_of(prepared, region);
-        let mut open: VecDeque<Sums> = VecDeque::new();
-        let mut first = 0; // the plane that `open` begins with
+        let mut open = Open {
+            planes: VecDeque::new(),
+            first: 0,
+            region,
+            patch,
+            outputs: self.model.plan.labels.names().len(),
+        };
+        // The host adds a pass up while the device computes the next, where there is memory for the logits of both.
+        let pass = host_memory::bytes(&[open.outputs, patch.iter().product()], 4);
+        let ahead = host_memory::available() / 8 > pass;
         let rows: Vec<&[[usize; 3]]> = tiles.chunk_by(|a, b| a[0] == b[0]).collect();
         for (i, row) in rows.iter().enumerate() {
-            let plane = row[0][0];
-            while first + open.len() < plane + patch[0] {
-                open.push_back(Sums::new(folds * outputs, region.area()));
-            }
+            open.reach(row[0][0] + patch[0], folds);
+            let mut before: Option<Pass> = None;
+            let mut sum = Vec::new();
             for fold in 0..folds {
                 if self.loaded != fold {
                     self.weights.upload(device, &self.model.folds[fold])?;
@@ -277,27 +283,31 @@ impl Segmenter {
                 }
                 for origin in row.iter() {
                     let tile = crop_or_pad_values(&prepared.data, prepared.size, signed(*origin), patch, 0.0);
-                    let logits = self.tile_logits(device, &tile, report).await?;
-                    let part = Part::new(region, *origin, patch);
-                    for (d, sums) in open
-                        .range_mut(plane - first..plane - first + patch[0])
-                        .enumerate()
-                    {
-                        if fold == 0 {
-                            part.add(&mut sums.weights, d, &self.gaussian, None);
+                    for mirror in 0..self.mirrored.len() {
+                        let pass = Pass {
+                            logits: self.begin(device, &tile, mirror).await?,
+                            origin: *origin,
+                            fold,
+                            mirror,
+                        };
+                        let done = if ahead { before.replace(pass) } else { Some(pass) };
+                        if let Some(done) = done {
+                            self.finish(device, done, &mut sum, &mut open).await?;
                         }
-                        let own = sums.sums[fold * outputs * region.area()..].chunks_exact_mut(region.area());
-                        for (own, logits) in own.zip(logits.chunks_exact(patch.iter().product())) {
-                            part.add(own, d, logits, Some(&self.gaussian));
+                        if report().is_break() {
+                            return Err(NnunetError::Stopped);
                         }
                     }
                 }
             }
+            if let Some(last) = before {
+                self.finish(device, last, &mut sum, &mut open).await?;
+            }
             let end = rows.get(i + 1).map_or(prepared.size[0], |row| row[0][0]);
-            for sums in open.drain(..end - first) {
+            for sums in open.planes.drain(..end - open.first) {
                 each(sums.mean(folds)?)?;
             }
-            first = end;
+            open.first = end;
         }
         Ok(())
     }
@@ -313,7 +323,7 @@ impl Segmenter {
         let (outputs, folds) = (self.model.plan.labels.names().len(), self.model.folds.len());
         // Of a voxel: sums and weights of the planes of a tile, finished planes, two planes and the best in single precision.
         let voxel = (2 * patch[0] * (outputs * folds + 1) + 8 * outputs + 16) as u64;
-        // Beside them there is a tile's logits, thrice.
+        // Beside them there are a tile's logits: on a device in the host's memory, on the way from it, and here.
         let tile = 3 * host_memory::bytes(&[outputs, patch.iter().product()], 4);
         let free = match host_memory::available() {
             u64::MAX => WITHOUT_A_LIMIT,
@@ -386,38 +396,41 @@ impl Segmenter {
         }
     }
 
-    /// Logits of a tile, the mean over its mirror images.
-    async fn tile_logits(
-        &mut self,
-        device: &Device,
-        tile: &[f32],
-        report: &mut impl FnMut() -> ControlFlow<()>,
-    ) -> Result<Vec<f32>, NnunetError> {
+    /// Starts a pass of a tile through the network.
+    async fn begin(&self, device: &Device, tile: &[f32], mirror: usize) -> Result<Reading, NnunetError> {
         let patch = self.model.plan.patch;
         let shape = [1, self.model.plan.channels.len(), patch[0], patch[1], patch[2]];
-        let outputs = self.model.plan.labels.names().len();
-        let mut logits: Vec<f32> = Vec::new();
-        for mirror in &self.mirrored {
-            let image = Tensor::new(&shape, mirror.apply(tile, shape[1], patch));
-            self.executable.upload(device, "image", &image)?;
-            self.executable.submit(device, &StepScalars::default())?;
-            let mut found = self.executable.read(device, "logits").await?.data;
-            if !mirror.is_identity() {
-                found = mirror.apply(&found, outputs, patch);
-            }
-            match logits.is_empty() {
-                true => logits = found,
-                false => logits.iter_mut().zip(&found).for_each(|(sum, v)| *sum += v),
-            }
-            if report().is_break() {
-                return Err(NnunetError::Stopped);
-            }
+        let image = Tensor::new(&shape, self.mirrored[mirror].apply(tile, shape[1], patch));
+        self.executable.upload(device, "image", &image)?;
+        self.executable.submit(device, &StepScalars::default())?;
+        Ok(self.executable.begin_read(device, "logits").await?)
+    }
+
+    /// Adds a pass to the sum over its tile's mirror images, and the last one's mean to the planes.
+    async fn finish(
+        &self,
+        device: &Device,
+        pass: Pass,
+        sum: &mut Vec<f32>,
+        open: &mut Open<'_>,
+    ) -> Result<(), NnunetError> {
+        let mut found = pass.logits.finish(device).await?.data;
+        let mirror = &self.mirrored[pass.mirror];
+        if !mirror.is_identity() {
+            found = mirror.apply(&found, open.outputs, open.patch);
         }
-        if self.mirrored.len() > 1 {
-            let images = self.mirrored.len() as f32;
-            logits.iter_mut().for_each(|v| *v /= images);
+        match pass.mirror {
+            0 => *sum = found,
+            _ => sum.iter_mut().zip(&found).for_each(|(sum, v)| *sum += v),
         }
-        Ok(logits)
+        let images = self.mirrored.len();
+        if pass.mirror + 1 == images {
+            if images > 1 {
+                sum.iter_mut().for_each(|v| *v /= images as f32);
+            }
+            open.add(pass.origin, pass.fold, sum, &self.gaussian);
+        }
+        Ok(())
     }
 
     /// Labels `[X, Y, Z]` from logits, which are all in memory: each output is resampled to the scan's box by itself, against the
@@ -503,6 +516,50 @@ impl Region {
 struct Column {
     read: Region,
     written: Region,
+}
+
+/// A tile on its way through the network.
+struct Pass {
+    logits: Reading,
+    origin: [usize; 3],
+    fold: usize,
+    mirror: usize,
+}
+
+/// The planes of a region to which tiles are still added.
+struct Open<'a> {
+    planes: VecDeque<Sums>,
+    /// The number of the first one.
+    first: usize,
+    region: &'a Region,
+    patch: [usize; 3],
+    outputs: usize,
+}
+
+impl Open<'_> {
+    /// Opens all planes before that one.
+    fn reach(&mut self, end: usize, folds: usize) {
+        while self.first + self.planes.len() < end {
+            let sums = Sums::new(folds * self.outputs, self.region.area());
+            self.planes.push_back(sums);
+        }
+    }
+
+    /// Adds a fold's logits of a tile, weighted, and once for all folds the weights.
+    fn add(&mut self, origin: [usize; 3], fold: usize, logits: &[f32], weights: &[f32]) {
+        let part = Part::new(self.region, origin, self.patch);
+        let (area, volume) = (self.region.area(), self.patch.iter().product());
+        let start = origin[0] - self.first;
+        for (d, plane) in self.planes.range_mut(start..start + self.patch[0]).enumerate() {
+            if fold == 0 {
+                part.add(&mut plane.weights, d, weights, None);
+            }
+            let own = plane.sums[fold * self.outputs * area..].chunks_exact_mut(area);
+            for (own, logits) in own.zip(logits.chunks_exact(volume)) {
+                part.add(own, d, logits, Some(weights));
+            }
+        }
+    }
 }
 
 /// A plane of a region to which tiles are still added.
