@@ -3,15 +3,15 @@
 pub mod points;
 
 use std::collections::HashMap;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use crate::finite::{Search, first_in, is_finite};
 use crate::gpu::{Device, Executable, GpuError, Weights};
 use crate::graph::{Graph, GraphError};
 use crate::host_memory::{self, TooLarge};
 use crate::model::{Builder, Network};
-use crate::op::StepScalars;
 use crate::op::arg_max::ArgMax;
+use crate::op::{Caps, StepScalars};
 use crate::plan::Plan;
 use crate::preprocess::{Placement, Prepared, Preprocessing, TileMerger, check_tiles, crop_or_pad, tiles};
 use crate::tensor::{Spec, Tensor};
@@ -114,7 +114,16 @@ pub struct Predictor {
     preprocessing: Preprocessing,
     /// For planning anew; empty where the weights are shared.
     tensors: HashMap<String, Tensor>,
-    planned: Option<([usize; 3], Keep, Executable)>,
+    planned: Option<Planned>,
+}
+
+/// A network on a grid, or on slabs of it.
+#[derive(Debug)]
+struct Planned {
+    grid: [usize; 3],
+    keep: Keep,
+    slabs: Slabs,
+    executable: Executable,
 }
 
 impl Predictor {
@@ -149,7 +158,12 @@ impl Predictor {
             network: *network,
             preprocessing: preprocessing.clone(),
             tensors: HashMap::new(),
-            planned: Some((grid, Keep::Logits, executable)),
+            planned: Some(Planned {
+                grid,
+                keep: Keep::Logits,
+                slabs: Slabs::whole(grid),
+                executable,
+            }),
         })
     }
 
@@ -165,7 +179,7 @@ impl Predictor {
     ) -> Result<Predictor, PredictError> {
         if let Some(grid) = preprocessing.grid {
             // Pipelines wait for the first scan, which decides whether logits are kept.
-            let plan = plan(device, network, preprocessing, grid, Keep::Labels)?;
+            let (plan, _) = plan_in_slabs(device.caps(), network, preprocessing, grid, Keep::Labels)?;
             let weights = Weights::new(device, &plan, false).await?;
             weights.upload(device, tensors)?;
         }
@@ -184,19 +198,81 @@ impl Predictor {
         grid: [usize; 3],
         keep: Keep,
         host: u64,
-    ) -> Result<&Executable, PredictError> {
+    ) -> Result<&Planned, PredictError> {
         let planned = self.planned.as_ref();
-        if planned.is_some_and(|(has_grid, has, _)| (*has_grid, *has) == (grid, keep)) {
+        if planned.is_some_and(|planned| (planned.grid, planned.keep) == (grid, keep)) {
             device.require(0, host)?;
         } else {
             self.planned = None; // its memory is free for the next
-            let plan = plan(device, &self.network, &self.preprocessing, grid, keep)?;
+            let (plan, slabs) = plan_in_slabs(device.caps(), &self.network, &self.preprocessing, grid, keep)?;
+            tracing::debug!("inference plan:\n{plan}");
             device.require(plan.device_bytes(), host)?;
             let weights = Weights::new(device, &plan, false).await?;
             weights.upload(device, &self.tensors)?;
-            self.planned = Some((grid, keep, Executable::new(device, plan, &weights).await?));
+            self.planned = Some(Planned {
+                grid,
+                keep,
+                slabs,
+                executable: Executable::new(device, plan, &weights).await?,
+            });
         }
-        Ok(&self.planned.as_ref().expect("planned above").2)
+        Ok(self.planned.as_ref().expect("planned above"))
+    }
+
+    /// What the network keeps of an image `[C, D, H, W]` of the grid's size: logits `[L, D, H, W]`, or labels `[1, D, H, W]`.
+    async fn kept_of(
+        &mut self,
+        device: &Device,
+        image: Tensor,
+        keep: Keep,
+        host: u64,
+        watch: &mut Option<Watch<'_>>,
+        share: impl Fn(f64) -> f64,
+    ) -> Result<Tensor, PredictError> {
+        let grid = [image.shape[1], image.shape[2], image.shape[3]];
+        let planned = self.plan_for(device, grid, keep, host).await?;
+        let (slabs, executable) = (&planned.slabs, &planned.executable);
+        let name = match keep {
+            Keep::Logits => "logits",
+            Keep::Labels => "labels",
+        };
+        let count = slabs.each.len();
+        let mut image = Some(image);
+        let mut whole: Option<Tensor> = None;
+        for (i, (first, kept)) in slabs.each.iter().enumerate() {
+            let size = [slabs.planes, grid[1], grid[2]];
+            let mut slab = match count {
+                1 => image.take().expect("one slab"),
+                _ => crop_or_pad(
+                    image.as_ref().expect("kept for all slabs"),
+                    [*first as isize, 0, 0],
+                    size,
+                    0.0,
+                ),
+            };
+            slab.shape.insert(0, 1);
+            executable.upload(device, "image", &slab)?;
+            drop(slab);
+            run(device, executable, watch, |done| {
+                share((i as f64 + done) / count as f64)
+            })
+            .await?;
+            let mut found = executable.read(device, name).await?;
+            found.shape.remove(0);
+            if count == 1 {
+                return Ok(found);
+            }
+            let plane = grid[1] * grid[2];
+            let channels = found.shape[0];
+            let whole = whole.get_or_insert_with(|| Tensor::zeros(&[channels, grid[0], grid[1], grid[2]]));
+            for channel in 0..channels {
+                let from = (channel * slabs.planes + kept.start - first) * plane;
+                let to = (channel * grid[0] + kept.start) * plane;
+                let length = kept.len() * plane;
+                whole.data[to..to + length].copy_from_slice(&found.data[from..from + length]);
+            }
+        }
+        Ok(whole.expect("a slab at least"))
     }
 
     /// Label values `[X, Y, Z]` of a scan on its own grid, the same as [`Predictor::segment`]'s. Where nothing is resampled
@@ -236,21 +312,16 @@ impl Predictor {
             return Ok(self.preprocessing.restore_labels(&logits, &prepared.placement));
         }
         let Prepared { image, placement } = prepared;
-        let mut image = cut(image, origins[0], grid);
-        image.shape.insert(0, 1);
+        let image = cut(image, origins[0], grid);
         let host = host_bytes(&self.preprocessing, &placement, Keep::Labels);
-        let executable = self.plan_for(device, grid, Keep::Labels, host).await?;
-        executable.upload(device, "image", &image)?;
-        drop(image);
-        run(device, executable, &mut watch, |share| share).await?;
-        let mut labels = executable.read(device, "labels").await?;
+        let kept = self.kept_of(device, image, Keep::Labels, host, &mut watch, |share| share);
+        let labels = kept.await?;
         if labels.data.contains(&ArgMax::NONE) {
             // The scan made way for its labels.
             let prepared = self.preprocessing.prepare_image(scan)?;
             let layer = self.first_not_finite(device, &prepared, &self.tensors).await;
             return Err(PredictError::NotFinite { layer });
         }
-        labels.shape.remove(0);
         let labels = cut(labels, origins[0].map(|o| -o), shape);
         Ok(self.preprocessing.restore_classes(&labels, &placement))
     }
@@ -273,18 +344,12 @@ impl Predictor {
         let origins = tiles(shape, grid);
         let count = origins.len() as f64;
         let host = host_bytes(&self.preprocessing, &prepared.placement, Keep::Logits);
-        self.plan_for(device, grid, Keep::Logits, host).await?;
-        let (_, _, executable) = self.planned.as_ref().expect("planned above");
         let mut merger = TileMerger::new(classes, shape, grid)?;
         for (index, origin) in origins.into_iter().enumerate() {
-            let mut image = crop_or_pad(&prepared.image, origin, grid, 0.0);
-            image.shape.insert(0, 1);
-            executable.upload(device, "image", &image)?;
-            run(device, executable, &mut watch, |share| {
-                (index as f64 + share) / count
-            })
-            .await?;
-            let logits = executable.read(device, "logits").await?;
+            let image = crop_or_pad(&prepared.image, origin, grid, 0.0);
+            let share = |share| (index as f64 + share) / count;
+            let kept = self.kept_of(device, image, Keep::Logits, host, &mut watch, share);
+            let logits = kept.await?;
             if !is_finite(&logits) {
                 let layer = self.first_not_finite(device, prepared, &self.tensors).await;
                 return Err(PredictError::NotFinite { layer });
@@ -388,6 +453,75 @@ fn cut(array: Tensor, origin: [isize; 3], grid: [usize; 3]) -> Tensor {
     }
 }
 
+/// How a network goes over a grid: slabs of so many planes, by the first plane of each and the planes of the grid that are
+/// kept of it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Slabs {
+    pub planes: usize,
+    pub each: Vec<(usize, Range<usize>)>,
+}
+
+impl Slabs {
+    fn whole(grid: [usize; 3]) -> Slabs {
+        Slabs {
+            planes: grid[0],
+            each: vec![(0, 0..grid[0])],
+        }
+    }
+
+    /// So many slabs of a grid for a network that sees `reach` planes away; `None` where they would keep nothing.
+    fn new(depth: usize, reach: usize, count: usize) -> Option<Slabs> {
+        let planes = (depth + 2 * reach * (count - 1)).div_ceil(count);
+        if planes <= 2 * reach || planes >= depth {
+            return None;
+        }
+        let mut each = Vec::with_capacity(count);
+        let mut end = 0;
+        for i in 0..count {
+            let first = (i * (planes - 2 * reach)).min(depth - planes);
+            let start = end;
+            end = if i + 1 == count {
+                depth
+            } else {
+                first + planes - reach
+            };
+            each.push((first, start..end));
+        }
+        Some(Slabs { planes, each })
+    }
+}
+
+/// The plan of [`inference_graph_keeping`] for a grid, or where the adapter's limits do not allow it and the network sees only so
+/// far, for the fewest slabs of it.
+pub(crate) fn plan_in_slabs(
+    caps: &Caps,
+    network: &Network,
+    preprocessing: &Preprocessing,
+    grid: [usize; 3],
+    keep: Keep,
+) -> Result<(Plan, Slabs), GraphError> {
+    let plan = |planes| {
+        let grid = [planes, grid[1], grid[2]];
+        Plan::new(
+            &inference_graph_keeping(network, preprocessing, grid, keep)?,
+            caps,
+        )
+    };
+    let refused = match plan(grid[0]) {
+        Ok(plan) => return Ok((plan, Slabs::whole(grid))),
+        Err(error) => error,
+    };
+    if let (GraphError::Limit { .. }, Some(reach)) = (&refused, network.reach()) {
+        let slabs = (2..=grid[0]).map_while(|count| Slabs::new(grid[0], reach, count));
+        for slabs in slabs {
+            if let Ok(plan) = plan(slabs.planes) {
+                return Ok((plan, slabs));
+            }
+        }
+    }
+    Err(refused)
+}
+
 /// The plan of [`inference_graph_keeping`].
 pub(crate) fn plan(
     device: &Device,
@@ -400,4 +534,30 @@ pub(crate) fn plan(
     let plan = Plan::new(&graph, device.caps())?;
     tracing::debug!("inference plan:\n{plan}");
     Ok(plan)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slabs_keep_every_plane_once_and_none_near_a_cut() {
+        for (depth, reach) in [(256, 46), (100, 7), (33, 3)] {
+            for count in 2..=6 {
+                let Some(slabs) = Slabs::new(depth, reach, count) else {
+                    continue;
+                };
+                let mut next = 0;
+                for (first, kept) in &slabs.each {
+                    let end = first + slabs.planes;
+                    assert!(kept.start == next && end <= depth, "{slabs:?}");
+                    assert!(*first == 0 || kept.start >= first + reach, "{slabs:?}");
+                    assert!(end == depth || kept.end + reach <= end, "{slabs:?}");
+                    next = kept.end;
+                }
+                assert_eq!(next, depth);
+            }
+        }
+        assert_eq!(Slabs::new(64, 46, 8), None);
+    }
 }

@@ -23,7 +23,7 @@ use crate::model;
 use crate::nnunet::{self, Choice, NnunetError, PrepareError};
 use crate::plan::Plan;
 use crate::predict::points::PointPredictor;
-use crate::predict::{self, PredictError, Predictor, inference_graph_keeping};
+use crate::predict::{self, PredictError, Predictor};
 use crate::preprocess::tiles;
 use crate::train::{Event, Settings, TrainError, TrainingCase, TrainingData, train_in_memory};
 use crate::volume::{self, Geometry, SAME_PLACE, Volume, VolumeError, resample};
@@ -355,9 +355,10 @@ fn estimate_own(model: &weights::Model, gpu: &Gpu, scan: &Scan) -> Result<Estima
     let shape = placement.shape();
     let grid = preprocessing.grid.unwrap_or(shape);
     let network = &model::find(&model.info.arch).map_err(graph_error)?;
-    let graph = inference_graph_keeping(network, preprocessing, grid, keep).map_err(graph_error)?;
-    let plan = Plan::new(&graph, gpu.device.caps()).map_err(graph_error)?;
-    let tiles = tiles(shape, grid).len();
+    let caps = gpu.device.caps();
+    let planned = predict::plan_in_slabs(caps, network, preprocessing, grid, keep);
+    let (plan, slabs) = planned.map_err(graph_error)?;
+    let tiles = tiles(shape, grid).len() * slabs.each.len();
     Ok(Estimate::of(&plan, tiles, tiles))
 }
 

@@ -55,27 +55,28 @@ impl MeshActivation {
     }
 }
 
-/// Of brainchop's smallest network.
-const USUAL: [(usize, usize); 9] = [
-    (5, 1),
-    (5, 2),
-    (5, 4),
-    (5, 8),
-    (5, 16),
-    (5, 8),
-    (5, 4),
-    (5, 2),
-    (5, 1),
-];
+/// brainchop's smallest network.
+const USUAL: MeshNet = {
+    let mut layers = [(0, 0); MOST];
+    let dilations = [1, 2, 4, 8, 16, 8, 4, 2, 1];
+    let mut i = 0;
+    while i < dilations.len() {
+        layers[i] = (5, dilations[i]);
+        i += 1;
+    }
+    MeshNet {
+        activation: MeshActivation::Relu,
+        layers,
+        count: dilations.len(),
+    }
+};
 
 pub const MESHNET: Network = Network::new(
     "meshnet",
     "MeshNet, as brainchop's: 3³ convolutions of dilations 1 to 16 at full size; meshnet:elu:30x1,30x2 names other layers",
-    |b, image, labels| {
-        let usual = MeshNet::new(MeshActivation::Relu, &USUAL).expect("within the limits");
-        usual.build(b, image, labels)
-    },
-);
+    |b, image, labels| USUAL.build(b, image, labels),
+)
+.chain(USUAL);
 
 impl MeshNet {
     /// A chain of layers, each with so many channels and that dilation.
@@ -187,7 +188,7 @@ mod tests {
         ] {
             assert!(MeshNet::parse(name).is_err(), "{name}");
         }
-        let usual = MeshNet::new(MeshActivation::Relu, &USUAL).unwrap();
-        assert_eq!(usual.layers().map(|(_, d)| d).sum::<usize>(), 46);
+        assert_eq!(USUAL.network().reach(), Some(46));
+        assert_eq!(MESHNET.reach(), Some(46));
     }
 }

@@ -88,6 +88,13 @@ impl Network {
         }
     }
 
+    pub(super) const fn chain(self, chain: MeshNet) -> Self {
+        Network {
+            chain: Some(chain),
+            ..self
+        }
+    }
+
     pub(super) const fn at_points(self, points: PointNetwork) -> Self {
         Network {
             points: Some(points),
@@ -127,6 +134,13 @@ impl Network {
             Some(chain) => chain.build(b, image, labels),
             None => (self.function)(b, image, labels),
         }
+    }
+
+    /// How many voxels away along each axis an output sees the image at most, where that is known. Slabs of an image with as many
+    /// planes beyond what is kept then give what the whole image does.
+    pub fn reach(&self) -> Option<usize> {
+        let layers = self.chain.as_ref()?.layers();
+        Some(layers.map(|(_, dilation)| dilation).sum())
     }
 
     /// The size of scan and the number of labels that it is described with: the published ones, or 144³ and 9.

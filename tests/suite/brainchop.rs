@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::common::*;
 #[cfg(feature = "cli")]
 use crate::program::{adapter, obelisk_in};
+use obelisk::gpu::{Device, DeviceOptions};
 use obelisk::model;
 use obelisk::predict::Predictor;
 use obelisk::preprocess::Intensity;
@@ -326,4 +327,50 @@ fn a_folder_is_imported_and_predicts_as_its_file() {
         "minmax",
     ]);
     assert_eq!(usage.status.code(), Some(2), "{usage:?}");
+}
+
+/// A device whose buffers hold a fifth of a map: the network goes in slabs, and gives what it gives at once.
+#[test]
+fn slabs_give_what_the_whole_grid_does() {
+    let mut larger = made();
+    let grid = [40, 24, 20];
+    *larger
+        .json
+        .pointer_mut("/modelTopology/model_config/config/layers/0/config/batch_input_shape")
+        .unwrap() = json!([null, grid[0], grid[1], grid[2], 1]);
+    let mut model = Model::from_brainchop(&larger.files(), "mine", Some(Intensity::MIN_MAX)).unwrap();
+    model.info.preprocessing.orientation = None;
+    let network = &model::find(&model.info.arch).unwrap();
+    let affine = glam::DMat4::IDENTITY;
+    let scan = volume::Volume {
+        data: noise(&grid, 8).data,
+        channels: 1,
+        geometry: SpatialHeader::from_affine(affine).geometry(grid).unwrap(),
+        non_finite: 0,
+        source: "made".into(),
+    };
+    let run = |most: Option<u64>| {
+        let options = DeviceOptions {
+            portable: true,
+            most: most.map(|bytes| (bytes, bytes)),
+            ..Default::default()
+        };
+        pollster::block_on(async {
+            let device = Device::open(&options).await.unwrap();
+            let predictor =
+                Predictor::with_weights(&device, network, &model.info.preprocessing, &model.tensors);
+            let mut predictor = predictor.await.unwrap();
+            let (labels, logits) = predictor.segment(&device, &scan).await.unwrap();
+            assert_eq!(predictor.labels(&device, &scan).await.unwrap(), labels);
+            (labels, logits)
+        })
+    };
+    if devices().is_empty() {
+        return;
+    }
+    let (labels, logits) = run(None);
+    let map = (grid.iter().product::<usize>() * 16) as u64;
+    let (in_slabs, logits_in_slabs) = run(Some(map / 5 / 256 * 256));
+    assert_close("logits", &logits_in_slabs, &logits, 1e-6);
+    assert_eq!(in_slabs, labels);
 }
