@@ -240,6 +240,16 @@ fn splits() {
 }
 
 #[test]
+fn plans() {
+    mutate("plans", 20_000);
+}
+
+#[test]
+fn brainchop() {
+    mutate("brainchop", 50_000);
+}
+
+#[test]
 fn config() {
     mutate("config", 20_000);
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use obelisk::crossval;
 use obelisk::dataset::Dataset;
+use obelisk::nnunet::{self, Description, Plan};
 use obelisk::predict::points::table::{self, Axes};
 use obelisk::prepare::cropping_list;
 use obelisk::preprocess::{Overrides, Preprocessing};
@@ -62,6 +63,17 @@ targets! {
         "\u{feff}\"x\",\"y\",\"z\"\r\n1,2,3\r\n",
     ]),
     crops: || files("recipes", ".csv"),
+    plans: || {
+        let models = repository().join("tests/reference/nnunet");
+        let mut paths: Vec<_> = models.read_dir().unwrap().map(|model| model.unwrap().path().join("model")).collect();
+        // A dataset's folder in each, and a configuration's in that.
+        for _ in 0..2 {
+            paths.iter_mut().for_each(|path| *path = path.read_dir().unwrap().next().unwrap().unwrap().path());
+        }
+        paths.sort();
+        paths.iter().map(|path| fs::read(path.join("plans.json")).unwrap()).collect()
+    },
+    brainchop: || texts(&[MESHNET]),
 }
 
 /// The target of this name.
@@ -414,6 +426,54 @@ fn pytorch(bytes: &[u8]) -> bool {
         let _ = Model::from_bytes(bytes, Path::new("w.pth")); // looks for the network of these tensors
     }
     read.is_ok()
+}
+
+/// nnU-Net's plans, with a dataset of regions.
+pub fn plans(bytes: &[u8]) -> bool {
+    let dataset = r#"{"channel_names": {"0": "MRI"}, "labels": {"background": 0, "whole": [1, 2], "part": [2]},
+        "regions_class_order": [1, 2]}"#;
+    let dataset = Description::parse(dataset).unwrap();
+    let Ok(plans) = serde_json::from_slice(bytes) else {
+        return false;
+    };
+    let plan = Plan::new(&plans, &dataset, "3d_fullres", Some(vec![0, 1, 2]));
+    if let Ok(plan) = &plan {
+        plan.check().unwrap();
+        let _ = nnunet::graph(plan);
+        let _ = nnunet::tile_count(
+            plan,
+            &volume::SpatialHeader::from_affine(glam::DMat4::IDENTITY)
+                .geometry([64; 3])
+                .unwrap(),
+        );
+    }
+    plan.is_ok()
+}
+
+const MESHNET: &str = r#"{"format": "layers-model", "modelTopology": {"model_config": {"class_name": "Functional", "config": {"layers": [
+ {"class_name": "InputLayer", "config": {"batch_input_shape": [null, 8, 9, 10, 1], "name": "in"}, "inbound_nodes": []},
+ {"class_name": "Conv3D", "config": {"name": "a", "filters": 2, "kernel_size": [3, 3, 3], "strides": [1, 1, 1],
+  "dilation_rate": [2, 2, 2], "padding": "same", "data_format": "channels_last", "activation": "linear", "use_bias": true},
+  "inbound_nodes": [[["in", 0, 0, {}]]]},
+ {"class_name": "Activation", "config": {"name": "b", "activation": "elu"}, "inbound_nodes": [[["a", 0, 0, {}]]]},
+ {"class_name": "Conv3D", "config": {"name": "c", "filters": 3, "kernel_size": [1, 1, 1], "strides": [1, 1, 1],
+  "dilation_rate": [1, 1, 1], "padding": "same", "data_format": "channels_last", "activation": "linear", "use_bias": true},
+  "inbound_nodes": [[["b", 0, 0, {}]]]}]}}},
+ "weightsManifest": [{"paths": ["w.bin"], "weights": [{"name": "a/kernel", "shape": [3, 3, 3, 1, 2], "dtype": "float32"},
+ {"name": "a/bias", "shape": [2], "dtype": "float32"}, {"name": "c/kernel", "shape": [1, 1, 1, 2, 3], "dtype": "float32"},
+ {"name": "c/bias", "shape": [3], "dtype": "float32"}]}]}"#;
+
+/// The graph of a network of brainchop's, beside weights that fit the seed.
+pub fn brainchop(bytes: &[u8]) -> bool {
+    let files = [
+        ("model.json".to_owned(), bytes.to_vec()),
+        ("w.bin".to_owned(), vec![0; 65 * 4]),
+    ];
+    let model = Model::from_brainchop(&files.into(), "model5_gw_ae", None);
+    if let Ok(model) = &model {
+        model.parameter_count().unwrap();
+    }
+    model.is_ok()
 }
 
 /// A table of points, of either axes.
