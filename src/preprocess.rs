@@ -122,8 +122,8 @@ impl Intensity {
             }
             Intensity::Range { low, high } => {
                 let (low, high) = quantiles(values, [low, high]);
-                let factor = if high > low { (high - low).recip() } else { 0.0 };
-                values.iter_mut().for_each(|v| *v = (*v - low) * factor);
+                let range = if high > low { high - low } else { f32::INFINITY };
+                values.iter_mut().for_each(|v| *v = (*v - low) / range);
             }
             Intensity::ZScore => {
                 let (mean, variance) = moments(values.iter().copied());
