@@ -12,11 +12,9 @@ use super::{Usage, examples};
 /// `obelisk import`
 #[derive(Debug, Args)]
 #[command(after_help = examples!(
-    "The published network of fold 1": "obelisk import fold1.pth --output fold1.safetensors",
     "A checkpoint whose scans are prepared as those of a training":
         "obelisk import net.pth --output net.safetensors --like run/best.safetensors",
-    "A model of nnU-Net": "obelisk import Dataset001_Hippo --output hippo.safetensors",
-    "A network of brainchop": "obelisk import model30chan18cls --output brain.safetensors"
+    "A model of nnU-Net": "obelisk import Dataset001_Hippo --output hippo.safetensors"
 ))]
 pub struct Import {
     /// A PyTorch checkpoint (.pth, .pt) or a safetensors file from elsewhere, a model of nnU-Net v2 (its results folder,
