@@ -10,10 +10,12 @@ use crate::gpu::{Device, Executable, GpuError, Weights};
 use crate::graph::{Graph, GraphError};
 use crate::host_memory::{self, TooLarge};
 use crate::model::{Builder, Network};
+use crate::op::StepScalars;
 use crate::op::arg_max::ArgMax;
-use crate::op::{Caps, StepScalars};
 use crate::plan::Plan;
-use crate::preprocess::{Placement, Prepared, Preprocessing, TileMerger, check_tiles, crop_or_pad, tiles};
+use crate::preprocess::{
+    Placement, Prepared, Preprocessing, TileMerger, check_tiles, crop_or_pad, crop_or_pad_owned, tiles,
+};
 use crate::tensor::{Spec, Tensor};
 use crate::volume::{Volume, VolumeError};
 
@@ -126,6 +128,59 @@ struct Planned {
     executable: Executable,
 }
 
+impl Planned {
+    /// What the network keeps of an image `[C, D, H, W]` of the grid's size: logits `[L, D, H, W]`, or labels `[1, D, H, W]`.
+    async fn run(
+        &self,
+        device: &Device,
+        image: Tensor,
+        watch: &mut Option<Watch<'_>>,
+        share: impl Fn(f64) -> f64,
+    ) -> Result<Tensor, PredictError> {
+        let Slabs { planes, each } = &self.slabs;
+        if each.len() == 1 {
+            return self.run_slab(device, image, watch, share).await;
+        }
+        let [depth, height, width] = self.grid;
+        let plane = height * width;
+        let mut whole: Option<Tensor> = None;
+        for (i, (first, kept)) in each.iter().enumerate() {
+            let slab = crop_or_pad(&image, [*first as isize, 0, 0], [*planes, height, width], 0.0);
+            let share = |done| share((i as f64 + done) / each.len() as f64);
+            let found = self.run_slab(device, slab, watch, share).await?;
+            let channels = found.shape[0];
+            let whole = whole.get_or_insert_with(|| Tensor::zeros(&[channels, depth, height, width]));
+            for channel in 0..channels {
+                let from = (channel * planes + kept.start - first) * plane;
+                let to = (channel * depth + kept.start) * plane;
+                let length = kept.len() * plane;
+                whole.data[to..to + length].copy_from_slice(&found.data[from..from + length]);
+            }
+        }
+        Ok(whole.expect("several slabs"))
+    }
+
+    async fn run_slab(
+        &self,
+        device: &Device,
+        mut image: Tensor,
+        watch: &mut Option<Watch<'_>>,
+        share: impl Fn(f64) -> f64,
+    ) -> Result<Tensor, PredictError> {
+        let name = match self.keep {
+            Keep::Logits => "logits",
+            Keep::Labels => "labels",
+        };
+        image.shape.insert(0, 1);
+        self.executable.upload(device, "image", &image)?;
+        drop(image);
+        run(device, &self.executable, watch, share).await?;
+        let mut found = self.executable.read(device, name).await?;
+        found.shape.remove(0);
+        Ok(found)
+    }
+}
+
 impl Predictor {
     /// Plans the network for the device and the preprocessing's grid, with weights shared with training.
     ///
@@ -179,7 +234,7 @@ impl Predictor {
     ) -> Result<Predictor, PredictError> {
         if let Some(grid) = preprocessing.grid {
             // Pipelines wait for the first scan, which decides whether logits are kept.
-            let (plan, _) = plan_in_slabs(device.caps(), network, preprocessing, grid, Keep::Labels)?;
+            let (plan, _) = plan_in_slabs(device, network, preprocessing, grid, Keep::Labels)?;
             let weights = Weights::new(device, &plan, false).await?;
             weights.upload(device, tensors)?;
         }
@@ -204,8 +259,7 @@ impl Predictor {
             device.require(0, host)?;
         } else {
             self.planned = None; // its memory is free for the next
-            let (plan, slabs) = plan_in_slabs(device.caps(), &self.network, &self.preprocessing, grid, keep)?;
-            tracing::debug!("inference plan:\n{plan}");
+            let (plan, slabs) = plan_in_slabs(device, &self.network, &self.preprocessing, grid, keep)?;
             device.require(plan.device_bytes(), host)?;
             let weights = Weights::new(device, &plan, false).await?;
             weights.upload(device, &self.tensors)?;
@@ -217,62 +271,6 @@ impl Predictor {
             });
         }
         Ok(self.planned.as_ref().expect("planned above"))
-    }
-
-    /// What the network keeps of an image `[C, D, H, W]` of the grid's size: logits `[L, D, H, W]`, or labels `[1, D, H, W]`.
-    async fn kept_of(
-        &mut self,
-        device: &Device,
-        image: Tensor,
-        keep: Keep,
-        host: u64,
-        watch: &mut Option<Watch<'_>>,
-        share: impl Fn(f64) -> f64,
-    ) -> Result<Tensor, PredictError> {
-        let grid = [image.shape[1], image.shape[2], image.shape[3]];
-        let planned = self.plan_for(device, grid, keep, host).await?;
-        let (slabs, executable) = (&planned.slabs, &planned.executable);
-        let name = match keep {
-            Keep::Logits => "logits",
-            Keep::Labels => "labels",
-        };
-        let count = slabs.each.len();
-        let mut image = Some(image);
-        let mut whole: Option<Tensor> = None;
-        for (i, (first, kept)) in slabs.each.iter().enumerate() {
-            let size = [slabs.planes, grid[1], grid[2]];
-            let mut slab = match count {
-                1 => image.take().expect("one slab"),
-                _ => crop_or_pad(
-                    image.as_ref().expect("kept for all slabs"),
-                    [*first as isize, 0, 0],
-                    size,
-                    0.0,
-                ),
-            };
-            slab.shape.insert(0, 1);
-            executable.upload(device, "image", &slab)?;
-            drop(slab);
-            run(device, executable, watch, |done| {
-                share((i as f64 + done) / count as f64)
-            })
-            .await?;
-            let mut found = executable.read(device, name).await?;
-            found.shape.remove(0);
-            if count == 1 {
-                return Ok(found);
-            }
-            let plane = grid[1] * grid[2];
-            let channels = found.shape[0];
-            let whole = whole.get_or_insert_with(|| Tensor::zeros(&[channels, grid[0], grid[1], grid[2]]));
-            for channel in 0..channels {
-                let from = (channel * slabs.planes + kept.start - first) * plane;
-                let to = (channel * grid[0] + kept.start) * plane;
-                let length = kept.len() * plane;
-                whole.data[to..to + length].copy_from_slice(&found.data[from..from + length]);
-            }
-        }
-        Ok(whole.expect("a slab at least"))
     }
 
     /// Label values `[X, Y, Z]` of a scan on its own grid, the same as [`Predictor::segment`]'s. Where nothing is resampled
@@ -314,8 +312,8 @@ impl Predictor {
         let Prepared { image, placement } = prepared;
         let image = cut(image, origins[0], grid);
         let host = host_bytes(&self.preprocessing, &placement, Keep::Labels);
-        let kept = self.kept_of(device, image, Keep::Labels, host, &mut watch, |share| share);
-        let labels = kept.await?;
+        let planned = self.plan_for(device, grid, Keep::Labels, host).await?;
+        let labels = planned.run(device, image, &mut watch, |share| share).await?;
         if labels.data.contains(&ArgMax::NONE) {
             // The scan made way for its labels.
             let prepared = self.preprocessing.prepare_image(scan)?;
@@ -344,12 +342,13 @@ impl Predictor {
         let origins = tiles(shape, grid);
         let count = origins.len() as f64;
         let host = host_bytes(&self.preprocessing, &prepared.placement, Keep::Logits);
+        self.plan_for(device, grid, Keep::Logits, host).await?;
+        let planned = self.planned.as_ref().expect("planned above");
         let mut merger = TileMerger::new(classes, shape, grid)?;
         for (index, origin) in origins.into_iter().enumerate() {
             let image = crop_or_pad(&prepared.image, origin, grid, 0.0);
             let share = |share| (index as f64 + share) / count;
-            let kept = self.kept_of(device, image, Keep::Logits, host, &mut watch, share);
-            let logits = kept.await?;
+            let logits = planned.run(device, image, &mut watch, share).await?;
             if !is_finite(&logits) {
                 let layer = self.first_not_finite(device, prepared, &self.tensors).await;
                 return Err(PredictError::NotFinite { layer });
@@ -447,10 +446,9 @@ async fn run(
 
 /// [`crop_or_pad`] without a copy where there is nothing to cut.
 fn cut(array: Tensor, origin: [isize; 3], grid: [usize; 3]) -> Tensor {
-    match origin == [0; 3] && array.shape[1..] == grid {
-        true => array,
-        false => crop_or_pad(&array, origin, grid, 0.0),
-    }
+    let [channels, d, h, w] = array.shape[..].try_into().expect("[C, D, H, W]");
+    let data = crop_or_pad_owned(array.data, [d, h, w], origin, grid, 0.0);
+    Tensor::new(&[channels, grid[0], grid[1], grid[2]], data)
 }
 
 /// How a network goes over a grid: slabs of so many planes, by the first plane of each and the planes of the grid that are
@@ -494,7 +492,7 @@ impl Slabs {
 /// The plan of [`inference_graph_keeping`] for a grid, or where the adapter's limits do not allow it and the network sees only so
 /// far, for the fewest slabs of it.
 pub(crate) fn plan_in_slabs(
-    caps: &Caps,
+    device: &Device,
     network: &Network,
     preprocessing: &Preprocessing,
     grid: [usize; 3],
@@ -502,10 +500,7 @@ pub(crate) fn plan_in_slabs(
 ) -> Result<(Plan, Slabs), GraphError> {
     let plan = |planes| {
         let grid = [planes, grid[1], grid[2]];
-        Plan::new(
-            &inference_graph_keeping(network, preprocessing, grid, keep)?,
-            caps,
-        )
+        plan(device, network, preprocessing, grid, keep)
     };
     let refused = match plan(grid[0]) {
         Ok(plan) => return Ok((plan, Slabs::whole(grid))),

@@ -689,6 +689,20 @@ pub(crate) fn crop_or_pad_values<T: Copy>(
     result
 }
 
+/// [`crop_or_pad_values`] of arrays that stay where nothing changes.
+pub(crate) fn crop_or_pad_owned<T: Copy>(
+    values: Vec<T>,
+    shape: [usize; 3],
+    origin: [isize; 3],
+    grid: [usize; 3],
+    fill: T,
+) -> Vec<T> {
+    match (origin, grid == shape) {
+        ([0, 0, 0], true) => values,
+        _ => crop_or_pad_values(&values, shape, origin, grid, fill),
+    }
+}
+
 /// Voxels that a tile has at least along an axis where it does not cover the scan: smaller ones show a network nothing, and
 /// there would be hundreds of thousands.
 const LEAST_TILE: usize = 8;

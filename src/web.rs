@@ -355,8 +355,7 @@ fn estimate_own(model: &weights::Model, gpu: &Gpu, scan: &Scan) -> Result<Estima
     let shape = placement.shape();
     let grid = preprocessing.grid.unwrap_or(shape);
     let network = &model::find(&model.info.arch).map_err(graph_error)?;
-    let caps = gpu.device.caps();
-    let planned = predict::plan_in_slabs(caps, network, preprocessing, grid, keep);
+    let planned = predict::plan_in_slabs(&gpu.device, network, preprocessing, grid, keep);
     let (plan, slabs) = planned.map_err(graph_error)?;
     let tiles = tiles(shape, grid).len() * slabs.each.len();
     Ok(Estimate::of(&plan, tiles, tiles))

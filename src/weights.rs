@@ -181,9 +181,9 @@ impl Model {
     }
 
     /// Reads a weight file of this program, a safetensors file or PyTorch checkpoint from elsewhere, told apart by
-    /// content, or a folder with a network of brainchop's. A file from elsewhere has its network recognised by the names and shapes of its tensors, and is
-    /// preprocessed as the authors published it. `arch` names the network instead. Types other than float32 are
-    /// converted with a warning in the log.
+    /// content, or a folder with a network of brainchop's. A file from elsewhere has its network recognised by the names
+    /// and shapes of its tensors, and is preprocessed as the authors published it. `arch` names the network instead. Types
+    /// other than float32 are converted with a warning in the log.
     ///
     /// # Errors
     /// A file that can't be read, is damaged, or would run code; tensors that fit no network (or not `arch`, or not the

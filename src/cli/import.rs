@@ -85,6 +85,7 @@ impl Import {
         }
         Ok(())
     }
+
     fn nnunet(&self) -> anyhow::Result<()> {
         if self.arch.is_some() || self.like.is_some() {
             let message = "--arch and --like are not for nnU-Net's models, whose plans say all of it";

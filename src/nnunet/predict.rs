@@ -8,7 +8,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use super::plan::{Labels, Plan};
-use super::prepare::{PrepareError, Prepared, padded_size, prepare, signed};
+use super::prepare::{Placement, PrepareError, Prepared, padded_size, prepare, signed};
 use super::resample::Pair;
 use super::{Model, network};
 use crate::gpu::{Device, Executable, GpuError, Reading, Weights};
@@ -164,21 +164,9 @@ impl Segmenter {
             })
             .await?;
         }
-        let values = match &plan.labels {
-            Labels::Exclusive(names) => names.iter().map(|name| name.value).collect::<Vec<_>>(),
-            Labels::Regions(names) => [0]
-                .into_iter()
-                .chain(names.iter().map(|name| name.value))
-                .collect(),
-        };
         let Prepared { placement, data, .. } = prepared;
         drop(data);
-        let labels = placement.restore(labels, 0)?;
-        host_memory::require(host_memory::bytes(&[labels.len()], 4))?;
-        Ok(labels
-            .into_iter()
-            .map(|index| values[usize::from(index)])
-            .collect())
+        restored(&plan.labels, labels, &placement)
     }
 
     /// Logits of a scan on the network's grid, the mean over the folds, all in memory.
@@ -414,11 +402,8 @@ impl Segmenter {
         sum: &mut Vec<f32>,
         open: &mut Open<'_>,
     ) -> Result<(), NnunetError> {
-        let mut found = pass.logits.finish(device).await?.data;
-        let mirror = &self.mirrored[pass.mirror];
-        if !mirror.is_identity() {
-            found = mirror.apply(&found, open.outputs, open.patch);
-        }
+        let found = pass.logits.finish(device).await?.data;
+        let found = self.mirrored[pass.mirror].apply_owned(found, open.outputs, open.patch);
         match pass.mirror {
             0 => *sum = found,
             _ => sum.iter_mut().zip(&found).for_each(|(sum, v)| *sum += v),
@@ -442,28 +427,14 @@ impl Segmenter {
         let placement = &logits.prepared.placement;
         let voxels: usize = placement.size().iter().product();
         host_memory::require(3 * host_memory::bytes(&[voxels], 4))?;
+        let names = &self.model.plan.labels;
         let mut labels = vec![0; voxels];
-        let mut best = Vec::new();
-        for (output, name) in self.model.plan.labels.names().iter().enumerate() {
+        let mut best = vec![0.0; voxels];
+        for output in 0..names.names().len() {
             let own = self.output(logits, output)?;
-            match &self.model.plan.labels {
-                Labels::Exclusive(_) if output == 0 => best = own,
-                Labels::Exclusive(_) => {
-                    for ((label, best), v) in labels.iter_mut().zip(&mut best).zip(own) {
-                        if v > *best {
-                            (*label, *best) = (name.value, v);
-                        }
-                    }
-                }
-                // A probability above a half.
-                Labels::Regions(_) => {
-                    for (label, _) in labels.iter_mut().zip(&own).filter(|(_, v)| **v > 0.0) {
-                        *label = name.value;
-                    }
-                }
-            }
+            choose(names, output, &own, &mut best, &mut labels);
         }
-        Ok(placement.restore(labels, 0)?)
+        restored(names, labels, placement)
     }
 
     /// Logits of one output at the size of the scan's box, `[D, H, W]`, axes transposed.
@@ -759,25 +730,42 @@ impl<'a> Painter<'a> {
                 let start = (self.next * self.size[1] + y) * self.size[2] + written.columns.start;
                 let labels = &mut self.to[start..start + columns];
                 let best = &mut best[i * columns..(i + 1) * columns];
-                match self.labels {
-                    Labels::Exclusive(_) if output == 0 => best.copy_from_slice(&values),
-                    Labels::Exclusive(_) => {
-                        for ((label, best), value) in labels.iter_mut().zip(best).zip(&values) {
-                            if value > best {
-                                (*label, *best) = (output as u16, *value);
-                            }
-                        }
-                    }
-                    // A probability above a half.
-                    Labels::Regions(_) => {
-                        for (label, _) in labels.iter_mut().zip(&values).filter(|(_, v)| **v > 0.0) {
-                            *label = output as u16 + 1;
-                        }
-                    }
-                }
+                choose(self.labels, output, &values, best, labels);
             }
         }
     }
+}
+
+/// Lets an output compete for voxels: `labels` are indices of the outputs before it, or of regions counted from 1, and `best`
+/// their logits.
+fn choose(names: &Labels, output: usize, logits: &[f32], best: &mut [f32], labels: &mut [u16]) {
+    match names {
+        Labels::Exclusive(_) if output == 0 => best.copy_from_slice(logits),
+        Labels::Exclusive(_) => {
+            for ((label, best), logit) in labels.iter_mut().zip(best).zip(logits) {
+                if logit > best {
+                    (*label, *best) = (output as u16, *logit);
+                }
+            }
+        }
+        // A probability above a half.
+        Labels::Regions(_) => {
+            for (label, _) in labels.iter_mut().zip(logits).filter(|(_, logit)| **logit > 0.0) {
+                *label = output as u16 + 1;
+            }
+        }
+    }
+}
+
+/// Label values `[X, Y, Z]` of the scan from indices in its box.
+fn restored(names: &Labels, labels: Vec<u16>, placement: &Placement) -> Result<Vec<i32>, NnunetError> {
+    let background = matches!(names, Labels::Regions(_)).then_some(0);
+    let values = names.names().iter().map(|name| name.value);
+    let values: Vec<i32> = background.into_iter().chain(values).collect();
+    let labels = placement.restore(labels, 0)?;
+    host_memory::require(host_memory::bytes(&[labels.len()], 4))?;
+    let value = |index: u16| values[usize::from(index)];
+    Ok(labels.into_iter().map(value).collect())
 }
 
 /// First voxels of the tiles that cover a volume: as far apart as [`STEP`] allows, evenly.

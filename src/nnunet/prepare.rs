@@ -4,7 +4,7 @@
 use super::plan::{Normalisation, Plan};
 use super::resample::resampled_size;
 use crate::host_memory::{self, TooLarge};
-use crate::preprocess::{crop_or_pad_values, moments};
+use crate::preprocess::{crop_or_pad_owned, moments};
 use crate::tensor::Elements;
 use crate::volume::{Geometry, Orientation, Reorientation, Volume, VolumeError};
 
@@ -59,31 +59,13 @@ impl Placement {
         let (first, size) = self.cropped;
         let origin = signed(first).map(|at| -at);
         let whole = crop_or_pad_owned(labels, size, origin, self.whole, background);
-        let back = self.turn.inverse();
-        Ok(match back.is_identity() {
-            true => whole,
-            false => back.apply(&whole, 1, self.whole),
-        })
+        Ok(self.turn.inverse().apply_owned(whole, 1, self.whole))
     }
 }
 
 /// A voxel as an origin, which may lie outside of an array.
 pub(super) fn signed(voxel: [usize; 3]) -> [isize; 3] {
     voxel.map(|v| v as isize)
-}
-
-/// [`crop_or_pad_values`] of one array, which stays where nothing changes.
-fn crop_or_pad_owned<T: Copy>(
-    values: Vec<T>,
-    shape: [usize; 3],
-    origin: [isize; 3],
-    grid: [usize; 3],
-    fill: T,
-) -> Vec<T> {
-    match (origin, grid == shape) {
-        ([0, 0, 0], true) => values,
-        _ => crop_or_pad_values(&values, shape, origin, grid, fill),
-    }
 }
 
 /// The channels of a scan, each a volume or several of one, through the plan's preprocessing. The scan is given away, since

@@ -250,6 +250,14 @@ impl Reorientation {
         })
     }
 
+    /// [`Reorientation::apply`] to arrays that stay where nothing turns.
+    pub(crate) fn apply_owned<T: Copy>(&self, data: Vec<T>, channels: usize, shape: [usize; 3]) -> Vec<T> {
+        match self.is_identity() {
+            true => data,
+            false => self.apply(&data, channels, shape),
+        }
+    }
+
     /// Rearranges `channels` dense arrays of `shape` (last axis fastest).
     ///
     /// # Panics

@@ -1,12 +1,11 @@
 // What goes wrong gives a readable message, and the page goes on working.
 
 import assert from 'node:assert/strict'
-import { mkdirSync, readFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { readFileSync } from 'node:fs'
 import { after, before, test } from 'node:test'
 import { launch, serve } from './browser.js'
 import { changeHeader, twoFrames } from './nifti.js'
-import { SAMPLE, WEIGHTS, drop, dropBytes, message, open, segment, untilReady } from './page.js'
+import { SAMPLE, WEIGHTS, drop, dropBytes, message, open, picture, segment, untilReady } from './page.js'
 
 let server, browser
 
@@ -45,10 +44,9 @@ test('files that are no scans or weights', async () => {
   }
   await expect(Buffer.from('Not a scan at all.\n'.repeat(40)), 'notes.nii', 'This scan can’t be used', /notes\.nii: .*NIfTI/)
   if (process.env.SCREENSHOTS) {
-    mkdirSync(process.env.SCREENSHOTS, { recursive: true })
     await dropBytes(page, 'Not a scan at all.\n'.repeat(40), 'notes.nii')
     await page.waitForSelector('#error:not([hidden])')
-    await page.screenshot({ path: join(process.env.SCREENSHOTS, 'error.png') })
+    await picture(page, 'error')
     await message(page)
   }
   const whole = readFileSync(SAMPLE)

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { launch, serve } from './browser.js'
 import { readLabels } from './nifti.js'
-import { ROOT, ct, drop, open, saved, segment, untilReady } from './page.js'
+import { ROOT, ct, drop, open, picture, saved, segment, untilReady } from './page.js'
 
 let server, browser
 
@@ -83,7 +83,7 @@ test('live slices of the 144³ CT follow the crosshair', async (t) => {
   )
   if (process.env.SCREENSHOTS) {
     await drawn(page)
-    await page.screenshot({ path: join(process.env.SCREENSHOTS, 'live.png'), timeout: 300_000 })
+    await picture(page, 'live')
   }
 
   // The labels follow the crosshair.
@@ -138,7 +138,7 @@ test('a small network trains in the tab, and its weights are a file for the comm
   assert.ok(heights.at(-1) > heights[0] + 5, `the loss did not fall: ${heights}`)
   if (process.env.SCREENSHOTS) {
     await page.locator('#train-status').scrollIntoViewIfNeeded()
-    await page.screenshot({ path: join(process.env.SCREENSHOTS, 'training.png'), timeout: 300_000 })
+    await picture(page, 'training')
   }
   const { bytes } = await saved(page, '#train-save')
   const header = JSON.parse(bytes.subarray(8, 8 + Number(bytes.readBigUInt64LE(0))).toString())

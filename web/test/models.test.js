@@ -2,18 +2,16 @@
 
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { launch, serve } from './browser.js'
 import { readLabels, zip } from './nifti.js'
-import { ROOT, drop, dropBytes, large, message, open, saved, segment, untilReady } from './page.js'
+import { ROOT, drop, dropBytes, large, message, open, picture, saved, segment, untilReady } from './page.js'
 
 const NNUNET = join(ROOT, 'tests/reference/nnunet/resenc')
 const SCAN = join(NNUNET, 'imagesTs/hippocampus_102_0000.nii.gz')
-/** Where to keep screenshots, if anywhere. */
-const PICTURES = process.env.SCREENSHOTS
 let server, browser, folder
 
 before(async () => {
@@ -27,14 +25,6 @@ after(async () => {
   await server?.close()
   rmSync(folder, { recursive: true, force: true })
 })
-
-async function picture(page, name) {
-  if (PICTURES) {
-    mkdirSync(PICTURES, { recursive: true })
-    // While SwiftShader computes, it draws no page.
-    await page.screenshot({ path: join(PICTURES, `${name}.png`), timeout: 300_000 })
-  }
-}
 
 /** The command line's labels. */
 function native(model, scan, ...options) {

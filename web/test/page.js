@@ -1,12 +1,14 @@
 // Driving the page as a person would.
 
 import assert from 'node:assert/strict'
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 
 export const ROOT = join(import.meta.dirname, '../..')
 export const SAMPLE = join(ROOT, 'examples/data/imagesTs/hippocampus_041.nii.gz')
 export const WEIGHTS = join(ROOT, 'examples/weights/hippocampus.safetensors')
+/** Where to keep screenshots, if anywhere. */
+const PICTURES = process.env.SCREENSHOTS
 /** Where test data too large for the repository may lie. */
 const SHARED = process.env.OBELISK_SHARED ?? join(ROOT, '../shared')
 
@@ -40,6 +42,15 @@ export async function open(context, url) {
   await page.goto(url)
   await page.waitForFunction(() => document.querySelector('#model-info').textContent !== '')
   return page
+}
+
+/** Keeps a screenshot, where there is a folder for them. */
+export async function picture(page, name) {
+  if (PICTURES) {
+    mkdirSync(PICTURES, { recursive: true })
+    // While SwiftShader computes, it draws no page.
+    await page.screenshot({ path: join(PICTURES, `${name}.png`), timeout: 300_000 })
+  }
 }
 
 /** Drops bytes as a file of that name on the page. */

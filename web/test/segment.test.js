@@ -2,17 +2,15 @@
 
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { launch, serve } from './browser.js'
 import { differences, readLabels, readTensors } from './nifti.js'
-import { ROOT, SAMPLE, WEIGHTS, ct, drop, open, saved, segment, untilReady } from './page.js'
+import { ROOT, SAMPLE, WEIGHTS, ct, drop, open, picture, saved, segment, untilReady } from './page.js'
 
 const TIE = 1e-3
-/** Where to keep screenshots, if anywhere. */
-const PICTURES = process.env.SCREENSHOTS
 let server, browser, folder
 
 before(async () => {
@@ -26,14 +24,6 @@ after(async () => {
   await server?.close()
   rmSync(folder, { recursive: true, force: true })
 })
-
-async function picture(page, name) {
-  if (PICTURES) {
-    mkdirSync(PICTURES, { recursive: true })
-    // While SwiftShader computes, it draws no page.
-    await page.screenshot({ path: join(PICTURES, `${name}.png`), timeout: 300_000 })
-  }
-}
 
 /** The command line's labels and logits, and its seconds. */
 function native(scan, weights) {
