@@ -508,10 +508,12 @@ pub(crate) fn plan_in_slabs(
     };
     if let (GraphError::Limit { .. }, Some(reach)) = (&refused, network.reach()) {
         let slabs = (2..=grid[0]).map_while(|count| Slabs::new(grid[0], reach, count));
-        for slabs in slabs {
-            if let Ok(plan) = plan(slabs.planes) {
-                return Ok((plan, slabs));
-            }
+        let mut slabs: Vec<Slabs> = slabs.collect();
+        // More slabs are thinner ones.
+        let fewest = slabs.partition_point(|slabs| plan(slabs.planes).is_err());
+        if fewest < slabs.len() {
+            let slabs = slabs.swap_remove(fewest);
+            return Ok((plan(slabs.planes)?, slabs));
         }
     }
     Err(refused)
