@@ -1,2 +1,3 @@
-// common/separable.wgsl over flat images: one number an element.
+// common/separable.wgsl and common/max_pool.wgsl over flat images.
 alias Element = f32;
+alias Index = i32;

@@ -220,10 +220,7 @@ fn labels_graph(network: &Network, settings: &Settings, labels: usize) -> Result
     let [d, h, w] = settings.size;
     let shape = [settings.batch, settings.channels, d, h, w];
     let image = graph.input("image", Spec::flat(&shape))?;
-    let mut builder = Builder {
-        graph: &mut graph,
-        training: false,
-    };
+    let mut builder = Builder::new(&mut graph, false);
     let logits = network.build(&mut builder, image, labels)?;
     let labels = graph.push1(ArgMax, &[logits])?;
     graph.keep("labels", labels);

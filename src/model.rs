@@ -5,6 +5,7 @@ mod global_fc;
 mod hybrid;
 mod meshnet;
 mod network;
+mod nnunet;
 mod obelisk;
 pub mod published;
 mod summary;
@@ -14,7 +15,8 @@ use crate::graph::GraphError;
 
 pub use builder::{Builder, Conv};
 pub use meshnet::{MeshActivation, MeshNet};
-pub use network::{At, Build, Fixed, Network, PointNetwork, Site};
+pub use network::{At, Build, Fixed, Layers, Network, PointNetwork, Site};
+pub use nnunet::{Architecture, Class, Stages};
 pub use summary::{Layer, PlannedMemory, Summary};
 
 /// Every network that `--arch` names.
@@ -29,6 +31,8 @@ pub const NETWORKS: &[Network] = &[
     unet::UNET,
     unet::UNET_LEAN,
     meshnet::MESHNET,
+    nnunet::NNUNET,
+    nnunet::NNUNET_RESENC,
     global_fc::UNET_GLOBAL_FC,
     unet::ALLCONVUNET_TCIA,
     unet::ALLCONVUNET_VISCERAL,
@@ -44,6 +48,11 @@ pub const DEFAULT: &str = hybrid::OBELISK_HYBRID.name;
 pub fn find(name: &str) -> Result<Network, GraphError> {
     if name.starts_with("meshnet:") {
         return Ok(MeshNet::parse(name).map_err(GraphError::Name)?.network());
+    }
+    if name.starts_with("nnunet:") || name.starts_with("nnunet-resenc:") {
+        return Ok(Network::nnunet(
+            Architecture::parse(name).map_err(GraphError::Name)?,
+        ));
     }
     NETWORKS.iter().find(|n| n.name == name).copied().ok_or_else(|| {
         let names: Vec<&str> = NETWORKS.iter().map(|n| n.name).collect();

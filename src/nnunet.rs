@@ -17,8 +17,9 @@ use crate::dataset::Label;
 use crate::tensor::Tensor;
 use crate::weights::{self, Record, WeightsError};
 
+pub use crate::model::{Architecture, Class};
 pub use network::graph;
-pub use plan::{Architecture, Channel, Class, Description, Labels, Normalisation, Plan};
+pub use plan::{Channel, Description, Labels, Normalisation, Plan};
 pub use predict::{Logits, NnunetError, STEP, Segmenter, tile_count};
 pub use prepare::{Placement, PrepareError, Prepared, prepare};
 pub use read::{Choice, is_model, is_model_bytes};

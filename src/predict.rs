@@ -93,10 +93,7 @@ pub fn inference_graph_keeping(
     let mut graph = Graph::new();
     let [d, h, w] = grid;
     let image = graph.input("image", Spec::flat(&[1, preprocessing.channels.len(), d, h, w]))?;
-    let mut builder = Builder {
-        graph: &mut graph,
-        training: false,
-    };
+    let mut builder = Builder::new(&mut graph, false);
     let logits = network.build(&mut builder, image, preprocessing.labels.len())?;
     match keep {
         Keep::Logits => graph.keep("logits", logits),

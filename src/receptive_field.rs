@@ -128,10 +128,7 @@ fn gradient_graph(subject: &Subject, offsets: Option<&str>) -> Result<(Graph, Sp
     let [d, h, w] = subject.grid;
     // a map, because a convolution gives no gradient to a flat image
     let image = graph.input("image", Spec::map([1, subject.channels, d, h, w]))?;
-    let mut builder = Builder {
-        graph: &mut graph,
-        training: false,
-    };
+    let mut builder = Builder::new(&mut graph, false);
     let logits = subject.network.build(&mut builder, image, subject.classes)?;
     let output = match offsets {
         None => logits,

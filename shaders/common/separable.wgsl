@@ -1,5 +1,6 @@
 // A linear filter along one axis, out[a, i, b] = Σ_j weight(i, j) in[a, j, b], for the three-dimensional filters that
-// are products of three one-dimensional ones: average pooling, its gradient and that of trilinear upsampling. `length`
+// are products of three one-dimensional ones: average pooling, its gradient, that of trilinear upsampling, and resampling to
+// the nearest voxel. `length`
 // and `source_len` are the axis' lengths of output and input, `inner` the elements of an axis position (b's range).
 // `Element` is vec4f for maps and f32 for flat images. A dispatch makes the rows from `first_row` on in `count`
 // invocations; bindings start at elements `base` and `source_base`. One invocation an element; of averages ROWS neighbours
@@ -59,6 +60,44 @@ fn upsample_gradient(
     for (var j = first; j < end; j++) {
         let at = clamp(inputs * (2 * j + 1) - outputs, 0, last);
         sum += max(1.0 - f32(abs(at - i * 2 * outputs)) * unit, 0.0) * at_input(p, j);
+    }
+    output[p.element - params.base] = sum;
+}
+
+// Output i is input ⌊(i + 1/2) inputs / outputs⌋.
+@compute @workgroup_size(64)
+fn nearest(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let p = place(group, groups, local);
+    if (!p.inside) {
+        return;
+    }
+    let j = divide((2u * u32(p.position) + 1u) * params.source_len, 2u * params.length);
+    output[p.element - params.base] = at_input(p, i32(j));
+}
+
+// Sums the outputs that are input i. Here `length` counts inputs and `source_len` outputs.
+@compute @workgroup_size(64)
+fn nearest_gradient(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(num_workgroups) groups: vec3u,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let p = place(group, groups, local);
+    if (!p.inside) {
+        return;
+    }
+    let inputs = i32(params.length);
+    let outputs = i32(params.source_len);
+    // ⌊(j + 1/2) inputs / outputs⌋ >= i  <=>  2 inputs j >= 2 outputs i - inputs
+    let first = reaches(2 * outputs * p.position - inputs, inputs);
+    let end = min(reaches(2 * outputs * (p.position + 1) - inputs, inputs), outputs);
+    var sum = Element();
+    for (var j = first; j < end; j++) {
+        sum += at_input(p, j);
     }
     output[p.element - params.base] = sum;
 }

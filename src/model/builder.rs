@@ -19,6 +19,9 @@ pub struct Builder<'g> {
     pub graph: &'g mut Graph,
     /// Batch statistics and their running averages, or the running averages only.
     pub training: bool,
+    /// Logits (maps) of fewer voxels than the network's own that a training scores as well, the finest first
+    /// ([`Builder::auxiliary`]).
+    pub auxiliary: Vec<Value>,
 }
 
 /// A convolution's numbers, and how its blocks differ.
@@ -87,7 +90,27 @@ impl Conv {
     }
 }
 
-impl Builder<'_> {
+impl<'g> Builder<'g> {
+    /// Builds into that graph.
+    pub fn new(graph: &'g mut Graph, training: bool) -> Self {
+        Builder {
+            graph,
+            training,
+            auxiliary: Vec::new(),
+        }
+    }
+
+    /// Logits of a map that only a training scores (deep supervision), by a 1×1×1 convolution with parameters `NAME.weight` and
+    /// `NAME.bias`. Finer ones come later.
+    pub fn auxiliary(&mut self, name: &str, x: Value, outputs: usize) -> Result<(), GraphError> {
+        // Both graphs have the same parameters; plans leave out what nothing depends on.
+        let logits = self.conv(name, &[x], Conv::k1(outputs).with_bias())?;
+        if self.training {
+            self.auxiliary.insert(0, logits);
+        }
+        Ok(())
+    }
+
     /// Convolution of the channel-wise concatenation of `sources`; parameters `NAME.weight` and `NAME.bias`.
     pub fn conv(&mut self, name: &str, sources: &[Value], conv: Conv) -> Result<Value, GraphError> {
         let inputs: usize = sources.iter().map(|v| self.graph.shape(*v)[1]).sum();

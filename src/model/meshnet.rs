@@ -1,7 +1,7 @@
 //! MeshNet (Fedorov et al. 2017): a chain of 3×3×3 convolutions of growing and shrinking dilation at full resolution, as
 //! brainchop's networks are.
 
-use super::{Builder, Conv, Network};
+use super::{Builder, Conv, Layers, Network};
 use crate::graph::{GraphError, Value};
 use crate::op::activation::Activation;
 
@@ -128,7 +128,7 @@ impl MeshNet {
     /// The network of this chain.
     pub(super) fn network(self) -> Network {
         Network {
-            chain: Some(self),
+            layers: Layers::Chain(self),
             ..MESHNET
         }
     }

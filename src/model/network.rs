@@ -1,6 +1,7 @@
 //! The description of a network: its name, its builder, and what it requires.
 
-use super::{Builder, MeshNet};
+use super::nnunet::Stages;
+use super::{Architecture, Builder, Class, MeshNet};
 use crate::graph::{Graph, GraphError, Value};
 use crate::preprocess::Preprocessing;
 
@@ -11,10 +12,10 @@ pub struct Network {
     pub name: &'static str,
     /// One line for `obelisk info`.
     pub about: &'static str,
-    /// What [`Network::build`] calls.
-    pub function: Build,
-    /// For networks that are a chain of layers that the name lists.
-    pub chain: Option<MeshNet>,
+    /// What it is made of.
+    pub layers: Layers,
+    /// What each axis of an image is a multiple of.
+    pub multiple: [usize; 3],
     /// For networks that are as published: how the authors' script reads scans, for weights that say nothing of it.
     pub published: Option<fn() -> Preprocessing>,
     /// For networks that take one size of scan only.
@@ -23,6 +24,17 @@ pub struct Network {
     pub points: Option<PointNetwork>,
     /// Whether it has OBELISK layers: parameters or states named `offset…`, shape `[1, K, 1, P, 3]`.
     pub obelisk_layers: bool,
+}
+
+/// What a network is made of.
+#[derive(Clone, Copy)]
+pub enum Layers {
+    /// What a function adds.
+    Function(Build),
+    /// A chain of layers that the name lists.
+    Chain(MeshNet),
+    /// Stages that the name lists.
+    NnUNet(Stages),
 }
 
 /// The one size that a network takes.
@@ -79,8 +91,8 @@ impl Network {
         Network {
             name,
             about,
-            function: build,
-            chain: None,
+            layers: Layers::Function(build),
+            multiple: [1; 3],
             published: None,
             fixed: None,
             points: None,
@@ -90,9 +102,13 @@ impl Network {
 
     pub(super) const fn chain(self, chain: MeshNet) -> Self {
         Network {
-            chain: Some(chain),
+            layers: Layers::Chain(chain),
             ..self
         }
+    }
+
+    pub(super) const fn multiple_of(self, multiple: [usize; 3]) -> Self {
+        Network { multiple, ..self }
     }
 
     pub(super) const fn at_points(self, points: PointNetwork) -> Self {
@@ -130,24 +146,42 @@ impl Network {
     /// # Errors
     /// An image or a number of labels that it does not take.
     pub fn build(&self, b: &mut Builder, image: Value, labels: usize) -> Result<Value, GraphError> {
-        match &self.chain {
-            Some(chain) => chain.build(b, image, labels),
-            None => (self.function)(b, image, labels),
+        match &self.layers {
+            Layers::Function(function) => function(b, image, labels),
+            Layers::Chain(chain) => chain.build(b, image, labels),
+            Layers::NnUNet(stages) => Architecture::from(*stages).build(b, image, labels, true),
+        }
+    }
+
+    /// The network of that architecture.
+    pub(super) fn nnunet(architecture: Architecture) -> Network {
+        let usual = match architecture.class {
+            Class::Plain => super::nnunet::NNUNET,
+            Class::Residual => super::nnunet::NNUNET_RESENC,
+        };
+        Network {
+            multiple: architecture.multiple(),
+            layers: Layers::NnUNet(Stages::from(&architecture)),
+            ..usual
         }
     }
 
     /// How many voxels away along each axis an output sees the image at most, where that is known. Slabs of an image with as many
     /// planes beyond what is kept then give what the whole image does.
     pub fn reach(&self) -> Option<usize> {
-        let layers = self.chain.as_ref()?.layers();
-        Some(layers.map(|(_, dilation)| dilation).sum())
+        let Layers::Chain(chain) = &self.layers else {
+            return None;
+        };
+        Some(chain.layers().map(|(_, dilation)| dilation).sum())
     }
 
-    /// The size of scan and the number of labels that it is described with: the published ones, or 144³ and 9.
+    /// The size of scan and the number of labels that it is described with: the published ones, or 144³ and 9; of nnU-Net's
+    /// networks its largest usual patch, 128³.
     pub fn usual(&self) -> ([usize; 3], usize) {
         match (self.fixed, self.published) {
             (Some(fixed), _) => (fixed.size, fixed.labels),
             (None, Some(preprocessing)) => ([144; 3], preprocessing().labels.len()),
+            (None, None) if self.multiple != [1; 3] => ([128; 3], 9),
             (None, None) => ([144; 3], 9),
         }
     }

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::Network;
-use crate::graph::{Graph, GraphError, Source};
+use crate::graph::{Graph, GraphError, Source, Value};
 use crate::model::Builder;
 use crate::op::arg_max::ArgMax;
-use crate::op::{Caps, Io};
+use crate::op::{Caps, Io, Op};
 use crate::plan::Plan;
 use crate::tensor::Spec;
 use crate::train::{Loss, training_graph};
@@ -102,10 +102,7 @@ impl Summary {
 fn inference(network: &Network, [d, h, w]: [usize; 3], labels: usize) -> Result<Graph, GraphError> {
     let mut graph = Graph::new();
     let image = graph.input("image", Spec::flat(&[1, 1, d, h, w]))?;
-    let mut builder = Builder {
-        graph: &mut graph,
-        training: false,
-    };
+    let mut builder = Builder::new(&mut graph, false);
     let logits = network.build(&mut builder, image, labels)?;
     graph.keep("logits", logits);
     Ok(graph)
@@ -115,10 +112,7 @@ fn inference(network: &Network, [d, h, w]: [usize; 3], labels: usize) -> Result<
 fn labels_graph(network: &Network, [d, h, w]: [usize; 3], labels: usize) -> Result<Graph, GraphError> {
     let mut graph = Graph::new();
     let image = graph.input("image", Spec::flat(&[1, 1, d, h, w]))?;
-    let mut builder = Builder {
-        graph: &mut graph,
-        training: false,
-    };
+    let mut builder = Builder::new(&mut graph, false);
     let logits = network.build(&mut builder, image, labels)?;
     let labels = graph.push1(ArgMax, &[logits])?;
     graph.keep("labels", labels);
@@ -144,16 +138,14 @@ fn layers(graph: &Graph) -> Result<Vec<Layer>, GraphError> {
     for node in graph.nodes() {
         let specs = |values: &[_]| -> Vec<Spec> { values.iter().map(|v| graph.spec(*v).clone()).collect() };
         let (inputs, outputs) = (specs(&node.inputs), specs(&node.outputs));
-        let dispatches = node
-            .op
-            .dispatches(&mut Io::new(&inputs, &outputs), &Caps::PORTABLE)?;
+        let flops = flops(graph, node.op.as_ref(), &node.inputs, &inputs, &outputs)?;
         let (mut names, mut parameters) = (Vec::new(), 0);
         for value in &node.inputs {
             let info = &graph.values()[value.index()];
             if !matches!(info.source, Source::Parameter(_) | Source::State(_)) {
                 continue;
             }
-            let name = info.name.split('.').next().expect("at least one part");
+            let name = info.name.rsplit_once('.').map_or(&*info.name, |(layer, _)| layer);
             if !names.contains(&name) {
                 names.push(name);
             }
@@ -166,8 +158,33 @@ fn layers(graph: &Graph) -> Result<Vec<Layer>, GraphError> {
             kind: node.op.name(),
             shape: outputs[0].shape.clone(),
             parameters,
-            flops: dispatches.iter().map(|d| d.flops).sum(),
+            flops,
         });
     }
     Ok(layers)
+}
+
+/// Operations of a node, or of those that it is composed of.
+fn flops(
+    graph: &Graph,
+    op: &dyn Op,
+    values: &[Value],
+    inputs: &[Spec],
+    outputs: &[Spec],
+) -> Result<u64, GraphError> {
+    let mut expanded = graph.clone();
+    let before = graph.nodes().len();
+    if op.expand(&mut expanded, values)?.is_none() {
+        let dispatches = op.dispatches(&mut Io::new(inputs, outputs), &Caps::PORTABLE)?;
+        return Ok(dispatches.iter().map(|d| d.flops).sum());
+    }
+    let specs =
+        |values: &[Value]| -> Vec<Spec> { values.iter().map(|v| expanded.spec(*v).clone()).collect() };
+    expanded.nodes()[before..]
+        .iter()
+        .map(|node| {
+            let (inputs, outputs) = (specs(&node.inputs), specs(&node.outputs));
+            flops(&expanded, node.op.as_ref(), &node.inputs, &inputs, &outputs)
+        })
+        .sum()
 }

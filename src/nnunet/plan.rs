@@ -5,6 +5,7 @@ use serde_json::{Map, Value as Json};
 
 use super::resample::Resampling;
 use crate::dataset::Label;
+use crate::model::{Architecture, Class};
 use crate::tensor::Elements;
 
 /// Most axes, stages, labels and so on that anything of a plan has.
@@ -74,37 +75,6 @@ pub enum Normalisation {
     RescaleTo01,
     /// Over 255.
     RgbTo01,
-}
-
-/// The network's class.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Class {
-    /// PlainConvUNet.
-    Plain,
-    /// ResidualEncoderUNet.
-    Residual,
-}
-
-/// A network, by stage.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Architecture {
-    /// Its class.
-    pub class: Class,
-    /// Channels of each stage.
-    pub features: Vec<usize>,
-    /// Kernels of each stage's convolutions.
-    pub kernels: Vec<[usize; 3]>,
-    /// Steps of each stage's first convolution.
-    pub strides: Vec<[usize; 3]>,
-    /// Convolutions, or residual blocks, of each stage of the encoder.
-    pub encoder: Vec<usize>,
-    /// Convolutions of each stage of the decoder, from the deepest on.
-    pub decoder: Vec<usize>,
-    /// Whether convolutions have a bias.
-    pub bias: bool,
-    /// Slope of the leaky ReLU; 0 is a ReLU.
-    pub slope: f32,
 }
 
 /// What the outputs mean.
@@ -283,7 +253,7 @@ impl Plan {
             channels: channels(plans, &merged, &dataset.json)?,
             data_resampling: resampling(&merged, "resampling_fn_data", 3)?,
             logits_resampling: resampling(&merged, "resampling_fn_probabilities", 1)?,
-            network: Architecture::new(&merged)?,
+            network: architecture(&merged)?,
             labels: Labels::new(dataset)?,
             mirroring: mirroring.unwrap_or_default(),
         };
@@ -473,171 +443,112 @@ fn resampling(merged: &Map<String, Json>, key: &str, order: u8) -> Result<Resamp
     })
 }
 
-impl Architecture {
-    fn new(merged: &Map<String, Json>) -> Result<Architecture> {
-        let Some(architecture) = merged.get("architecture") else {
-            return Architecture::of_early_versions(merged);
-        };
-        let architecture = object(architecture, "architecture")?;
-        let name: String = read(architecture, "network_class_name")?;
-        let class = match name.rsplit('.').next().unwrap_or_default() {
-            "PlainConvUNet" => Class::Plain,
-            "ResidualEncoderUNet" => Class::Residual,
-            other => {
-                return Err(format!(
-                    "its network is a `{}`; PlainConvUNet and ResidualEncoderUNet are run here",
-                    other.escape_debug()
-                ));
-            }
-        };
-        let arguments = object(get(architecture, "arch_kwargs")?, "arch_kwargs")?;
-        let is = |key: &str, wanted: &str| {
-            let name = arguments.get(key).and_then(Json::as_str).unwrap_or_default();
-            match name.rsplit('.').next().unwrap_or_default() == wanted {
-                true => Ok(()),
-                false => Err(format!(
-                    "its `{key}` is `{}`; {wanted} is done here",
-                    name.escape_debug()
-                )),
-            }
-        };
-        is("conv_op", "Conv3d")?;
-        is("norm_op", "InstanceNorm3d")?;
-        if let Some(given) = arguments.get("norm_op_kwargs").and_then(Json::as_object) {
-            let epsilon = given.get("eps").and_then(Json::as_f64).unwrap_or(1e-5);
-            let affine = given.get("affine").and_then(Json::as_bool).unwrap_or(false);
-            if !affine || (epsilon - 1e-5).abs() > 1e-9 {
-                return Err(format!(
-                    "its instance norm has ε {epsilon} and affine {affine}; 1e-5 and true are done here"
-                ));
-            }
-        }
-        let nonlinearity = arguments.get("nonlin").and_then(Json::as_str).unwrap_or_default();
-        let given = arguments.get("nonlin_kwargs").and_then(Json::as_object);
-        let slope = match nonlinearity.rsplit('.').next().unwrap_or_default() {
-            "LeakyReLU" => {
-                let slope = given
-                    .and_then(|given| given.get("negative_slope"))
-                    .and_then(Json::as_f64);
-                slope.unwrap_or(0.01) as f32
-            }
-            "ReLU" => 0.0,
-            other => {
-                return Err(format!(
-                    "its activation is `{}`; LeakyReLU and ReLU are done here",
-                    other.escape_debug()
-                ));
-            }
-        };
-        let features: Vec<usize> = read(arguments, "features_per_stage")?;
-        let stages = features.len();
-        Ok(Architecture {
-            class,
-            kernels: triples(arguments, "kernel_sizes")?,
-            strides: triples(arguments, "strides")?,
-            encoder: match class {
-                Class::Plain => by_stage(arguments, "n_conv_per_stage", stages)?,
-                Class::Residual => by_stage(arguments, "n_blocks_per_stage", stages)?,
-            },
-            decoder: by_stage(arguments, "n_conv_per_stage_decoder", stages.saturating_sub(1))?,
-            bias: arguments
-                .get("conv_bias")
-                .and_then(Json::as_bool)
-                .unwrap_or(false),
-            slope,
-            features,
-        })
-    }
-
-    /// Plans of before version 2.3 name sizes alone.
-    fn of_early_versions(merged: &Map<String, Json>) -> Result<Architecture> {
-        let class = match merged.get("UNet_class_name").and_then(Json::as_str) {
-            Some("PlainConvUNet") => Class::Plain,
-            Some("ResidualEncoderUNet") => Class::Residual,
-            other => {
-                return Err(format!(
-                    "it has no `architecture`, and its network is a `{}`; PlainConvUNet and ResidualEncoderUNet are run here",
-                    other.unwrap_or_default().escape_debug()
-                ));
-            }
-        };
-        let kernels = triples(merged, "conv_kernel_sizes")?;
-        let stages = kernels.len();
-        if stages > MOST {
-            return Err(format!("its network has {stages} stages"));
-        }
-        let base: usize = read(merged, "UNet_base_num_features")?;
-        let most: usize = read(merged, "unet_max_num_features")?;
-        let of = |stage: usize| base.saturating_mul(1 << stage.min(32)).min(most);
-        Ok(Architecture {
-            class,
-            features: (0..stages).map(of).collect(),
-            kernels,
-            strides: triples(merged, "pool_op_kernel_sizes")?,
-            encoder: by_stage(merged, "n_conv_per_stage_encoder", stages)?,
-            decoder: by_stage(merged, "n_conv_per_stage_decoder", stages.saturating_sub(1))?,
-            bias: true,
-            slope: 0.01,
-        })
-    }
-
-    fn check(&self, patch: [usize; 3]) -> Result<()> {
-        let stages = self.features.len();
-        if !(2..=12).contains(&stages) {
-            return Err(format!("its network has {stages} stages"));
-        }
-        for (what, count, wanted) in [
-            ("kernel_sizes", self.kernels.len(), stages),
-            ("strides", self.strides.len(), stages),
-            ("convolutions of the encoder", self.encoder.len(), stages),
-            ("convolutions of the decoder", self.decoder.len(), stages - 1),
-        ] {
-            if count != wanted {
-                return Err(format!("{what}: {count} for a network of {stages} stages"));
-            }
-        }
-        if self.features.iter().any(|n| !(1..=4096).contains(n)) {
-            return Err(format!("its stages have {:?} channels", self.features));
-        }
-        if self
-            .encoder
-            .iter()
-            .chain(&self.decoder)
-            .any(|n| !(1..=64).contains(n))
-        {
+/// The network of a configuration.
+fn architecture(merged: &Map<String, Json>) -> Result<Architecture> {
+    let Some(architecture) = merged.get("architecture") else {
+        return of_early_versions(merged);
+    };
+    let architecture = object(architecture, "architecture")?;
+    let name: String = read(architecture, "network_class_name")?;
+    let class = match name.rsplit('.').next().unwrap_or_default() {
+        "PlainConvUNet" => Class::Plain,
+        "ResidualEncoderUNet" => Class::Residual,
+        other => {
             return Err(format!(
-                "its stages have {:?} and {:?} convolutions",
-                self.encoder, self.decoder
+                "its network is a `{}`; PlainConvUNet and ResidualEncoderUNet are run here",
+                other.escape_debug()
             ));
         }
-        if self
-            .kernels
-            .iter()
-            .flatten()
-            .any(|k| k.is_multiple_of(2) || *k > 31)
-        {
+    };
+    let arguments = object(get(architecture, "arch_kwargs")?, "arch_kwargs")?;
+    let is = |key: &str, wanted: &str| {
+        let name = arguments.get(key).and_then(Json::as_str).unwrap_or_default();
+        match name.rsplit('.').next().unwrap_or_default() == wanted {
+            true => Ok(()),
+            false => Err(format!(
+                "its `{key}` is `{}`; {wanted} is done here",
+                name.escape_debug()
+            )),
+        }
+    };
+    is("conv_op", "Conv3d")?;
+    is("norm_op", "InstanceNorm3d")?;
+    if let Some(given) = arguments.get("norm_op_kwargs").and_then(Json::as_object) {
+        let epsilon = given.get("eps").and_then(Json::as_f64).unwrap_or(1e-5);
+        let affine = given.get("affine").and_then(Json::as_bool).unwrap_or(false);
+        if !affine || (epsilon - 1e-5).abs() > 1e-9 {
             return Err(format!(
-                "its kernels are {:?}; odd ones up to 31 are run here",
-                self.kernels
+                "its instance norm has ε {epsilon} and affine {affine}; 1e-5 and true are done here"
             ));
         }
-        if self.strides.iter().flatten().any(|s| !(1..=16).contains(s)) {
-            return Err(format!("its strides are {:?}", self.strides));
-        }
-        if !(0.0..1.0).contains(&self.slope) {
-            return Err(format!("its leaky ReLU has slope {}", self.slope));
-        }
-        for axis in 0..3 {
-            let steps: usize = self.strides.iter().map(|s| s[axis]).product();
-            if !patch[axis].is_multiple_of(steps) {
-                return Err(format!(
-                    "its patch of {} voxels on axis {axis} can't be divided by {steps}, the product of its strides",
-                    patch[axis]
-                ));
-            }
-        }
-        Ok(())
     }
+    let nonlinearity = arguments.get("nonlin").and_then(Json::as_str).unwrap_or_default();
+    let given = arguments.get("nonlin_kwargs").and_then(Json::as_object);
+    let slope = match nonlinearity.rsplit('.').next().unwrap_or_default() {
+        "LeakyReLU" => {
+            let slope = given
+                .and_then(|given| given.get("negative_slope"))
+                .and_then(Json::as_f64);
+            slope.unwrap_or(0.01) as f32
+        }
+        "ReLU" => 0.0,
+        other => {
+            return Err(format!(
+                "its activation is `{}`; LeakyReLU and ReLU are done here",
+                other.escape_debug()
+            ));
+        }
+    };
+    let features: Vec<usize> = read(arguments, "features_per_stage")?;
+    let stages = features.len();
+    Ok(Architecture {
+        class,
+        kernels: triples(arguments, "kernel_sizes")?,
+        strides: triples(arguments, "strides")?,
+        encoder: match class {
+            Class::Plain => by_stage(arguments, "n_conv_per_stage", stages)?,
+            Class::Residual => by_stage(arguments, "n_blocks_per_stage", stages)?,
+        },
+        decoder: by_stage(arguments, "n_conv_per_stage_decoder", stages.saturating_sub(1))?,
+        bias: arguments
+            .get("conv_bias")
+            .and_then(Json::as_bool)
+            .unwrap_or(false),
+        slope,
+        features,
+    })
+}
+
+/// Plans of before version 2.3 name sizes alone.
+fn of_early_versions(merged: &Map<String, Json>) -> Result<Architecture> {
+    let class = match merged.get("UNet_class_name").and_then(Json::as_str) {
+        Some("PlainConvUNet") => Class::Plain,
+        Some("ResidualEncoderUNet") => Class::Residual,
+        other => {
+            return Err(format!(
+                "it has no `architecture`, and its network is a `{}`; PlainConvUNet and ResidualEncoderUNet are run here",
+                other.unwrap_or_default().escape_debug()
+            ));
+        }
+    };
+    let kernels = triples(merged, "conv_kernel_sizes")?;
+    let stages = kernels.len();
+    if stages > MOST {
+        return Err(format!("its network has {stages} stages"));
+    }
+    let base: usize = read(merged, "UNet_base_num_features")?;
+    let most: usize = read(merged, "unet_max_num_features")?;
+    let of = |stage: usize| base.saturating_mul(1 << stage.min(32)).min(most);
+    Ok(Architecture {
+        class,
+        features: (0..stages).map(of).collect(),
+        kernels,
+        strides: triples(merged, "pool_op_kernel_sizes")?,
+        encoder: by_stage(merged, "n_conv_per_stage_encoder", stages)?,
+        decoder: by_stage(merged, "n_conv_per_stage_decoder", stages.saturating_sub(1))?,
+        bias: true,
+        slope: 0.01,
+    })
 }
 
 impl Labels {

@@ -1,6 +1,7 @@
-//! Passes of one-dimensional filters along depth, height and width, shared by average pooling, its gradient and that of
-//! upsampling: three passes of k taps instead of k³.
+//! Passes of one-dimensional filters along depth, height and width, shared by average pooling, its gradient, that of
+//! trilinear upsampling, and resampling to the nearest voxel: three passes of k taps instead of k³.
 
+use super::nearest::nearest;
 use super::*;
 use crate::tensor::ALIGNMENT;
 
@@ -26,6 +27,8 @@ params! {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Filter {
     UpsampleGradient,
+    Nearest,
+    NearestGradient,
     Average(Window),
     AverageGradient(Window),
 }
@@ -42,6 +45,8 @@ impl Filter {
     fn entry(self) -> &'static str {
         match self {
             Filter::UpsampleGradient => "upsample_gradient",
+            Filter::Nearest => "nearest",
+            Filter::NearestGradient => "nearest_gradient",
             Filter::Average(_) => "average",
             Filter::AverageGradient(_) => "average_gradient",
         }
@@ -72,6 +77,9 @@ impl Filter {
                     .div_ceil(2 * to)
                     .saturating_sub(1),
             ),
+            Filter::Nearest => (nearest(i, from, to), nearest(i, from, to)),
+            // ⌊(j + ½)·to/from⌋ = i; the last is before the first where no output is input i.
+            Filter::NearestGradient => (first_at(i, from, to), first_at(i + 1, from, to).saturating_sub(1)),
             Filter::Average(w) => (
                 (i * w.stride).saturating_sub(w.padding),
                 (i * w.stride + w.kernel - 1).saturating_sub(w.padding),
@@ -87,6 +95,11 @@ impl Filter {
     pub fn changes(self, from: usize, to: usize) -> bool {
         from != to || self.window().kernel > 1
     }
+}
+
+/// The first of `from` outputs whose nearest of `to` inputs is `i` or more: 2·to·j ≥ 2·from·i − to.
+fn first_at(i: usize, from: usize, to: usize) -> usize {
+    (2 * from * i).saturating_sub(to).div_ceil(2 * to)
 }
 
 /// The two inputs of output `i` and the weight of the higher: max(0, (i + ½)·from/to − ½), half-pixel centres.

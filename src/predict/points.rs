@@ -318,10 +318,7 @@ impl PointPredictor {
             Where::Points(count) => At::Points(graph.input("points", Spec::flat(&[1, count, 3]))?),
             Where::Grid(cells) => (self.points.grid)(cells),
         };
-        let mut builder = Builder {
-            graph: &mut graph,
-            training: false,
-        };
+        let mut builder = Builder::new(&mut graph, false);
         let site = Site {
             image,
             at,

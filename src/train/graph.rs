@@ -8,6 +8,8 @@ use crate::op::add::Add;
 use crate::op::affine_grid::AffineGrid;
 use crate::op::cross_entropy::{cross_entropy, hard_mining};
 use crate::op::grid_sample::{GridSample, Mode, Padding};
+use crate::op::nearest::Nearest;
+use crate::op::scale::Scale;
 use crate::op::soft_dice::{hinge_dice, soft_dice};
 use crate::tensor::Spec;
 
@@ -45,24 +47,45 @@ pub fn training_graph(
         image = graph.push1(sample(Mode::Trilinear, Padding::Border), &[image, grid])?;
         labels = graph.push1(sample(Mode::Nearest, Padding::Zeros), &[labels, grid])?;
     }
-    let mut builder = Builder {
-        graph: &mut graph,
-        training: true,
-    };
+    let mut builder = Builder::new(&mut graph, true);
     let logits = network.build(&mut builder, image, classes)?;
-    train_on(&mut graph, logits, labels, classes, loss)?;
+    let mut all = vec![logits];
+    all.append(&mut builder.auxiliary);
+    train_on(&mut graph, &all, labels, classes, loss)?;
     Ok(graph)
 }
 
-/// What follows the logits in a step: loss (kept), gradients, Adam.
+/// What follows the logits in a step: loss (kept), gradients, Adam. Logits of fewer voxels follow the network's own, and are
+/// scored by the nearest labels, each with half the weight of the one before; the weights sum to 1 (deep supervision as
+/// nnU-Net has it).
 pub(super) fn train_on(
     graph: &mut Graph,
-    logits: Value,
+    logits: &[Value],
     labels: Value,
     classes: usize,
     loss: Loss,
 ) -> Result<(), GraphError> {
-    let loss = add_loss(graph, logits, labels, classes, loss)?;
+    let weight = |i: usize| 0.5f32.powi(i as i32);
+    let total: f32 = (0..logits.len()).map(weight).sum();
+    let mut sum = None;
+    for (i, logits) in logits.iter().enumerate() {
+        let [_, _, d, h, w] = graph.spec(*logits).ncdhw().expect("a map");
+        let labels = match i {
+            0 => labels,
+            _ => graph.push1(Nearest { size: [d, h, w] }, &[labels])?,
+        };
+        let own = add_loss(graph, *logits, labels, classes, loss)?;
+        let factor = weight(i) / total;
+        let own = match factor {
+            1.0 => own,
+            _ => graph.push1(Scale { factor }, &[own])?,
+        };
+        sum = Some(match sum {
+            Some(sum) => graph.push1(Add, &[sum, own])?,
+            None => own,
+        });
+    }
+    let loss = sum.expect("the network's own at least");
     graph.keep("loss", loss);
     graph.parameter_gradient_nodes(loss)?;
     adam(graph)
@@ -85,11 +108,11 @@ pub fn add_loss(
     match loss {
         Loss::CrossEntropy => cross_entropy(graph, logits, labels, None),
         Loss::WeightedCrossEntropy => {
-            let weights = graph.input("class_weights", Spec::flat(&[classes]))?;
+            let weights = class_weights(graph, classes)?;
             cross_entropy(graph, logits, labels, Some(weights))
         }
         Loss::HardMining => {
-            let weights = graph.input("class_weights", Spec::flat(&[classes]))?;
+            let weights = class_weights(graph, classes)?;
             hard_mining(graph, logits, labels, Some(weights), HARDEST)
         }
         Loss::Dice => soft_dice(graph, logits, labels, false),
@@ -98,5 +121,13 @@ pub fn add_loss(
         Loss::CrossEntropyDice => with_entropy(Loss::Dice),
         Loss::CrossEntropyDiceSquared => with_entropy(Loss::DiceSquared),
         Loss::CrossEntropyHingeDice => with_entropy(Loss::HingeDice),
+    }
+}
+
+/// The input of that name, one for all losses.
+fn class_weights(graph: &mut Graph, classes: usize) -> Result<Value, GraphError> {
+    match graph.find("class_weights") {
+        Some(weights) => Ok(weights),
+        None => graph.input("class_weights", Spec::flat(&[classes])),
     }
 }

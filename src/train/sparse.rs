@@ -42,12 +42,9 @@ pub fn sparse_training_graph(
         sites.push(Site { image, at, theta });
     }
     let labels = graph.input("labels", Spec::flat(&[scans, 1, 1, 1, samples]))?;
-    let mut builder = Builder {
-        graph: &mut graph,
-        training: true,
-    };
+    let mut builder = Builder::new(&mut graph, true);
     let logits = (points.at)(&mut builder, &sites, classes)?;
-    train_on(&mut graph, logits, labels, classes, loss)?;
+    train_on(&mut graph, &[logits], labels, classes, loss)?;
     Ok(graph)
 }
 

@@ -104,10 +104,7 @@ fn graph_at(
 ) -> Result<Graph, GraphError> {
     let mut graph = Graph::new();
     let image = graph.input("image", Spec::flat(&[1, channels, d, h, w]))?;
-    let mut builder = Builder {
-        graph: &mut graph,
-        training: false,
-    };
+    let mut builder = Builder::new(&mut graph, false);
     network.build(&mut builder, image, labels)?;
     Ok(graph)
 }

@@ -1,6 +1,6 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["torch==2.15.0", "numpy==2.4.6", "safetensors==0.8.0"]
+# dependencies = ["torch==2.15.0", "numpy==2.4.6", "safetensors==0.8.0", "dynamic-network-architectures==0.4.4"]
 # ///
 """What the networks give in float64 with weights that need no storing.
 
@@ -27,7 +27,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from networks import MESHNET, GlobalFcUNet, LeanUNet, MeshNet, ObeliskHybrid, TciaUNet, UNet, VisceralHybrid, VisceralUNet, upsample
+from networks import (
+    MESHNET, GlobalFcUNet, LeanUNet, MeshNet, ObeliskHybrid, TciaUNet, UNet, VisceralHybrid, VisceralUNet, nnunet,
+    uniform_stages, upsample,
+)  # fmt: skip
 
 HERE = Path(__file__).resolve().parent
 
@@ -65,7 +68,7 @@ def tensor(name, shape):
     return 0.2 * v
 
 
-SMALL, LABELS = (37, 42, 29), 3
+SMALL, EVEN, LABELS = (37, 42, 29), (32, 40, 24), 3
 TCIA, VISCERAL, SCAN = (144, 144, 144), (156, 115, 160), (312, 230, 320)
 CASES = {
     "obelisk-hybrid": (ObeliskHybrid(LABELS), SMALL, LABELS, 3),
@@ -75,6 +78,12 @@ CASES = {
     "unet-global-fc": (GlobalFcUNet(LABELS, SMALL), SMALL, LABELS, 3),
     "meshnet": (MeshNet(LABELS, F.relu, MESHNET), SMALL, LABELS, 3),
     "meshnet:gelu:4x1,6x3,5x2": (MeshNet(LABELS, F.gelu, [(4, 1), (6, 3), (5, 2)]), SMALL, LABELS, 3),
+    "nnunet": (nnunet(LABELS, False, uniform_stages((32, 64, 128, 256), (2,) * 4)), EVEN, LABELS, 3),
+    "nnunet-resenc": (nnunet(LABELS, True, uniform_stages((32, 64, 128, 256), (1, 3, 4, 6))), EVEN, LABELS, 3),
+    "nnunet:6k133x1,9k133s122,12": (
+        nnunet(LABELS, False, [(6, [1, 3, 3], [1] * 3, 1), (9, [1, 3, 3], [1, 2, 2], 2), (12, [3] * 3, [2] * 3, 2)]),
+        EVEN, LABELS, 3,
+    ),
     "allconvunet_tcia": (TciaUNet(9), TCIA, 9, 16),
     "allconvunet_visceral": (VisceralUNet(8), SCAN, 8, 32),
     "globalfcnet_tcia": (GlobalFcUNet(9, TCIA), TCIA, 9, 16),
@@ -82,13 +91,12 @@ CASES = {
 }
 stored, cases = {}, {}
 for name, (network, size, labels, stride) in CASES.items():
-    state = {
-        key: tensor(key, tuple(value.shape)) if value.is_floating_point() else value
-        for key, value in network.state_dict().items()
-    }
     network = network.double().eval()
-    network.load_state_dict(state, strict=True)
     with torch.no_grad():
+        # nnU-Net's have modules under several names, of which the first counts.
+        for key, value in [*network.named_parameters(), *network.named_buffers()]:
+            if value.is_floating_point():
+                value.copy_(tensor(key, tuple(value.shape)))
         logits = network(tensor("image", (1, 1, *size)))[0]
         # channel by channel: all of the largest scan's logits at once are 1.5 GB
         logits = torch.stack([upsample(l[None, None], size)[0, 0, ::stride, ::stride, ::stride] for l in logits])

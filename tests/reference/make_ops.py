@@ -427,6 +427,49 @@ def upsample_trilinear():
     return file
 
 
+def nearest():
+    file = File("nearest")
+    for name, n, ch, size, to in [
+        ("double",         2, 5, (3, 4, 2), (6, 8, 4)),
+        ("half",           1, 3, (6, 8, 4), (3, 4, 2)),
+        ("ratios",         1, 3, (4, 3, 5), (9, 7, 6)),
+        ("downwards",      1, 6, (9, 7, 5), (4, 3, 5)),
+        ("one_voxel_axis", 1, 4, (1, 3, 2), (2, 5, 1)),
+    ]:  # fmt: skip
+        c = file.case(name, size=to)
+        x = c.input("input", c.normal(n, ch, *size))
+        c.output(F.interpolate(x, size=to, mode="nearest-exact"))
+    return file
+
+
+def max_pool3d():
+    file = File("max_pool3d")
+    for name, n, ch, size, k, s, p in [
+        ("k2_s2_p0",       1, 3, (5, 4, 6), 2, 2, 0),
+        ("k3_s2_p1_odd",   2, 5, (7, 9, 5), 3, 2, 1),
+        ("k3_s1_p1",       1, 2, (4, 3, 5), 3, 1, 1),
+        ("by_axis",        1, 4, (5, 6, 7), (1, 3, 2), (1, 2, 2), (0, 1, 0)),
+    ]:  # fmt: skip
+        c = file.case(name, kernel=triple(k), stride=triple(s), padding=triple(p))
+        x = c.input("input", c.normal(n, ch, *size))
+        c.output(F.max_pool3d(x, k, s, p))
+    # Many equal values: the first in the order of the voxels is the one that counts.
+    c = file.case("ties", kernel=triple(3), stride=triple(2), padding=triple(1))
+    x = c.input("input", c.normal(1, 3, 6, 7, 5).round())
+    c.output(F.max_pool3d(x, 3, 2, 1))
+    return file
+
+
+def probabilities():
+    file = File("probabilities")
+    for kind, function in [("softmax", lambda x: F.softmax(x, 1)), ("sigmoid", torch.sigmoid)]:
+        for channels in (1, 3, 8, 13):
+            c = file.case(f"{kind}_{channels}", kind=kind)
+            x = c.input("input", c.normal(2, channels, 3, 4, 5, std=3.0))
+            c.output(function(x))
+    return file
+
+
 def concat():
     file = File("concat")
     for name, n, channels in [("2_sources", 2, (5, 3)), ("3_sources", 1, (4, 1, 6)), ("2_aligned", 1, (8, 4))]:
@@ -610,7 +653,7 @@ def adam():
 
 OPS = [
     conv3d, conv_transpose3d, obelisk_unary, obelisk_binary, obelisk_layer, grid_sample, affine_grid, batch_norm, instance_norm,
-    leaky_relu, relu, elu, gelu, avg_pool3d, upsample_trilinear, concat, linear, cross_entropy, hard_mining, soft_dice, dice_hinge, adam, turn_offsets,
+    leaky_relu, relu, elu, gelu, avg_pool3d, upsample_trilinear, nearest, max_pool3d, probabilities, concat, linear, cross_entropy, hard_mining, soft_dice, dice_hinge, adam, turn_offsets,
 ]  # fmt: skip
 
 if __name__ == "__main__":

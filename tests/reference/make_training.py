@@ -1,16 +1,17 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["torch==2.15.0", "numpy==2.4.6", "safetensors==0.8.0", "nibabel==5.4.2"]
+# dependencies = ["torch==2.15.0", "numpy==2.4.6", "safetensors==0.8.0", "nibabel==5.4.2", "dynamic-network-architectures==0.4.4"]
 # ///
-"""Ten training steps of obelisk-hybrid, unet and a meshnet in PyTorch, in float64 and in float32.
+"""Ten training steps of obelisk-hybrid, unet, a meshnet and two of nnU-Net's in PyTorch, in float64 and in float32.
 
-    uv run make_training.py Task04_Hippocampus
+    uv run make_training.py Task04_Hippocampus [NETWORK...]
 
 Writes, beside this script:
 
 training_batches.safetensors   the ten batches of all networks, in order
   images [10, 2, 1, 21, 27, 20] f32, labels [10, 2, 1, 21, 27, 20] u8; class_weights [3]
-training_hybrid.safetensors, training_unet.safetensors, training_meshnet.safetensors (with ELU)
+training_hybrid.safetensors, training_unet.safetensors, training_meshnet.safetensors (with ELU),
+training_nnunet.safetensors, training_nnunet-resenc.safetensors (the batches' first 20x24x16 voxels, with deep supervision)
   weights/NAME            initial weights and running statistics
   logits [3, 21, 27, 20]  of the first image of the first batch with the initial weights, in training mode
   and for each LOSS
@@ -25,7 +26,8 @@ training_hybrid.safetensors, training_unet.safetensors, training_meshnet.safeten
 
 LOSS is `cross_entropy_dice` (mean cross-entropy + soft Dice, denominators without squares, eps 1e-5) or `hard_mining`
 (a quarter of the batch's voxels, class weights count^-1/2 over all batches divided by their mean, then 0.5 for the
-background) for the hybrid, `cross_entropy` (mean) for the unet and the meshnet. Adam: learning rate 0.002, weight decay 1e-5 added to
+background) for the hybrid, `cross_entropy` (mean) for the unet and the meshnet, `deep_supervision` (cross_entropy_dice of
+each decoder stage but the coarsest, weighted 2/3 and 1/3, labels by nearest-exact) for nnU-Net's. Adam: learning rate 0.002, weight decay 1e-5 added to
 the gradient, betas 0.9 and 0.999, eps 1e-8. No augmentation, no dropout.
 
 Images: the first 20 cases by name, z-scored over the whole volume, cropped around the middle of the labels' box.
@@ -44,7 +46,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from make_ops import dice_scores, hard_examples, voxelwise_cross_entropy, weighted_mean
-from networks import MESHNET, MeshNet, ObeliskHybrid, UNet, initialise
+from networks import MESHNET, MeshNet, ObeliskHybrid, UNet, initialise, nnunet
 
 HERE = Path(__file__).resolve().parent
 SIZE, LABELS, STEPS, BATCH = (21, 27, 20), 3, 10, 2
@@ -58,6 +60,10 @@ FINAL = {
                "batch7U.running_mean", "batch7U.running_var"],
     "unet": ["conv0.weight", "conv1.weight", "conv7U.weight", "conv77U.weight", "conv77U.bias", "batch44.weight",
              "batch0.running_mean", "batch0.running_var", "batch7U.running_mean", "batch7U.running_var"],
+    "nnunet": ["encoder.stages.0.0.convs.0.conv.weight", "decoder.transpconvs.1.weight", "decoder.seg_layers.1.weight",
+               "decoder.seg_layers.2.bias"],
+    "nnunet-resenc": ["encoder.stem.convs.0.conv.weight", "encoder.stages.1.blocks.0.skip.1.conv.weight",
+                      "decoder.seg_layers.1.weight", "decoder.seg_layers.2.bias"],
     "meshnet": ["layers.0.weight", "layers.4.weight", "layers.4.bias", "layers.9.weight", "layers.9.bias"],
 }  # fmt: skip
 
@@ -86,6 +92,17 @@ def cross_entropy_dice(logits, labels, _):
     return voxelwise_cross_entropy(logits, labels).mean() + 1 - dice.mean()
 
 
+def deep_supervision(logits, labels, _):
+    """nnU-Net's weights 1, 1/2, ... with the last one 0, over their sum."""
+    *scored, _ = logits
+    weights = [0.5**i for i in range(len(scored))]
+    losses = []
+    for own in scored:
+        near = F.interpolate(labels.to(own.dtype), own.shape[2:], mode="nearest-exact").long()
+        losses.append(cross_entropy_dice(own, near, None))
+    return sum(w * l for w, l in zip(weights, losses)) / sum(weights)
+
+
 def hard_mining(logits, labels, class_weights):
     ce = voxelwise_cross_entropy(logits, labels)
     keep, _, _ = hard_examples(ce.detach(), labels, 0.25)
@@ -102,7 +119,7 @@ def train(network, loss_function, images, labels, class_weights):
         loss = loss_function(network(image), label, class_weights)
         loss.backward()
         if gradients is None:
-            gradients = {name: p.grad.clone() for name, p in network.named_parameters()}
+            gradients = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
         optimiser.step()
         losses.append(loss.item())
     return torch.tensor(losses, dtype=torch.float64), gradients, network.state_dict()
@@ -126,16 +143,29 @@ def main():
     class_weights[0] = 0.5
     class_weights = class_weights.float()
     print("voxels of each label", count.tolist(), "class weights", class_weights.tolist())
-    save("training_batches.safetensors", {"images": images, "labels": labels, "class_weights": class_weights})
+    if not sys.argv[2:]:
+        save("training_batches.safetensors", {"images": images, "labels": labels, "class_weights": class_weights})
+    steps = [[1] * 3, [2] * 3, [1, 2, 2], [2] * 3]
+    stages = [(c, [3] * 3, step, n) for c, step, n in zip((4, 6, 8, 10), steps, (1, 2, 1, 2))]
     for name, make, functions in [
         ("hybrid", ObeliskHybrid, [cross_entropy_dice, hard_mining]),
         ("unet", UNet, [cross_entropy]),
         ("meshnet", lambda labels: MeshNet(labels, F.elu, MESHNET), [cross_entropy]),
+        ("nnunet", lambda labels: nnunet(labels, False, stages, True), [deep_supervision]),
+        ("nnunet-resenc", lambda labels: nnunet(labels, True, stages, True), [deep_supervision]),
     ]:
+        if sys.argv[2:] and name not in sys.argv[2:]:
+            continue
+        if name.startswith("nnunet"):
+            images, labels = (t[..., :20, :24, :16] for t in (images, labels))
         initial = initialise(make(LABELS), seed=SEED).state_dict()
         initial = {k: v.clone() for k, v in initial.items() if not k.endswith("num_batches_tracked")}
-        tensors = {f"weights/{k}": v for k, v in initial.items()}
-        parameters = sorted(k for k, _ in make(LABELS).named_parameters())
+        named = {k for k, _ in make(LABELS).named_parameters()} | {k for k, _ in make(LABELS).named_buffers()}
+        tensors = {f"weights/{k}": v for k, v in initial.items() if k in named}
+        # No loss reaches the head of the coarsest stage.
+        unused = {k for k in named if name.startswith("nnunet") and k.startswith("decoder.seg_layers.0.")}
+        tensors = {k: v for k, v in tensors.items() if k.removeprefix("weights/") not in unused}
+        parameters = sorted({k for k, _ in make(LABELS).named_parameters()} - unused)
         settings = {**ADAM, "labels": LABELS, "parameters": parameters}
 
         def network(dtype):
@@ -144,7 +174,8 @@ def main():
             return fresh.to(dtype).train()
 
         with torch.no_grad():
-            tensors["logits"] = network(torch.float64)(images[0].double())[0]
+            logits = network(torch.float64)(images[0].double())
+            tensors["logits"] = (logits[0] if isinstance(logits, list) else logits)[0]
         for function in functions:
             loss = function.__name__
             exact, gradients, final = train(network(torch.float64), function, images, labels, class_weights)

@@ -250,6 +250,27 @@ class MeshNet(nn.Module):
         return last(x)
 
 
+def nnunet(labels, residual, stages, deep_supervision=False):
+    """nnU-Net's networks by its own package, each stage (channels, kernel, stride, convolutions or blocks).
+
+    With deep supervision it gives the logits of all decoder stages, the finest first.
+    """
+    from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+
+    channels, kernels, strides, counts = zip(*stages)
+    count = "n_blocks_per_stage" if residual else "n_conv_per_stage"
+    return (ResidualEncoderUNet if residual else PlainConvUNet)(
+        1, len(stages), channels, nn.Conv3d, kernels, strides, num_classes=labels, conv_bias=True, norm_op=nn.InstanceNorm3d,
+        norm_op_kwargs={"eps": 1e-5, "affine": True}, nonlin=nn.LeakyReLU, nonlin_kwargs={"inplace": True},
+        n_conv_per_stage_decoder=1 if residual else 2, deep_supervision=deep_supervision, **{count: counts},
+    )  # fmt: skip
+
+
+def uniform_stages(channels, counts):
+    """Kernels of 3³, steps of 2 from the second stage on."""
+    return [(c, [3] * 3, [1 if i == 0 else 2] * 3, n) for i, (c, n) in enumerate(zip(channels, counts))]
+
+
 MESHNET = [(5, dilation) for dilation in (1, 2, 4, 8, 16, 8, 4, 2, 1)]
 
 

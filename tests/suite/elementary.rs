@@ -5,6 +5,7 @@ use obelisk::graph::Graph;
 use obelisk::op::StepScalars;
 use obelisk::op::adam::adam;
 use obelisk::op::add::Add;
+use obelisk::op::scale::Scale;
 use obelisk::tensor::Spec;
 
 #[test]
@@ -21,6 +22,18 @@ fn a_value_used_twice_sums_its_gradients() {
             vec![g.push1(Add, &[sum, a]).unwrap()]
         };
         check_op(build, &data, &["a", "b"], 1e-6, 1e-2, 1e-4);
+    }
+}
+
+#[test]
+fn a_scaled_value_scales_its_gradient() {
+    for spec in [Spec::map([2, 5, 3, 4, 5]), Spec::flat(&[7])] {
+        let data = Data::from([("x".into(), noise(&spec.shape, 1))]);
+        let build = |g: &mut Graph| {
+            let x = g.input("x", spec.clone()).unwrap();
+            vec![g.push1(Scale { factor: -0.75 }, &[x]).unwrap()]
+        };
+        check_op(build, &data, &["x"], 1e-6, 1e-2, 1e-4);
     }
 }
 

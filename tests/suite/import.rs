@@ -209,10 +209,7 @@ fn weights_whose_preprocessing_nobody_published_take_that_of_another_file() {
     let image = graph
         .input("image", obelisk::tensor::Spec::flat(&[1, 1, 16, 16, 16]))
         .unwrap();
-    let mut builder = Builder {
-        graph: &mut graph,
-        training: false,
-    };
+    let mut builder = Builder::new(&mut graph, false);
     model::find("obelisk-hybrid")
         .unwrap()
         .build(&mut builder, image, 5)

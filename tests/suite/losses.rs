@@ -3,7 +3,7 @@
 use crate::common::*;
 use clap::ValueEnum;
 use obelisk::graph::{Graph, GraphError, Source, Value};
-use obelisk::model::{Builder, Conv, NETWORKS, Network};
+use obelisk::model::{Builder, Conv, Layers, NETWORKS, Network};
 use obelisk::op::StepScalars;
 use obelisk::tensor::{Spec, Tensor};
 use obelisk::train::{Loss, add_loss, training_graph};
@@ -113,7 +113,7 @@ fn one_convolution(b: &mut Builder, image: Value, labels: usize) -> Result<Value
 #[test]
 fn every_loss_falls_in_training() {
     let network = Network {
-        function: one_convolution,
+        layers: Layers::Function(one_convolution),
         ..NETWORKS[0]
     };
     let [n, _, d, h, w] = SHAPE;
@@ -151,10 +151,7 @@ fn networks_say_whether_they_have_obelisk_layers() {
         let [d, h, w] = size;
         let mut graph = Graph::new();
         let image = graph.input("image", Spec::flat(&[1, 1, d, h, w])).unwrap();
-        let mut builder = Builder {
-            graph: &mut graph,
-            training: false,
-        };
+        let mut builder = Builder::new(&mut graph, false);
         network.build(&mut builder, image, labels).unwrap();
         let offsets = graph
             .parameters()

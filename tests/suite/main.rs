@@ -60,6 +60,7 @@ mod picture;
 #[cfg(feature = "cli")]
 mod prepare;
 #[cfg(feature = "cli")]
+mod probabilities;
 mod program;
 #[cfg(feature = "cli")]
 mod tune;

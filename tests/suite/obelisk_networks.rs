@@ -94,10 +94,7 @@ fn points_on_the_networks_grid_have_the_dense_logits_before_upsampling() {
             at,
             theta: None,
         };
-        let mut builder = Builder {
-            graph: &mut graph,
-            training: false,
-        };
+        let mut builder = Builder::new(&mut graph, false);
         let logits = (points.at)(&mut builder, &[site], 8).unwrap();
         graph.keep("logits", logits);
         let scan = scan(size);
@@ -153,10 +150,7 @@ fn a_slice_of_locations_takes_a_twentieth_of_a_volumes_operations() {
             .resident("image", Spec::flat(&[1, 1, 144, 144, 144]))
             .unwrap();
         let at = at(&mut graph);
-        let mut builder = Builder {
-            graph: &mut graph,
-            training: false,
-        };
+        let mut builder = Builder::new(&mut graph, false);
         let site = Site {
             image,
             at,
@@ -232,10 +226,7 @@ fn a_sparse_step_at_a_grids_locations_equals_a_dense_one() {
             at: At::Grid(grid),
             theta: None,
         };
-        let mut builder = Builder {
-            graph: &mut dense,
-            training: true,
-        };
+        let mut builder = Builder::new(&mut dense, true);
         let logits = (network.points.as_ref().unwrap().at)(&mut builder, &[site], classes).unwrap();
         let loss = obelisk::train::add_loss(&mut dense, logits, flat, classes, Loss::HardMining).unwrap();
         dense.keep("loss", loss);

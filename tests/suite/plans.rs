@@ -134,10 +134,7 @@ fn network(name: &str, size: [usize; 3], labels: usize) -> Graph {
     let [d, h, w] = size;
     let image = g.input("image", Spec::flat(&[1, 1, d, h, w])).unwrap();
     let network = obelisk::model::find(name).unwrap();
-    let mut builder = Builder {
-        graph: &mut g,
-        training: false,
-    };
+    let mut builder = Builder::new(&mut g, false);
     let logits = network.build(&mut builder, image, labels).unwrap();
     let labels = g.push1(ArgMax, &[logits]).unwrap();
     g.keep("labels", labels);

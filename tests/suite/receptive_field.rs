@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::common::*;
 use obelisk::graph::{GraphError, Init, Value};
-use obelisk::model::{Builder, Conv, NETWORKS, Network, find};
+use obelisk::model::{Builder, Conv, Layers, NETWORKS, Network, find};
 use obelisk::op::avg_pool3d::AvgPool3d;
 use obelisk::op::obelisk_layer::obelisk_layer;
 use obelisk::op::obelisk_sample::Locations;
@@ -45,7 +45,7 @@ fn convolutions(b: &mut Builder, image: Value, labels: usize) -> Result<Value, G
 #[test]
 fn convolutions_reach_as_far_as_their_kernels_do() {
     let network = Network {
-        function: convolutions,
+        layers: Layers::Function(convolutions),
         ..NETWORKS[0]
     };
     for fields in fields(&network, [24, 25, 26], None) {
@@ -84,7 +84,7 @@ fn sampling(b: &mut Builder, image: Value, labels: usize) -> Result<Value, Graph
 #[test]
 fn an_obelisk_layer_reaches_as_far_as_its_offsets_and_the_smoothing() {
     let network = Network {
-        function: sampling,
+        layers: Layers::Function(sampling),
         ..NETWORKS[0]
     };
     // 21 voxels an axis: 0.1 is a voxel. Samples 4.5 voxels up along x and 2.5 down along z from the middle.

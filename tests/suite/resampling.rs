@@ -1,9 +1,11 @@
-//! Trilinear upsampling and average pooling.
+//! Trilinear upsampling, resampling to the nearest voxel, average and max pooling.
 
 use crate::common::*;
 use obelisk::graph::{Graph, Value};
 use obelisk::op::Target;
 use obelisk::op::avg_pool3d::AvgPool3d;
+use obelisk::op::max_pool3d::{MaxPool, max_pool3d};
+use obelisk::op::nearest::{Nearest, NearestGradient};
 use obelisk::op::upsample::Upsample;
 use obelisk::op::{Caps, StepScalars};
 use obelisk::plan::Plan;
@@ -108,6 +110,107 @@ fn average_pooling_equals_pytorch_in_both_layouts() {
         for spec in [Spec::map(shape), Spec::flat(&shape)] {
             check_golden(&goldens, case, 2e-6, |g, x| g.push1(op, &[x]).unwrap(), spec);
         }
+    }
+}
+
+#[test]
+fn nearest_voxels_equal_pytorchs_in_both_layouts() {
+    let goldens = Goldens::load("nearest");
+    for (case, attributes) in &goldens.cases {
+        let size = three(&attributes["size"]);
+        let shape = goldens.get(case, "input").ncdhw();
+        for spec in [Spec::map(shape), Spec::flat(&shape)] {
+            let build = |g: &mut Graph, x| g.push1(Nearest { size }, &[x]).unwrap();
+            check_golden(&goldens, case, 2e-6, build, spec);
+        }
+    }
+}
+
+#[test]
+fn max_pooling_equals_pytorch_in_both_layouts() {
+    let goldens = Goldens::load("max_pool3d");
+    for (case, attributes) in &goldens.cases {
+        let of = |name: &str| three(&attributes[name]);
+        let pool = MaxPool {
+            kernel: of("kernel"),
+            stride: of("stride"),
+            padding: of("padding"),
+        };
+        let shape = goldens.get(case, "input").ncdhw();
+        for spec in [Spec::map(shape), Spec::flat(&shape)] {
+            let build = |g: &mut Graph, x| max_pool3d(g, x, pool).unwrap();
+            check_golden(&goldens, case, 2e-6, build, spec);
+        }
+    }
+}
+
+#[test]
+fn gradients_of_nearest_voxels_and_max_pooling_equal_central_differences() {
+    // Values further apart than the differences' step, so that no other one becomes the highest.
+    let apart = |shape: [usize; 5]| {
+        let mut x = noise(&shape, 3);
+        let mut order: Vec<usize> = (0..x.data.len()).collect();
+        order.sort_by(|a, b| x.data[*a].total_cmp(&x.data[*b]));
+        for (rank, i) in order.into_iter().enumerate() {
+            x.data[i] = 0.05 * rank as f32 - 2.0;
+        }
+        Data::from([("x".into(), x)])
+    };
+    for layout in [Layout::Flat, Layout::Map] {
+        let input_of = |g: &mut Graph, shape: [usize; 5]| {
+            let shape = shape.to_vec();
+            g.input("x", Spec { shape, layout }).unwrap()
+        };
+        let shape = [2, 3, 3, 4, 2];
+        for size in [[5, 7, 5], [3, 4, 2], [2, 9, 1]] {
+            let build = |g: &mut Graph| {
+                let x = input_of(g, shape);
+                vec![g.push1(Nearest { size }, &[x]).unwrap()]
+            };
+            check_op(build, &input(shape), &["x"], 2e-6, 1e-2, 1e-3);
+            let build = |g: &mut Graph| {
+                let x = input_of(g, shape);
+                vec![g.push1(NearestGradient { size }, &[x]).unwrap()]
+            };
+            check_op(build, &input(shape), &["x"], 2e-6, 1e-2, 1e-3);
+        }
+        let shape = [1, 2, 4, 5, 3];
+        for (kernel, stride, padding) in [
+            ([2; 3], [2; 3], [0; 3]),
+            ([3; 3], [2; 3], [1; 3]),
+            ([3, 1, 2], [1, 2, 1], [1, 0, 0]),
+            ([2, 2, 2], [3, 3, 1], [1, 0, 1]),
+        ] {
+            let build = |g: &mut Graph| {
+                let x = input_of(g, shape);
+                let pool = MaxPool {
+                    kernel,
+                    stride,
+                    padding,
+                };
+                vec![max_pool3d(g, x, pool).unwrap()]
+            };
+            check_op(build, &apart(shape), &["x"], 2e-6, 1e-2, 1e-3);
+        }
+    }
+}
+
+#[test]
+fn max_pooling_says_what_it_takes() {
+    let mut g = Graph::new();
+    let x = g.input("x", Spec::map([1, 2, 4, 2, 5])).unwrap();
+    let pool = |kernel, stride, padding| MaxPool {
+        kernel: [kernel; 3],
+        stride: [stride; 3],
+        padding: [padding; 3],
+    };
+    for (pool, part) in [
+        (pool(3, 2, 0), "shorter than the kernel 3"),
+        (pool(3, 0, 1), "at least 1"),
+        (pool(2, 2, 2), "at most half the kernel"),
+    ] {
+        let error = max_pool3d(&mut g, x, pool).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
     }
 }
 

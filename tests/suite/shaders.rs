@@ -43,10 +43,7 @@ fn plans() -> Vec<Plan> {
         let shape = [1, 1, grid[0], grid[1], grid[2]];
         let mut inference = Graph::new();
         let image = inference.input("image", Spec::flat(&shape)).unwrap();
-        let mut builder = Builder {
-            graph: &mut inference,
-            training: false,
-        };
+        let mut builder = Builder::new(&mut inference, false);
         let logits = network.build(&mut builder, image, classes).unwrap();
         let mut labels = inference.clone();
         inference.keep("logits", logits);

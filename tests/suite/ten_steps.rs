@@ -21,7 +21,13 @@ fn check(arch: &str, file: &str, loss: Loss, stored: &str) {
     let batches = load("training_batches");
     let images = &batches["images"];
     let labels = &batches["labels"];
-    let [n, c, d, h, w] = images.shape[1..].try_into().unwrap();
+    let whole: [usize; 5] = images.shape[1..].try_into().unwrap();
+    let [n, c, ..] = whole;
+    // nnU-Net's take sizes that their steps divide: the batches' first voxels.
+    let [d, h, w] = match reference.get("logits").unwrap().shape[1..] {
+        [d, h, w] => [d, h, w],
+        _ => unreachable!("logits [labels, D, H, W]"),
+    };
     let classes = batches["class_weights"].shape[0];
     let graph = training_graph(&model::find(arch).unwrap(), [n, c, d, h, w], classes, loss, false).unwrap();
     let mut initial: HashMap<String, Tensor> = reference
@@ -51,8 +57,12 @@ fn check(arch: &str, file: &str, loss: Loss, stored: &str) {
             }
             for step in 0..10 {
                 let item = |t: &Tensor, shape: &[usize]| {
-                    let count: usize = shape.iter().product();
-                    Tensor::new(shape, t.data[step * count..(step + 1) * count].to_vec())
+                    let [_, _, _, tall, wide] = whole;
+                    let volume: usize = whole[2..].iter().product();
+                    Tensor::from_fn(shape, |i| {
+                        let (x, y, z, outer) = (i % w, i / w % h, i / w / h % d, i / w / h / d);
+                        t.data[(step * n + outer) * volume + (z * tall + y) * wide + x]
+                    })
                 };
                 executable
                     .upload(device, "image", &item(images, &[n, c, d, h, w]))
@@ -112,6 +122,22 @@ fn a_meshnet_learns_as_in_pytorch() {
         Loss::CrossEntropy,
         "cross_entropy",
     );
+}
+
+#[test]
+fn nnunets_networks_learn_with_deep_supervision_as_in_pytorch() {
+    for (class, stages) in [
+        ("nnunet", "4x1,6x2,8s122x1,10x2"),
+        ("nnunet-resenc", "4x1,6x2,8s122x1,10x2"),
+    ] {
+        let file = format!("training_{class}");
+        check(
+            &format!("{class}:{stages}"),
+            &file,
+            Loss::CrossEntropyDice,
+            "deep_supervision",
+        );
+    }
 }
 
 #[test]
