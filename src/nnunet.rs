@@ -22,7 +22,7 @@ pub use network::graph;
 pub use plan::{Channel, Description, Labels, Normalisation, Plan};
 pub use predict::{Logits, NnunetError, STEP, Segmenter, tile_count};
 pub use prepare::{Placement, PrepareError, Prepared, prepare};
-pub use read::{Choice, is_model, is_model_bytes};
+pub use read::{Choice, is_model, is_model_bytes, planned_architecture};
 pub use resample::{Resampling, resampled_size};
 
 /// One configuration of a model with some of its folds.

@@ -1,5 +1,6 @@
 //! Scan to labels with trained weights: preprocess, tile, run the inference graph, bring logits back to the scan.
 
+pub mod ensemble;
 pub mod points;
 
 use std::collections::HashMap;

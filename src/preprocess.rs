@@ -219,6 +219,26 @@ impl Placement {
         )
     }
 
+    /// Values `[D, H, W]` of the prepared grid, such as probabilities, as `[X, Y, Z]` on the scan's own: resampled linearly, then
+    /// turned back.
+    ///
+    /// # Panics
+    /// If there are not as many as [`Placement::shape`] says.
+    pub fn restore(&self, values: &[f32]) -> Vec<f32> {
+        let resampled = resample::linear(values, 1, self.resampled, self.oriented);
+        self.turn.inverse().apply(&resampled, 1, self.oriented)
+    }
+
+    /// Of a scan that nothing is done to.
+    #[cfg(test)]
+    pub(crate) fn identity(shape: [usize; 3]) -> Placement {
+        Placement {
+            turn: Reorientation::of_axes([0, 1, 2]),
+            oriented: shape,
+            resampled: shape,
+        }
+    }
+
     /// Whether the prepared array has another grid than the scan.
     pub fn is_resampled(&self) -> bool {
         self.resampled != self.oriented

@@ -13,7 +13,7 @@ use glam::{DMat4, DVec3};
 use crate::host_memory::TooLarge;
 
 pub use self::nifti::{
-    SpatialHeader, encode_labels, read, read_bytes, read_geometry, write_image, write_labels,
+    SpatialHeader, encode_labels, read, read_bytes, read_geometry, write_image, write_labels, write_shares,
 };
 pub use orient::{Orientation, Reorientation};
 

@@ -79,13 +79,16 @@ impl Crossval {
             Some(path) => std::fs::read_to_string(path).with_context(|| format!("{}", path.display()))?,
             None => String::new(),
         };
-        let mut rows = crossval::rows(&recipe, self.dataset.as_deref(), &self.arch, self.options.paper)
-            .map_err(|e| match &self.config {
-                _ if matches!(e, CrossvalError::NoNetworks) => {
-                    Usage("name the networks: --arch a,b,c, or [networks.NAME] tables in a recipe".into())
+        let names = networks(&self.arch);
+        let mut rows =
+            crossval::rows(&recipe, self.dataset.as_deref(), &names, self.options.paper).map_err(|e| {
+                match &self.config {
+                    _ if matches!(e, CrossvalError::NoNetworks) => {
+                        Usage("name the networks: --arch a,b,c, or [networks.NAME] tables in a recipe".into())
+                    }
+                    Some(path) => Usage(format!("{}: {e}", path.display())),
+                    None => Usage(e.to_string()),
                 }
-                Some(path) => Usage(format!("{}: {e}", path.display())),
-                None => Usage(e.to_string()),
             })?;
         for row in &mut rows {
             self.options.apply(&mut row.settings)?;
@@ -338,4 +341,33 @@ fn summary(table: &Table, name: &str) -> String {
 
 fn load(dataset: &Dataset, preprocessing: Preprocessing, fold: &Fold) -> Result<TrainingData, CrossvalError> {
     Ok(TrainingData::load(dataset, preprocessing, Some(fold))?)
+}
+
+/// Names of networks from parts between commas, of which those that begin with a digit belong to the name before:
+/// `nnunet:32,64,unet` are two.
+fn networks(parts: &[String]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for part in parts {
+        match names.last_mut() {
+            Some(name) if name.contains(':') && part.starts_with(|c: char| c.is_ascii_digit()) => {
+                *name += &format!(",{part}");
+            }
+            _ => names.push(part.clone()),
+        }
+    }
+    names
+}
+
+#[cfg(test)]
+mod names {
+    use super::networks;
+
+    #[test]
+    fn of_networks_with_stages_keep_their_commas() {
+        let parts = ["meshnet:elu:5x1", "5x2", "unet", "nnunet:32", "64", "obelisk"].map(String::from);
+        assert_eq!(
+            networks(&parts),
+            ["meshnet:elu:5x1,5x2", "unet", "nnunet:32,64", "obelisk"]
+        );
+    }
 }

@@ -1,3 +1,4 @@
+mod maps;
 mod nnunet;
 mod points;
 
@@ -31,8 +32,9 @@ use super::{Usage, examples, how_to_import, message, values};
 ))]
 pub struct Predict {
     /// Weights (.safetensors) of a training run, a published network's (.safetensors, .pth), a model of nnU-Net v2 (its
-    /// results folder, exported .zip or checkpoint .pth), or the folder of a network of brainchop's
-    #[arg(long, value_name = "MODEL")]
+    /// results folder, exported .zip or checkpoint .pth), or the folder of a network of brainchop's. Several weights with commas
+    /// between them, such as the folds of a cross-validation, are an ensemble: the mean of their probabilities counts
+    #[arg(long, value_name = "MODEL,…")]
     model: PathBuf,
     /// A scan (.nii, .nii.gz), or a folder of scans; scans of several files are CASE_0000.nii.gz, CASE_0001.nii.gz …
     #[arg(long, value_name = "SCAN|FOLDER")]
@@ -65,8 +67,10 @@ pub struct Predict {
     grid_spacing: Option<f64>,
     #[command(flatten)]
     foreign: Foreign,
+    #[command(flatten)]
+    maps: maps::Maps,
     /// nnU-Net: do not mirror tiles at test time, which takes an eighth of the time where the model allows three axes
-    #[arg(long)]
+    #[arg(long, conflicts_with = "mirroring")]
     no_mirroring: bool,
     /// Replace outputs that exist; without it, a folder's finished scans are skipped
     #[arg(long)]
@@ -80,28 +84,36 @@ pub struct Predict {
 
 impl Predict {
     pub fn run(&self) -> anyhow::Result<()> {
-        Files::new()
-            .read("--model", &self.model)
+        let members = self.members();
+        let mut files = Files::new();
+        files
+            .read_all("--model", &members)
             .read("--input", &self.input)
             .read_all("--points", &self.points)
             .write("--output", &self.output)
             .write_all("--logits", &self.logits)
-            .write_all("--overlay", &self.overlay)
-            .check()?;
+            .write_all("--overlay", &self.overlay);
+        self.maps.write(&mut files).check()?;
+        if members.len() > 1 || self.maps.are_asked_for() {
+            return maps::run(self, &members);
+        }
         if obelisk::nnunet::is_model(&self.model) {
             return nnunet::run(self);
         }
         if self.no_mirroring {
             return Err(Usage("--no-mirroring is for models of nnU-Net's".into()).into());
         }
-        let model = self.load_model()?;
+        let model = self.load_model(&self.model)?;
         if let Some(points) = &self.points {
+            if self.maps.cleans() {
+                return Err(Usage("the clean-up is for label maps, not for --points".into()).into());
+            }
             return points::run(self, &model, points);
         }
         let preprocessing = &model.info.preprocessing;
         let jobs = self.jobs(preprocessing.channels.len())?;
         let load = |device: &Device| self.load_predictor(device, &model);
-        let labels = |device: &Device, predictor: &mut Segmenter, scan: Volume| match &self.logits {
+        let labels = |device: &Device, predictor: &mut Segmenter, _: &Job, scan: Volume| match &self.logits {
             None => Ok(predictor.labels(device, &scan)?),
             Some(path) => {
                 let (labels, logits) = predictor.segment(device, &scan)?;
@@ -119,8 +131,9 @@ impl Predict {
         (jobs, incomplete): (Vec<Job>, usize),
         names: &[Label],
         load: impl Fn(&Device) -> anyhow::Result<S>,
-        labels: impl Fn(&Device, &mut S, Volume) -> anyhow::Result<Vec<i32>>,
+        labels: impl Fn(&Device, &mut S, &Job, Volume) -> anyhow::Result<Vec<i32>>,
     ) -> anyhow::Result<()> {
+        self.maps.check(names)?;
         let all = jobs.len() + incomplete;
         if jobs.is_empty() && incomplete == 0 {
             return Ok(());
@@ -143,7 +156,7 @@ impl Predict {
             }
             // One bad scan among many does not keep the others from their labels.
             let segmented = loop {
-                match self.segment(job, names, |scan| labels(&device, &mut loaded, scan)) {
+                match self.segment(job, names, |scan| labels(&device, &mut loaded, job, scan)) {
                     Err(error) if losses.repeat(&device, done, &message(&error)) => {
                         device = device::open(&self.device.options())?;
                         loaded = load(&device)?;
@@ -199,15 +212,17 @@ impl Predict {
                 .read_all("--input", &job.files)
                 .write("--output", &job.output);
             files.write_all("--overlay", &self.picture(&job.output));
+            self.maps.write_of(job, is_folder, &mut files);
         }
         let all = jobs.len();
         files
-            .read("--model", &self.model)
+            .read_all("--model", &self.members())
             .write_all("--logits", &self.logits)
             .check()?;
         if let Some(folder) = &self.overlay {
             claim_folder(folder)?;
         }
+        self.maps.claim(is_folder, self.force)?;
         if !is_folder {
             claim(&self.output, self.force)?;
             self.logits.iter().try_for_each(|path| claim(path, self.force))?;
@@ -233,17 +248,26 @@ impl Predict {
         Some(folder.join(format!("{}.png", volume::stem(labels)?)))
     }
 
+    /// The models that `--model` names: the one file or folder of that name, or those between commas.
+    fn members(&self) -> Vec<PathBuf> {
+        let several = self.model.to_str().filter(|_| !self.model.exists());
+        match several {
+            Some(names) => names.split(',').map(PathBuf::from).collect(),
+            None => vec![self.model.clone()],
+        }
+    }
+
     /// The weights, with what `--arch` and `--orient` say instead of their record.
-    fn load_model(&self) -> anyhow::Result<Model> {
+    fn load_model(&self, path: &Path) -> anyhow::Result<Model> {
         if let Some(name) = &self.arch {
             model::find(name).map_err(|e| Usage(e.to_string()))?;
         }
-        let mut model = self.foreign.open(&self.model, self.arch.as_deref())?;
+        let mut model = self.foreign.open(path, self.arch.as_deref())?;
         if let Some(code) = self.orient {
             if let Some(own) = model.info.preprocessing.orientation {
                 let message = format!(
                     "{} turns scans to {own} by itself; --orient is for networks that read scans as they are stored",
-                    self.model.display()
+                    path.display()
                 );
                 return Err(Usage(message).into());
             }
@@ -279,7 +303,9 @@ impl Predict {
         let scan = read_channels(&job.files)?;
         let geometry = scan.geometry.clone();
         // The scan is given away: with its labels it may be more than there is memory for.
-        let labels = labels(scan).with_context(|| format!("{}", job.files[0].display()))?;
+        let mut labels = labels(scan).with_context(|| format!("{}", job.files[0].display()))?;
+        let cleaned = self.maps.clean(&mut labels, &geometry, names);
+        cleaned.with_context(|| format!("{}", job.files[0].display()))?;
         volume::write_labels(&job.output, &labels, &geometry, self.force)?;
         if let Some(path) = self.picture(&job.output) {
             let scan = read_channels(&job.files)?;

@@ -8,7 +8,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use obelisk::dataset::{Dataset, Fold};
 use obelisk::gpu::{Device, DeviceOptions, FormsChoice, GpuError};
 use obelisk::metrics::METRICS;
-use obelisk::model;
+use obelisk::model::{self, Architecture};
+use obelisk::nnunet;
 use obelisk::preprocess::{Overrides, Preprocessing};
 use obelisk::train::{Event, RunFolder, Settings, TrainError, TrainingData, has_checkpoint, train};
 
@@ -28,8 +29,8 @@ use super::{Usage, examples};
 pub struct Train {
     /// Folder with dataset.json (Medical Segmentation Decathlon or nnU-Net v2); taken from --config when absent
     dataset: Option<PathBuf>,
-    /// Network: `obelisk info` lists them [default: obelisk-hybrid]
-    #[arg(long, value_name = "NAME")]
+    /// Network: `obelisk info` lists them; nnU-Net's plans.json is the network of its 3d_fullres [default: obelisk-hybrid]
+    #[arg(long, value_name = "NAME|plans.json")]
     arch: Option<String>,
     /// Folder of the run, made when absent
     #[arg(long, value_name = "RUN")]
@@ -205,6 +206,7 @@ impl Train {
                 Usage("--paper starts from the paper's settings, not from a config.toml".into()).into(),
             );
         }
+        let arch = self.arch()?;
         let config = match (&self.config, self.resume) {
             (Some(_), true) => {
                 return Err(Usage("--resume takes the run's own settings, not --config".into()).into());
@@ -234,8 +236,8 @@ impl Train {
                 let Some(dataset) = &self.dataset else {
                     return Err(Usage("name the DATASET folder, or --config".into()).into());
                 };
-                let arch = self.arch.as_deref().unwrap_or(model::DEFAULT);
-                self.options.start(dataset.clone(), arch)?
+                self.options
+                    .start(dataset.clone(), arch.as_deref().unwrap_or(model::DEFAULT))?
             }
         };
         let mut settings = read.clone();
@@ -245,12 +247,32 @@ impl Train {
         if settings.dataset.as_os_str().is_empty() {
             return Err(Usage("name the DATASET folder".into()).into());
         }
-        if let Some(arch) = &self.arch {
-            settings.arch = arch.clone();
+        if let Some(arch) = arch {
+            settings.arch = arch;
         }
         settings.fold = self.fold.or(settings.fold);
         self.options.apply(&mut settings)?;
         Ok((read, settings))
+    }
+
+    /// The name of the network that `--arch` gives, by itself or by plans.
+    fn arch(&self) -> anyhow::Result<Option<String>> {
+        let Some(arch) = &self.arch else {
+            return Ok(None);
+        };
+        let path = Path::new(arch);
+        if path.extension().is_none_or(|ending| ending != "json") {
+            return Ok(Some(arch.clone()));
+        }
+        let planned = nnunet::planned_architecture(path, "3d_fullres")?;
+        let name = planned.to_string();
+        // A name has no slope, bias and decoder.
+        if Architecture::parse(&name).ok() != Some(planned) {
+            anyhow::bail!(
+                "{arch}: its network has another decoder, another slope or no biases, which is not trained here; {name} is the nearest"
+            );
+        }
+        Ok(Some(name))
     }
 
     /// What to do about an error where this run has something to go on from; `advice.rs` has the rest.

@@ -261,6 +261,18 @@ impl Plan {
         Ok(plan)
     }
 
+    /// The network alone of a configuration of plans.json.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn architecture(plans: &Json, configuration: &str) -> Result<Architecture> {
+        let merged = merged(object(plans, "plans.json")?, configuration, 0)?;
+        let patch = triple(&merged, "patch_size")?;
+        let network = architecture(&merged)?;
+        network.check(patch)?;
+        Ok(network)
+    }
+
     /// Whether everything in it can be.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use super::Model;
 use super::network;
 use super::plan::{Description, Plan};
 use crate::host_memory;
+use crate::model::Architecture;
 use crate::tensor::Tensor;
 use crate::weights::pth::Nnunet;
 use crate::weights::{WeightsError, brainchop, check_numbers};
@@ -24,6 +25,24 @@ const MOST_CHECKPOINT: u64 = 16 << 30;
 const START: usize = 4096;
 /// Folders in which a model is looked for.
 const DEEPEST: usize = 3;
+
+/// The network that nnU-Net's plans.json has for a configuration, such as `3d_fullres`.
+///
+/// # Errors
+/// A file that can't be read or is none of plans, and networks that are not run here.
+pub fn planned_architecture(path: &Path, configuration: &str) -> Result<Architecture, WeightsError> {
+    let wrong = |reason: String| WeightsError::Format {
+        path: path.into(),
+        reason,
+    };
+    let length = std::fs::metadata(path).map_err(WeightsError::io(path))?.len();
+    if length > MOST_JSON {
+        return Err(wrong(format!("has {length} bytes, too many for plans")));
+    }
+    let bytes = std::fs::read(path).map_err(WeightsError::io(path))?;
+    let plans: Json = serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
+    Plan::architecture(&plans, configuration).map_err(wrong)
+}
 
 /// What to take of a model.
 #[derive(Clone, Debug, Default)]

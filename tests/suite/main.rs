@@ -15,6 +15,7 @@ mod data;
 mod dice;
 mod dropout;
 mod elementary;
+mod ensemble;
 mod evaluate;
 mod example_operation;
 mod faults;

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::common::*;
+use crate::program;
 use obelisk::nnunet::{Choice, Labels, Model, Segmenter, is_model};
 use obelisk::volume;
 use serde_json::json;
@@ -553,4 +554,46 @@ fn a_model_is_imported_into_one_file_and_nothing_is_left_of_one_that_is_not() {
         assert_eq!(refused.status.code(), Some(code), "{refused:?}");
         assert!(!folder.join("none.safetensors").exists());
     }
+}
+
+#[test]
+fn plans_name_the_network_to_train() {
+    let planned = |model: &str| {
+        let path = reference("nnunet").join(model);
+        let found = walk(&path).into_iter().find(|file| file.ends_with("plans.json"));
+        obelisk::nnunet::planned_architecture(&found.unwrap(), "3d_fullres").unwrap()
+    };
+    for model in ["resenc", "anisotropic", "regions"] {
+        let architecture = planned(model);
+        let name = architecture.to_string();
+        assert_eq!(
+            obelisk::model::Architecture::parse(&name).unwrap(),
+            architecture,
+            "{name}"
+        );
+        assert!(obelisk::model::find(&name).is_ok());
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("plans.json");
+    for (text, part) in [
+        ("{", "EOF"),
+        ("{}", "configurations"),
+        (
+            r#"{"configurations": {"2d": {}}}"#,
+            "no configuration `3d_fullres`; there are 2d",
+        ),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let train = ["train", "data", "--out", "run", "--arch", file.to_str().unwrap()];
+        program::refused(&program::obelisk(&train), 1, part);
+    }
+}
+
+fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    entries
+        .flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] })
+        .collect()
 }

@@ -8,7 +8,7 @@ use obelisk::gpu::Device;
 use obelisk::nnunet::{Model, Segmenter};
 use obelisk::volume::Volume;
 
-use super::Predict;
+use super::{Job, Predict};
 use crate::cli::Usage;
 use crate::cli::print::errln;
 
@@ -43,7 +43,7 @@ pub fn run(predict: &Predict) -> anyhow::Result<()> {
         let segmenter = pollster::block_on(Segmenter::new(device, model.clone(), !predict.no_mirroring));
         segmenter.with_context(|| format!("{}", predict.model.display()))
     };
-    let labels = |device: &Device, segmenter: &mut Segmenter, scan: Volume| {
+    let labels = |device: &Device, segmenter: &mut Segmenter, _: &Job, scan: Volume| {
         let mut watch = |_: f64| ControlFlow::Continue(());
         let labels = segmenter.labels(device, vec![scan], &mut watch);
         Ok(pollster::block_on(labels)?)
