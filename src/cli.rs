@@ -2,6 +2,7 @@
 
 mod advice;
 mod bench;
+mod check;
 mod crossval;
 mod device;
 mod evaluate;
@@ -53,6 +54,8 @@ enum Command {
     Info(info::Info),
     /// Make a dataset of scans and labels as they are published: turn, crop, resample
     Prepare(Box<prepare::Prepare>),
+    /// List every fault of a dataset, and what its scans and labels are like
+    Check(check::Check),
     /// Train a network on a folder of scans and labels
     Train(Box<train::Train>),
     /// Train and score every fold of several networks, and compare them in a table
@@ -77,6 +80,7 @@ impl Command {
     fn memory(&self) -> Option<&MemoryArguments> {
         match self {
             Command::Prepare(command) => Some(&command.memory),
+            Command::Check(command) => Some(&command.memory),
             Command::Train(command) => Some(&command.device.memory),
             Command::Crossval(command) => Some(&command.device.memory),
             Command::Predict(command) => Some(&command.device.memory),
@@ -101,6 +105,7 @@ pub fn run(arguments: Arguments, started: std::time::Instant) -> anyhow::Result<
     match arguments.command {
         Command::Info(command) => command.run(),
         Command::Prepare(command) => command.run(),
+        Command::Check(command) => command.run(),
         Command::Train(command) => command.run(),
         Command::Crossval(command) => command.run(),
         Command::Predict(command) => command.run(),

@@ -139,6 +139,30 @@ impl Dataset {
     }
 
     fn open_as(conventions: &[Convention], folder: &Path) -> Result<Dataset, DatasetError> {
+        let (dataset, mut faults) = Dataset::survey_as(conventions, folder)?;
+        let more = faults.len().saturating_sub(1);
+        match faults.drain(..).next() {
+            None => Ok(dataset),
+            Some(DatasetError::Invalid { path, problem }) if more > 0 => {
+                invalid(&path, format!("{problem}; there are {more} more faults"))
+            }
+            Some(fault) => Err(fault),
+        }
+    }
+
+    /// [`Dataset::open`] of a folder in which not everything is as it must be: the cases whose files are there, and every fault of
+    /// the others.
+    ///
+    /// # Errors
+    /// A folder of no convention, or without cases.
+    pub fn survey(folder: &Path) -> Result<(Dataset, Vec<DatasetError>), DatasetError> {
+        Dataset::survey_as(CONVENTIONS, folder)
+    }
+
+    fn survey_as(
+        conventions: &[Convention],
+        folder: &Path,
+    ) -> Result<(Dataset, Vec<DatasetError>), DatasetError> {
         let mut contents = None;
         for convention in conventions {
             contents = (convention.read)(folder)?;
@@ -167,37 +191,41 @@ impl Dataset {
             return invalid(folder, "the dataset has no training cases");
         }
         cases.sort_by(|a, b| a.id.cmp(&b.id));
-        if let Some(twice) = cases.windows(2).find(|pair| pair[0].id == pair[1].id) {
-            return invalid(folder, format!("the case {} is there twice", twice[0].id));
-        }
-        let files = |case: &Case| {
-            case.images
-                .iter()
-                .chain([&case.label])
-                .cloned()
-                .collect::<Vec<PathBuf>>()
+        let fault = |path: &Path, problem: String| DatasetError::Invalid {
+            path: path.into(),
+            problem,
         };
-        let missing: Vec<(&str, PathBuf)> = cases
-            .iter()
-            .flat_map(|case| files(case).into_iter().map(|file| (case.id.as_str(), file)))
-            .filter(|(_, file)| !file.is_file())
-            .collect();
-        if let Some((id, file)) = missing.first() {
-            let others = match missing.len() {
-                1 => String::new(),
-                count => format!("; so are {} others of the dataset's", count - 1),
-            };
-            return invalid(file, format!("the file of the case {id} is missing{others}"));
-        }
-        let splits = folds::splits(&folder.join("splits_final.json"), &cases)?;
-        Ok(Dataset {
-            folder: folder.into(),
-            channels,
-            labels,
-            ignore,
-            cases,
-            splits,
-        })
+        let mut faults = Vec::new();
+        cases.dedup_by(|case, before| {
+            let twice = case.id == before.id;
+            if twice {
+                faults.push(fault(folder, format!("the case {} is there twice", case.id)));
+            }
+            twice
+        });
+        let splits = folds::splits(&folder.join("splits_final.json"), &cases);
+        let splits = splits.unwrap_or_else(|error| {
+            faults.push(error);
+            None
+        });
+        cases.retain(|case| {
+            let files = case.images.iter().chain([&case.label]);
+            let missing: Vec<&PathBuf> = files.filter(|file| !file.is_file()).collect();
+            let problem = format!("the file of the case {} is missing", case.id);
+            faults.extend(missing.iter().map(|file| fault(file, problem.clone())));
+            missing.is_empty()
+        });
+        Ok((
+            Dataset {
+                folder: folder.into(),
+                channels,
+                labels,
+                ignore,
+                cases,
+                splits,
+            },
+            faults,
+        ))
     }
 
     /// The folds to cross-validate with. Without `folds`: those of the folder's `splits_final.json` or, where there is
@@ -311,6 +339,35 @@ impl Dataset {
         same_grid(&case.label, &map.geometry, &case.images[0], scan)?;
         map.geometry = scan.clone();
         Ok(map)
+    }
+}
+
+impl Dataset {
+    /// A label map's values, all of which the dataset declares.
+    ///
+    /// # Errors
+    /// Values that no label has, and voxels that are no labels.
+    pub fn label_values(&self, map: &Volume) -> Result<Vec<i32>, DatasetError> {
+        let values = map.labels()?;
+        let known = |value: i32| Some(value) == self.ignore || self.labels.iter().any(|l| l.value == value);
+        // runs of equal labels are long
+        let mut last = 0;
+        for value in &values {
+            if *value != last && !known(*value) {
+                let names: Vec<String> = self
+                    .labels
+                    .iter()
+                    .map(|l| format!("{} {}", l.value, l.name))
+                    .collect();
+                let problem = format!(
+                    "it holds the label {value}, which dataset.json does not declare (it has {})",
+                    names.join(", ")
+                );
+                return invalid(&map.source, problem);
+            }
+            last = *value;
+        }
+        Ok(values)
     }
 }
 

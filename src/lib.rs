@@ -54,6 +54,7 @@
 pub mod autodiff;
 #[cfg(feature = "cli")]
 pub mod bench;
+pub mod check;
 pub mod components;
 pub mod crossval;
 pub mod dataset;

@@ -178,6 +178,17 @@ pub enum VolumeError {
     },
 }
 
+impl VolumeError {
+    /// The file that it is about.
+    pub fn path(&self) -> &Path {
+        match self {
+            VolumeError::Io { path, .. }
+            | VolumeError::Format { path, .. }
+            | VolumeError::Memory { path, .. } => path,
+        }
+    }
+}
+
 /// Voxels by which two files of one scan may place a voxel apart: affines carry rounding.
 pub const SAME_PLACE: f64 = 0.1;
 

@@ -6,6 +6,7 @@ mod common;
 mod activation;
 mod batch_norm;
 mod brainchop;
+mod check;
 mod checkpoints;
 mod concat;
 mod conv3d;
