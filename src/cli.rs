@@ -15,6 +15,7 @@ mod pictures;
 mod predict;
 mod prepare;
 pub mod print;
+mod scoring;
 mod shell;
 mod train;
 

@@ -36,7 +36,12 @@ pub struct EpochRecord {
 pub(super) fn log_csv(log: &[EpochRecord], preprocessing: &Preprocessing) -> String {
     let number = |v: Option<f64>| v.map(|v| format!("{v:.5}")).unwrap_or_default();
     let labels = || preprocessing.labels.iter().skip(1);
-    let scores = METRICS.iter().flat_map(|metric| {
+    // a training's validation takes few of the metrics
+    let metrics: Vec<usize> = (0..METRICS.len())
+        .filter(|i| *i == 0 || log.iter().any(|line| line.scores.get(*i).is_some_and(|s| !s.is_empty())))
+        .collect();
+    let scores = metrics.iter().flat_map(|i| {
+        let metric = &METRICS[*i];
         let label = |l: &Label| format!("{}_{}", metric.name, l.name.replace([',', '"', '\n'], "_"));
         std::iter::once(format!("{}_mean", metric.name)).chain(labels().map(label))
     });
@@ -55,7 +60,7 @@ pub(super) fn log_csv(log: &[EpochRecord], preprocessing: &Preprocessing) -> Str
     .collect();
     let mut text = columns.join(",") + "\n";
     for line in log {
-        let scores = (0..METRICS.len()).flat_map(|metric| {
+        let scores = metrics.iter().flat_map(|&metric| {
             let mean = line.means.get(metric).copied().flatten();
             let score = move |i: usize| line.scores.get(metric)?.get(i).copied().flatten();
             std::iter::once(mean).chain((0..labels().count()).map(score))
@@ -99,7 +104,7 @@ mod tests {
         let mut preprocessing = find("obeliskhybrid_tcia").unwrap().published.unwrap()();
         preprocessing.labels.truncate(3);
         let expected = "epoch,learning_rate,loss,train_seconds,validation_seconds,dice_mean,dice_spleen,\
-            dice_pancreas,volume_error_mean,volume_error_spleen,volume_error_pancreas,offset1_sigma,offset2_sigma\n\
+            dice_pancreas,jaccard_mean,jaccard_spleen,jaccard_pancreas,offset1_sigma,offset2_sigma\n\
             1,0.0020000,1.500000,2.00,1.00,0.25000,,0.25000,,,,,\n\
             2,0.0020000,1.500000,2.00,1.00,,,,1.50000,1.50000,,0.05000,0.06250\n";
         assert_eq!(log_csv(&[first.clone(), second], &preprocessing), expected);
