@@ -284,7 +284,13 @@ pub fn score_again(
         let predicted = volume::read(&prediction(out, &result.name, &held_out.case))?;
         let expected = dataset.label(case, &predicted.geometry)?.labels()?;
         let (labels, shape) = (predicted.labels()?, predicted.geometry.shape);
-        let maps = Comparison::new(&labels, &expected, shape, predicted.geometry.spacing, dataset.ignore);
+        let maps = Comparison::new(
+            &labels,
+            &expected,
+            shape,
+            predicted.geometry.spacing,
+            dataset.ignore,
+        );
         let of_case = maps.scores(&scoring, |_| true);
         let of_case = of_case.map_err(|cause| no_memory(&held_out.case, cause))?;
         scores.push((held_out.case.clone(), of_case));

@@ -346,7 +346,12 @@ pub fn evaluate_methods(
         }
         scored.push(cases);
     }
-    let all_cases = || scored.iter().flatten().flat_map(|(_, scores)| scores.keys().copied());
+    let all_cases = || {
+        scored
+            .iter()
+            .flatten()
+            .flat_map(|(_, scores)| scores.keys().copied())
+    };
     let occurring: BTreeSet<i32> = all_cases().collect();
     for label in occurring.iter().filter(|label| !options.wants(**label)) {
         tracing::warn!("the label {label} occurs but is not declared; it is not scored");
@@ -409,7 +414,10 @@ mod tests {
         assert_eq!((far.cases, far.undefined, far.infinite), (2, 1, 1));
         assert_eq!(of("hd", Some(1)).median, Some(10.0));
         // where the reference has no label, there is no recall; where the prediction has none, no precision
-        assert_eq!((of("recall", Some(1)).cases, of("recall", Some(1)).undefined), (2, 1));
+        assert_eq!(
+            (of("recall", Some(1)).cases, of("recall", Some(1)).undefined),
+            (2, 1)
+        );
         let all = of("dice", None);
         assert_eq!((all.mean, all.cases, all.undefined), (report.means[0], 3, 0));
         assert!(all.low.unwrap() < all.mean.unwrap() && all.high.unwrap() > all.mean.unwrap());
@@ -418,14 +426,22 @@ mod tests {
             table.contains("1 a") && table.contains("0.6667") && table.contains(" -"),
             "{table}"
         );
-        assert!(table.starts_with("Dice\ncase") && table.contains("\n4 b "), "{table}");
-        let means = table.lines().filter(|line| line.split(' ').next() == Some("mean"));
+        assert!(
+            table.starts_with("Dice\ncase") && table.contains("\n4 b "),
+            "{table}"
+        );
+        let means = table
+            .lines()
+            .filter(|line| line.split(' ').next() == Some("mean"));
         assert_eq!(means.count(), 1, "one line begins with its mean: {table}");
         let json = serde_json::to_string(&report).unwrap();
         assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
         let dice = Report::new(&labels, &cases, &Scoring::first());
         assert_eq!((dice.means[0], dice.means[hd]), (report.means[0], None));
-        assert_eq!((dice.surfaces, dice.scored().collect::<Vec<_>>()), (None, vec![0]));
+        assert_eq!(
+            (dice.surfaces, dice.scored().collect::<Vec<_>>()),
+            (None, vec![0])
+        );
         assert!(dice.to_string().starts_with("case"));
     }
 }

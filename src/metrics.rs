@@ -469,7 +469,8 @@ impl<'a> Comparison<'a> {
                 bounds.high[axis] = bounds.high[axis].max(end);
             }
         };
-        let lines = (self.prediction.chunks_exact(columns.max(1))).zip(self.reference.chunks_exact(columns.max(1)));
+        let lines =
+            (self.prediction.chunks_exact(columns.max(1))).zip(self.reference.chunks_exact(columns.max(1)));
         for (row, (predicted, expected)) in lines.enumerate() {
             let mut from = 0;
             while from < columns {
@@ -498,7 +499,9 @@ impl<'a> Comparison<'a> {
                     let line = (plane * rows + row) * columns;
                     let line = line + bounds.low[2]..line + bounds.high[2];
                     let voxels = map[line.clone()].iter().zip(&self.reference[line]);
-                    mask.extend(voxels.map(|(v, expected)| u8::from(*v == label && Some(*expected) != self.ignore)));
+                    mask.extend(
+                        voxels.map(|(v, expected)| u8::from(*v == label && Some(*expected) != self.ignore)),
+                    );
                 }
             }
             mask
@@ -758,13 +761,24 @@ mod tests {
             };
             let (same, other) = (score(&reference), score(&[1, 1, 2, 2, 0, 0, 0, 0]));
             let sized = metric.better == Better::Neither;
-            assert!(sized || metric.is_better(same, other), "{}: {same} {other}", metric.name);
+            assert!(
+                sized || metric.is_better(same, other),
+                "{}: {same} {other}",
+                metric.name
+            );
             let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-            assert!(metric.name.chars().all(plain) && metric.name != "all", "{}", metric.name);
+            assert!(
+                metric.name.chars().all(plain) && metric.name != "all",
+                "{}",
+                metric.name
+            );
             let again = METRICS.iter().filter(|m| m.name == metric.name).count();
             assert_eq!(again, 1, "{}", metric.name);
         }
-        assert!(!METRICS[0].of_surfaces, "each epoch of a training is scored by it");
+        assert!(
+            !METRICS[0].of_surfaces,
+            "each epoch of a training is scored by it"
+        );
     }
 
     #[test]

@@ -82,7 +82,10 @@ impl Evaluate {
         if let Some(path) = &self.json {
             write_beside(path, self.json_text(&methods)?.as_bytes(), self.force)?;
         }
-        for (path, text) in [(&self.csv, Methods::csv as fn(&_) -> _), (&self.latex, Methods::latex)] {
+        for (path, text) in [
+            (&self.csv, Methods::csv as fn(&_) -> _),
+            (&self.latex, Methods::latex),
+        ] {
             if let Some(path) = path {
                 write_beside(path, text(&methods).as_bytes(), self.force)?;
             }

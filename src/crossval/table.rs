@@ -456,9 +456,7 @@ mod tests {
             table.cases_csv()
         );
         assert!(
-            table
-                .csv()
-                .contains("dice_b,dice_b_sd,hd_mean,hd_mean_sd"),
+            table.csv().contains("dice_b,dice_b_sd,hd_mean,hd_mean_sd"),
             "{}",
             table.csv()
         );
@@ -483,8 +481,7 @@ mod tests {
         let markdown = Table::new(vec![vec![a, b]]).unwrap().markdown();
         let line = "| net, all | 1,234,567 | 80.00 ± 3.54 | 60.00 ± 14.14 | 100.00 | – | – | – |";
         assert!(markdown.contains(line), "{markdown}");
-        let heading =
-            "| Dice % | left\\|right | b | HD mm | HD left\\|right | HD b |";
+        let heading = "| Dice % | left\\|right | b | HD mm | HD left\\|right | HD b |";
         assert!(markdown.contains(heading), "{markdown}");
     }
 

@@ -32,10 +32,12 @@ impl Methods {
 
 /// Fields with commas between them (RFC 4180).
 fn line(cells: &[String]) -> String {
-    let quoted = cells.iter().map(|text| match text.contains([',', '"', '\n', '\r']) {
-        true => format!("\"{}\"", text.replace('"', "\"\"")),
-        false => text.clone(),
-    });
+    let quoted = cells
+        .iter()
+        .map(|text| match text.contains([',', '"', '\n', '\r']) {
+            true => format!("\"{}\"", text.replace('"', "\"\"")),
+            false => text.clone(),
+        });
     quoted.collect::<Vec<_>>().join(",") + "\n"
 }
 

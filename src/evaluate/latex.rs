@@ -151,13 +151,25 @@ mod tests {
             lines[5]
         );
         assert!(
-            lines[6].starts_with("a\\textbackslash{}b & 73.00$^{*}$ (") && lines[6].contains("& \\textbf{50.00} (50.00--50.00)"),
+            lines[6].starts_with("a\\textbackslash{}b & 73.00$^{*}$ (")
+                && lines[6].contains("& \\textbf{50.00} (50.00--50.00)"),
             "{}",
             lines[6]
         );
-        assert_eq!(lines[8], "\\multicolumn{4}{l}{\\textit{HD mm} $\\downarrow$} \\\\");
-        assert!(lines[9].contains("& \\textbf{1.00} (1.00--1.00) &"), "{}", lines[9]);
-        assert!(lines[10].contains("& $\\infty$$^{*}$ (2.00--$\\infty$) &"), "{}", lines[10]);
+        assert_eq!(
+            lines[8],
+            "\\multicolumn{4}{l}{\\textit{HD mm} $\\downarrow$} \\\\"
+        );
+        assert!(
+            lines[9].contains("& \\textbf{1.00} (1.00--1.00) &"),
+            "{}",
+            lines[9]
+        );
+        assert!(
+            lines[10].contains("& $\\infty$$^{*}$ (2.00--$\\infty$) &"),
+            "{}",
+            lines[10]
+        );
         assert_eq!(lines[11..], ["\\bottomrule", "\\end{tabular}"]);
         let columns = |line: &str| line.replace("\\&", "").matches('&').count();
         for line in [2, 5, 6, 9, 10] {

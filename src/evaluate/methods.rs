@@ -65,7 +65,9 @@ impl Methods {
     /// Tests these pairs of methods, by their places. The methods have the same labels.
     pub fn new(methods: Vec<Method>, pairs: &[(usize, usize)]) -> Methods {
         let tests = (0..METRICS.len()).filter(|i| METRICS[*i].better != Better::Neither);
-        let tests = tests.flat_map(|metric| tests_of(&methods, pairs, metric)).collect();
+        let tests = tests
+            .flat_map(|metric| tests_of(&methods, pairs, metric))
+            .collect();
         Methods { methods, tests }
     }
 
@@ -164,7 +166,11 @@ impl fmt::Display for Methods {
                                 0 => String::new(),
                                 n => format!(" ({n} infinite, median {})", shown(&METRICS[i], s.median)),
                             };
-                            format!("{} {}{undefined}", shown(&METRICS[i], s.mean), interval(&METRICS[i], s))
+                            format!(
+                                "{} {}{undefined}",
+                                shown(&METRICS[i], s.mean),
+                                interval(&METRICS[i], s)
+                            )
                         }
                     });
                     if k > 0 {
@@ -208,7 +214,10 @@ pub(super) mod tests {
                 scores[at] = vec![Some(*hd), (i > 0).then_some(1.0)];
                 CaseScore {
                     case: format!("case{i}"),
-                    means: scores.iter().map(|s| statistics::mean(s.iter().copied())).collect(),
+                    means: scores
+                        .iter()
+                        .map(|s| statistics::mean(s.iter().copied()))
+                        .collect(),
                     scores,
                 }
             });

@@ -141,7 +141,11 @@ impl Envelope {
     fn sweep(&self, places: impl IntoIterator<Item = usize>, mut at: impl FnMut(usize, f64)) {
         let mut k = 0;
         for place in places {
-            while self.parabolas.get(k + 1).is_some_and(|next| next.2 <= place as f64) {
+            while self
+                .parabolas
+                .get(k + 1)
+                .is_some_and(|next| next.2 <= place as f64)
+            {
                 k += 1;
             }
             let (lowest, height, _) = self.parabolas[k];
@@ -154,6 +158,7 @@ impl Envelope {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
 
     use super::*;
 
@@ -174,7 +179,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
+        #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, rng_seed: RngSeed::Fixed(1), ..Default::default() })]
 
         #[test]
         fn distances_are_those_of_all_pairs(

@@ -83,7 +83,10 @@ impl Pair {
             false => std::thread::scope(|scope| {
                 let a = scope.spawn(|| side(one, other));
                 let b = side(other, one);
-                (a.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), b)
+                (
+                    a.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                    b,
+                )
             }),
         };
         Ok(Pair {
@@ -183,9 +186,7 @@ fn edge_voxels(mask: &[u8], [planes, rows, columns]: [usize; 3]) -> Vec<u8> {
         let place = [i / strides[0], i / columns % rows, i % columns];
         let inner = (place.iter().zip([planes, rows, columns]))
             .zip(strides)
-            .all(|((at, n), stride)| {
-                *at > 0 && at + 1 < n && mask[i - stride] != 0 && mask[i + stride] != 0
-            });
+            .all(|((at, n), stride)| *at > 0 && at + 1 < n && mask[i - stride] != 0 && mask[i + stride] != 0);
         *edge = u8::from(!inner);
     }
     edges

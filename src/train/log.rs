@@ -38,7 +38,12 @@ pub(super) fn log_csv(log: &[EpochRecord], preprocessing: &Preprocessing) -> Str
     let labels = || preprocessing.labels.iter().skip(1);
     // a training's validation takes few of the metrics
     let metrics: Vec<usize> = (0..METRICS.len())
-        .filter(|i| *i == 0 || log.iter().any(|line| line.scores.get(*i).is_some_and(|s| !s.is_empty())))
+        .filter(|i| {
+            *i == 0
+                || log
+                    .iter()
+                    .any(|line| line.scores.get(*i).is_some_and(|s| !s.is_empty()))
+        })
         .collect();
     let scores = metrics.iter().flat_map(|i| {
         let metric = &METRICS[*i];
@@ -87,6 +92,13 @@ mod tests {
     use super::*;
     use crate::model::find;
 
+    /// For the first two metrics.
+    fn by_metric<T: Default + Clone>(first: T, second: T) -> Vec<T> {
+        let mut values = vec![T::default(); METRICS.len()];
+        (values[0], values[1]) = (first, second);
+        values
+    }
+
     #[test]
     fn a_run_from_before_the_offsets_were_logged_goes_on() {
         let old = r#"{"epoch":1,"learning_rate":0.002,"loss":1.5,"dice":[null,0.25],"mean_dice":0.25,
@@ -94,8 +106,8 @@ mod tests {
         let first: EpochRecord = serde_json::from_str(old).unwrap();
         let second = EpochRecord {
             epoch: 2,
-            scores: vec![Vec::new(), vec![Some(1.5)]],
-            means: vec![None, Some(1.5)],
+            scores: by_metric(Vec::new(), vec![Some(1.5)]),
+            means: by_metric(None, Some(1.5)),
             offset_sigma: BTreeMap::from([("offset2".into(), 0.0625), ("offset1".into(), 0.05)]),
             ..first.clone()
         };

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use obelisk::crossval::{Table, finished};
 use obelisk::dataset::{Dataset, Folds};
-use obelisk::evaluate::evaluate;
+use obelisk::evaluate::{Options, evaluate};
 use serde_json::json;
 
 use crate::program::*;
@@ -151,7 +151,15 @@ fn folds_are_trained_once_and_the_table_has_evaluates_numbers() {
     let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} against {b}");
     for (row, network) in table.rows.iter().zip(NETWORKS) {
         let predictions = path("two").join(network).join("predictions");
-        let report = evaluate(&predictions, &path("references"), Some(&table.labels), None).unwrap();
+        let report = evaluate(
+            &predictions,
+            &path("references"),
+            &Options {
+                labels: Some(&table.labels),
+                ..Options::default()
+            },
+        )
+        .unwrap();
         assert_eq!((row.cases, report.cases.len()), (24, 24));
         near(row.scores[0].unwrap().mean, report.means[0].unwrap());
         assert!(

@@ -4,11 +4,23 @@ use std::fs;
 use std::path::Path;
 
 use obelisk::dataset::Label;
-use obelisk::evaluate::evaluate;
+use obelisk::evaluate::{EvaluateError, Options, Report};
 use obelisk::volume;
 
 fn labels_ts() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/labelsTs")
+}
+
+fn evaluate(
+    predictions: &Path,
+    references: &Path,
+    labels: Option<&[Label]>,
+) -> Result<Report, EvaluateError> {
+    let options = Options {
+        labels,
+        ..Options::default()
+    };
+    obelisk::evaluate::evaluate(predictions, references, &options)
 }
 
 /// The references shifted by one voxel along z, without the last case.
@@ -35,7 +47,7 @@ fn a_folder_is_scored_and_what_is_missing_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let missing = predictions(folder.path());
     // the others' mean would be another one
-    let message = evaluate(folder.path(), &labels_ts(), None, None)
+    let message = evaluate(folder.path(), &labels_ts(), None)
         .unwrap_err()
         .to_string();
     for part in ["1 of 6 references", "labelsTs", &missing[0]] {
@@ -44,7 +56,7 @@ fn a_folder_is_scored_and_what_is_missing_is_named() {
     let map = volume::read(&labels_ts().join(format!("{}.nii.gz", missing[0]))).unwrap();
     let path = folder.path().join(format!("{}.nii.gz", missing[0]));
     volume::write_labels(&path, &vec![0; map.data.len()], &map.geometry, false).unwrap();
-    let report = evaluate(folder.path(), &labels_ts(), None, None).unwrap();
+    let report = evaluate(folder.path(), &labels_ts(), None).unwrap();
     let empty = report.cases.iter().find(|case| case.case == missing[0]).unwrap();
     assert_eq!(empty.means[0], Some(0.0), "an empty map counts");
     fs::remove_file(&path).unwrap();
@@ -54,7 +66,7 @@ fn a_folder_is_scored_and_what_is_missing_is_named() {
             fs::copy(&file, copies.path().join(file.file_name().unwrap())).unwrap();
         }
     }
-    let report = evaluate(folder.path(), copies.path(), None, None).unwrap();
+    let report = evaluate(folder.path(), copies.path(), None).unwrap();
     assert_eq!(report.labels.iter().map(|l| l.value).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(report.cases.len(), 5);
     for case in &report.cases {
@@ -77,7 +89,7 @@ fn a_folder_is_scored_and_what_is_missing_is_named() {
         value: 2,
         name: "Posterior".into(),
     }];
-    let posterior = evaluate(folder.path(), copies.path(), Some(&named), None).unwrap();
+    let posterior = evaluate(folder.path(), copies.path(), Some(&named)).unwrap();
     assert_eq!(posterior.label_means[0], report.label_means[0][1..]);
 }
 
@@ -96,7 +108,7 @@ fn other_grids_and_missing_references_are_errors_that_name_both_files() {
     map.geometry.header.rows[0][3] += 0.01;
     map.geometry.header.sform_code = 1;
     volume::write_labels(&first, &values, &map.geometry, true).unwrap();
-    let message = evaluate(folder.path(), &labels_ts(), None, None)
+    let message = evaluate(folder.path(), &labels_ts(), None)
         .unwrap_err()
         .to_string();
     let name = volume::stem(&first).unwrap();
@@ -110,7 +122,7 @@ fn other_grids_and_missing_references_are_errors_that_name_both_files() {
     );
 
     fs::rename(&first, folder.path().join("a.nii")).unwrap();
-    let message = evaluate(folder.path(), &labels_ts(), None, None)
+    let message = evaluate(folder.path(), &labels_ts(), None)
         .unwrap_err()
         .to_string();
     assert!(
@@ -118,7 +130,7 @@ fn other_grids_and_missing_references_are_errors_that_name_both_files() {
         "{message}"
     );
     let empty = tempfile::tempdir().unwrap();
-    let message = evaluate(empty.path(), &labels_ts(), None, None)
+    let message = evaluate(empty.path(), &labels_ts(), None)
         .unwrap_err()
         .to_string();
     assert!(message.contains("holds no .nii"), "{message}");
