@@ -161,3 +161,35 @@ fn name_of(folder: &Path) -> String {
         _ => own,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+    use obelisk::metrics::METRICS;
+
+    use super::*;
+
+    #[test]
+    fn the_help_names_every_metric() {
+        let mut all = crate::cli::Arguments::command();
+        let help = all.find_subcommand_mut("evaluate").unwrap().render_long_help();
+        let help = help.to_string().replace('\n', " ");
+        for metric in METRICS {
+            let named = [",", " or"]
+                .iter()
+                .any(|end| help.contains(&format!(" {}{end}", metric.name)));
+            assert!(named, "{}: {help}", metric.name);
+        }
+    }
+
+    #[test]
+    fn methods_are_named_by_their_folders() {
+        for (folder, name) in [
+            ("a/ours", "ours"),
+            ("runs/unet/predictions", "unet"),
+            ("ours/", "ours"),
+        ] {
+            assert_eq!(name_of(Path::new(folder)), name);
+        }
+    }
+}

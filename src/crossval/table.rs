@@ -242,8 +242,12 @@ impl Table {
             };
             let mut cases: Vec<CaseScore> = cases(folds).map(case).collect();
             cases.sort_by(|a, b| a.case.cmp(&b.case));
+            let again = self.rows.iter().filter(|r| r.method == row.method).count() > 1;
             Method {
-                name: row.method.clone(),
+                name: match again {
+                    true => format!("{} ({})", row.method, row.name),
+                    false => row.method.clone(),
+                },
                 report: Report::of_cases(self.labels.clone(), cases, self.surfaces).summarise(),
             }
         });

@@ -1,6 +1,6 @@
 //! Several methods beside each other: their reports, and tests of whether they differ.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -64,10 +64,29 @@ pub struct Methods {
 impl Methods {
     /// Tests these pairs of methods, by their places. The methods have the same labels.
     pub fn new(methods: Vec<Method>, pairs: &[(usize, usize)]) -> Methods {
-        let tests = (0..METRICS.len()).filter(|i| METRICS[*i].better != Better::Neither);
-        let tests = tests
-            .flat_map(|metric| tests_of(&methods, pairs, metric))
+        let cases: BTreeSet<&str> = methods
+            .iter()
+            .flat_map(|method| method.report.cases.iter().map(|c| c.case.as_str()))
             .collect();
+        let (mut tests, mut columns) = (Vec::new(), Vec::new());
+        for metric in (0..METRICS.len()).filter(|i| METRICS[*i].better != Better::Neither) {
+            let first = tests.len();
+            for &(one, other) in pairs {
+                for (test, column) in tests_of(&methods[one], &methods[other], metric, &cases) {
+                    tests.push(test);
+                    columns.push(column);
+                }
+            }
+            let p: Vec<f64> = tests[first..].iter().map(|test| test.p).collect();
+            for (test, p) in tests[first..].iter_mut().zip(statistics::holm(&p)) {
+                test.p_holm = p;
+            }
+        }
+        let groups: Vec<Vec<usize>> = (0..columns.len()).map(|column| vec![column]).collect();
+        for (test, interval) in tests.iter_mut().zip(statistics::intervals(&columns, &groups)) {
+            let interval = interval.filter(|_| test.difference.is_some());
+            (test.low, test.high) = (interval.map(|[low, _]| low), interval.map(|[_, high]| high));
+        }
         Methods { methods, tests }
     }
 
@@ -87,53 +106,56 @@ impl Methods {
     }
 }
 
-fn tests_of(methods: &[Method], pairs: &[(usize, usize)], metric: usize) -> Vec<Test> {
-    let mut tests = Vec::new();
-    for &(first, second) in pairs {
-        let [one, other] = [first, second].map(|i| &methods[i]);
-        let of_both = |report: &Report| report.scored().any(|i| i == metric);
-        if !of_both(&one.report) || !of_both(&other.report) {
-            continue;
-        }
-        let by_case: HashMap<&str, &CaseScore> =
-            other.report.cases.iter().map(|c| (c.case.as_str(), c)).collect();
-        for (label, _) in one.report.parts() {
-            let place = one.report.labels.iter().position(|l| Some(l.value) == label);
-            let score = |case: &CaseScore| match place {
-                Some(i) => case.scores[metric][i],
-                None => case.means[metric],
-            };
-            let paired = one.report.cases.iter().filter_map(|case| {
-                let other = by_case.get(case.case.as_str())?;
-                Some(score(case)? - score(other)?)
-            });
+/// The tests of two methods by label and for the mean over labels, without intervals and corrections, each with the
+/// differences by case; none where one of the methods lacks the metric.
+fn tests_of(
+    one: &Method,
+    other: &Method,
+    metric: usize,
+    cases: &BTreeSet<&str>,
+) -> Vec<(Test, Vec<Option<f64>>)> {
+    let has = |method: &Method| method.report.scored().any(|i| i == metric);
+    if !has(one) || !has(other) {
+        return Vec::new();
+    }
+    let by_case = |method: &Method| -> HashMap<String, CaseScore> {
+        let cases = method.report.cases.iter();
+        cases.map(|case| (case.case.clone(), case.clone())).collect()
+    };
+    let scores = [by_case(one), by_case(other)];
+    let test = |label: Option<i32>| {
+        let place = one.report.labels.iter().position(|l| Some(l.value) == label);
+        let score = |case: &CaseScore| match place {
+            Some(i) => case.scores[metric][i],
+            None => case.means[metric],
+        };
+        let difference = |case: &&str| {
+            let [one, other] = [&scores[0], &scores[1]].map(|of| of.get(*case).and_then(score));
             // of two infinite scores none is the better one
-            let differences: Vec<f64> = paired.map(|d| if d.is_nan() { 0.0 } else { d }).collect();
-            let mean = statistics::mean(differences.iter().copied().map(Some)).filter(|m| m.is_finite());
-            let column = differences.iter().copied().map(Some).collect();
-            let interval = mean.and_then(|_| statistics::intervals(&[column], &[vec![0]])[0]);
-            let wilcoxon = statistics::wilcoxon(&differences);
-            tests.push(Test {
-                metric: METRICS[metric].name.into(),
-                label,
-                first: one.name.clone(),
-                second: other.name.clone(),
-                cases: differences.len(),
-                difference: mean,
-                low: interval.map(|[low, _]| low),
-                high: interval.map(|[_, high]| high),
-                statistic: wilcoxon.statistic,
-                p: wilcoxon.p,
-                p_holm: 1.0,
-                exact: wilcoxon.exact,
-            });
-        }
-    }
-    let p: Vec<f64> = tests.iter().map(|test| test.p).collect();
-    for (test, p) in tests.iter_mut().zip(statistics::holm(&p)) {
-        test.p_holm = p;
-    }
-    tests
+            let difference = one? - other?;
+            Some(if difference.is_nan() { 0.0 } else { difference })
+        };
+        let column: Vec<Option<f64>> = cases.iter().map(difference).collect();
+        let differences: Vec<f64> = column.iter().copied().flatten().collect();
+        let wilcoxon = statistics::wilcoxon(&differences);
+        let test = Test {
+            metric: METRICS[metric].name.into(),
+            label,
+            first: one.name.clone(),
+            second: other.name.clone(),
+            cases: differences.len(),
+            difference: statistics::mean(column.iter().copied()).filter(|mean| mean.is_finite()),
+            low: None,
+            high: None,
+            statistic: wilcoxon.statistic,
+            p: wilcoxon.p,
+            p_holm: wilcoxon.p,
+            exact: wilcoxon.exact,
+        };
+        (test, column)
+    };
+    let parts = one.report.parts().into_iter();
+    parts.map(|(label, _)| test(label)).collect()
 }
 
 impl fmt::Display for Methods {

@@ -211,6 +211,48 @@ fn folds_are_trained_once_and_the_table_has_evaluates_numbers() {
         }
     }
 
+    // Metrics that were not asked for come from the predictions, without training; the rest stays as it was.
+    let weights = modified(&path("two/unet/fold_0/last.safetensors"));
+    let asked = ["--table", "--metrics", "dice,nsd,hd95", "--tolerance", "2"];
+    let markdown = done(&run("two", &asked));
+    for part in ["| Dice % |", "| HD95 mm |", "surface Dice within 2 mm"] {
+        assert!(markdown.contains(part), "`{part}` is not in {markdown}");
+    }
+    let scored = written("two/unet");
+    done(&run("two", &asked));
+    assert_eq!(scored, written("two/unet"), "what is scored is not scored again");
+    assert_eq!(weights, modified(&path("two/unet/fold_0/last.safetensors")));
+    let table: Table = serde_json::from_slice(&std::fs::read(path("two/table.json")).unwrap()).unwrap();
+    let predictions = path("two/unet/predictions");
+    let surfaces = obelisk::metrics::Surfaces {
+        tolerance: 2.0,
+        ..Default::default()
+    };
+    let scoring = obelisk::metrics::Scoring::new(obelisk::metrics::Choice::all(), surfaces);
+    let options = Options {
+        labels: Some(&table.labels),
+        ignore: None,
+        scoring,
+    };
+    let report = evaluate(&predictions, &path("references"), &options).unwrap();
+    let row = table.rows.iter().find(|r| r.name == "unet").unwrap();
+    for (metric, score) in row.scores.iter().enumerate() {
+        if let Some(score) = score {
+            let want = report.means[metric].unwrap();
+            assert!(score.mean == want || (score.mean - want).abs() < 1e-9, "{metric}");
+        }
+    }
+    assert_eq!(row.scores.iter().flatten().count(), 3);
+    let scores: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(path("two/scores.json")).unwrap()).unwrap();
+    // a pair of networks, three metrics, two labels and their mean
+    assert_eq!(scores["tests"].as_array().unwrap().len(), 9);
+    let latex = std::fs::read_to_string(path("two/table.tex")).unwrap();
+    assert!(
+        latex.contains("Hybrid & ") && latex.contains("\\toprule"),
+        "{latex}"
+    );
+
     // Other settings don't mix with what is there; --table needs no training.
     refused(&run("two", &["--epochs", "2"]), 1, "other settings");
     refused(&run("two", &["--folds", "3"]), 1, "other folds");
