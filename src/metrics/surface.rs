@@ -215,7 +215,7 @@ fn element_area(code: u8, spacing: [f64; 3]) -> f64 {
         length(parts.map(|area| 0.5 * area))
     };
     let axis = |count: usize| edges.iter().position(|n| *n == count).unwrap_or(0);
-    let middle = |from: usize| {
+    let neighbours = |from: usize| {
         [4, 2, 1]
             .iter()
             .filter(|bit| inside >> (from ^ **bit) & 1 == 1)
@@ -235,19 +235,15 @@ fn element_area(code: u8, spacing: [f64; 3]) -> f64 {
         (4, 2) if edges.contains(&1) => 0.5 * face[axis(0)] + 4.0 * corner,
         // two edges that face each other across the cube
         (4, 2) => 2.0 * edge(axis(2)),
-        // a corner with its three neighbours, or a chain of three edges; of the chain the middle edge counts
-        (4, 3) => match corners.iter().copied().find(|c| middle(*c) == 3) {
-            Some(_) => 6.0 * corner,
-            None => {
-                let inner: Vec<usize> = corners.iter().copied().filter(|c| middle(*c) == 2).collect();
-                let axis = match inner[0] ^ inner[1] {
-                    4 => 0,
-                    2 => 1,
-                    _ => 2,
-                };
-                edge(axis) + 4.0 * corner
-            }
-        },
+        // a corner with its three neighbours
+        (4, 3) if corners.iter().any(|c| neighbours(*c) == 3) => 6.0 * corner,
+        // a chain of three edges, one along each axis, of which the outer two have one more triangle each
+        (4, 3) => {
+            let middle = corners.iter().filter(|c| neighbours(**c) == 2);
+            let along = middle.fold(0, |bits, corner| bits ^ corner);
+            let outer = (0..3).filter(|axis| along != 4 >> axis);
+            outer.map(edge).sum::<f64>() / 2.0 + 4.0 * corner
+        }
         (n, edges) => unreachable!("{n} corners of a cube share {edges} edges"),
     }
 }

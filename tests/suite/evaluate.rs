@@ -200,7 +200,7 @@ mod program {
         for part in [
             "Dice\ncase",
             "surface Dice within 1 mm",
-            "2      HD95 mm",
+            "HD95 mm",
             "95 % interval",
         ] {
             assert!(one.contains(part), "`{part}` is not in {one}");

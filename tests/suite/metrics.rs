@@ -211,8 +211,8 @@ fn a_large_scan_takes_seconds() {
                 for y in range(1) {
                     for z in range(2) {
                         let wave = 2.0 * ((x + y) as f64 / 7.0 + shift).sin();
-                        let d = [x, y, z].iter().zip(centre);
-                        let square: f64 = d.map(|(p, c)| (*p as f64 - c - shift).powi(2)).sum();
+                        let d = [x, y, z].into_iter().zip(centre);
+                        let square: f64 = d.map(|(p, c)| (p as f64 - c - shift).powi(2)).sum();
                         if square.sqrt() < radius + wave {
                             map[(x * shape[1] + y) * shape[2] + z] = i as i32 + 1;
                         }
