@@ -11,17 +11,20 @@ const SEED: u64 = 0;
 
 /// The quantile `q` of values in ascending order, by linear interpolation as numpy has it; `None` of none.
 pub fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
-    let position = q * (sorted.len().checked_sub(1)? as f64);
+    Some(between(sorted, q * (sorted.len().checked_sub(1)? as f64)))
+}
+
+/// The value at a place between those of a list that is not empty, by linear interpolation.
+pub(crate) fn between(sorted: &[f64], position: f64) -> f64 {
     let (low, high) = (
         sorted[position.floor() as usize],
         sorted[position.ceil() as usize],
     );
     // infinities have no difference
-    Some(if low == high {
-        low
-    } else {
-        low + (high - low) * position.fract()
-    })
+    match low == high {
+        true => low,
+        false => low + (high - low) * position.fract(),
+    }
 }
 
 /// The mean of the values that there are; `None` of none.

@@ -110,7 +110,9 @@ impl Pair {
             Surface::Elements => side.weighted_quantile(q),
             Surface::Voxels => {
                 let distances: Vec<f64> = side.elements.iter().map(|e| e.0).collect();
-                crate::statistics::quantile(&distances, q).unwrap_or(0.0)
+                // torch.quantile, which MONAI calls, takes the fraction in single precision
+                let place = f64::from(q as f32) * (distances.len() - 1) as f64;
+                crate::statistics::between(&distances, place)
             }
         };
         of(&self.sides[0]).max(of(&self.sides[1]))

@@ -263,7 +263,7 @@ mod program {
             2,
             "there is no metric `hausdorff`",
         );
-        refused(&with(&["--tolerance", "-1"]), 2, "0 or above");
+        refused(&with(&["--tolerance=-1"]), 2, "0 or above");
         refused(
             &with(&["--against", &near]),
             2,
