@@ -17,7 +17,7 @@ pub use summary::Summary;
 
 use crate::dataset::{DatasetError, Label, scans};
 use crate::host_memory::TooLarge;
-use crate::metrics::{self, Comparison, LabelScores, METRICS, Scoring, Surfaces, mean};
+use crate::metrics::{self, Comparison, LabelScores, METRICS, Scoring, Surfaces, Unit, mean};
 use crate::volume::{self, VolumeError};
 
 /// The scores of one case.
@@ -152,10 +152,15 @@ fn write_rows(rows: &[Vec<String>], left: usize, f: &mut fmt::Formatter<'_>) -> 
 impl fmt::Display for Report {
     /// The first metric of every case, and what all come to.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let first = self.scored().next();
-        if let Some(metric) = first {
+        // without any label, the cases are all there is to say
+        let nothing = self.labels.is_empty().then_some(0);
+        if let Some(metric) = self.scored().next().or(nothing) {
+            let unit = match METRICS[metric].unit {
+                Unit::Symbol(unit) => format!(" ({unit})"),
+                Unit::Fraction | Unit::Ratio => String::new(),
+            };
             if metric != 0 || !self.summary.is_empty() {
-                writeln!(f, "{}", METRICS[metric].title)?;
+                writeln!(f, "{}{unit}", METRICS[metric].title)?;
             }
             self.table(metric, f)?;
         }
@@ -443,5 +448,10 @@ mod tests {
             (None, vec![0])
         );
         assert!(dice.to_string().starts_with("case"));
+        let nothing = Report::new(&[], &[("x".into(), LabelScores::new())], &Scoring::all());
+        assert_eq!(
+            nothing.summarise().to_string(),
+            "case  mean\nx        -\nmean     -\n"
+        );
     }
 }
