@@ -92,8 +92,8 @@ fn cell(metric: &Metric, summary: &Summary, bold: bool, marked: bool) -> String 
     let mean = number(summary.mean);
     let mean = if bold { format!("\\textbf{{{mean}}}") } else { mean };
     let star = if marked { "$^{*}$" } else { "" };
-    match summary.mean {
-        None => mean,
+    match summary.low {
+        None => mean + star,
         Some(_) => format!("{mean}{star} ({}--{})", number(summary.low), number(summary.high)),
     }
 }

@@ -84,7 +84,7 @@ impl Methods {
         }
         let groups: Vec<Vec<usize>> = (0..columns.len()).map(|column| vec![column]).collect();
         for (test, interval) in tests.iter_mut().zip(statistics::intervals(&columns, &groups)) {
-            let interval = interval.filter(|_| test.difference.is_some());
+            let interval = interval.filter(|_| test.difference.is_some() && test.cases > 1);
             (test.low, test.high) = (interval.map(|[low, _]| low), interval.map(|[_, high]| high));
         }
         Methods { methods, tests }

@@ -18,7 +18,7 @@ pub struct Summary {
     /// The mean over the cases that have a score; infinite where one of them is.
     #[serde(with = "optional_number")]
     pub mean: Option<f64>,
-    /// The lower end of the mean's 95 % interval ([`statistics::intervals`]).
+    /// The lower end of the mean's 95 % interval ([`statistics::intervals`]); `None` for fewer than two cases.
     #[serde(with = "optional_number")]
     pub low: Option<f64>,
     /// The upper end.
@@ -60,6 +60,8 @@ impl Report {
                 None => (self.cases.iter().map(of_case).collect(), self.means[metric]),
             };
             let cases = scores.iter().flatten().count();
+            // one case says nothing of others
+            let interval = interval.filter(|_| cases > 1);
             Summary {
                 metric: METRICS[metric].name.into(),
                 label: label.map(|(_, value)| value),
@@ -143,7 +145,8 @@ pub(super) fn heading(surfaces: Option<Surfaces>, cases: usize) -> String {
             surfaces.tolerance
         )
     });
-    format!("Over {cases} cases; intervals of means by {RESAMPLES} bootstrap resamples{of_surfaces}.")
+    let plural = if cases == 1 { "" } else { "s" };
+    format!("Over {cases} case{plural}; intervals of means by {RESAMPLES} bootstrap resamples{of_surfaces}.")
 }
 
 /// A score as its metric shows it, `-` for none.
