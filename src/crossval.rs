@@ -5,7 +5,7 @@
 //! OUT/NAME/fold_K/result.json     what the fold gave; written last, so it marks the fold as finished
 //! OUT/NAME/fold_K/…               the training run's own files
 //! OUT/NAME/predictions/CASE.nii.gz
-//! OUT/table.md, table.csv, table.json, cases.csv, dice.png
+//! OUT/table.md, table.csv, table.json, table.tex, cases.csv, scores.json, dice.png
 //! ```
 //!
 //! Folds write nothing in common, so folders made on several machines merge by copying one into the other.
@@ -26,7 +26,8 @@ use crate::evaluate::Report;
 use crate::file::{self, write_beside};
 use crate::gpu::Device;
 use crate::graph::GraphError;
-use crate::metrics::{self, Comparison};
+use crate::host_memory::TooLarge;
+use crate::metrics::{self, Choice, Comparison, Scoring, Surfaces};
 use crate::model;
 use crate::plan::Plan;
 use crate::predict::{PredictError, Predictor, inference_graph};
@@ -78,6 +79,15 @@ pub enum CrossvalError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// There is no memory for the distances between surfaces.
+    #[error("{case}: the distances between its surfaces: {cause}")]
+    Memory {
+        /// The case.
+        case: String,
+        /// How much is needed, and how much there is.
+        #[source]
+        cause: TooLarge,
     },
     /// The dataset can't be used.
     #[error(transparent)]
@@ -152,6 +162,9 @@ pub struct FoldResult {
     pub labels: Vec<Label>,
     /// The held-out cases, by id.
     pub cases: Vec<HeldOut>,
+    /// How surfaces were measured, where they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub surfaces: Option<Surfaces>,
     /// Trained numbers of the network.
     pub parameters: usize,
     /// Planned device memory of a training step in bytes: activations, gradients, weights, moments.
@@ -237,6 +250,67 @@ pub fn finished(out: &Path) -> Result<Vec<Vec<FoldResult>>, CrossvalError> {
     Ok(rows)
 }
 
+/// Scores a finished fold by these metrics too, from its predictions in `out`, unless it has been. Writes and returns its result
+/// then, with all metrics that it has.
+///
+/// # Errors
+/// Predictions or references that can't be read, a case that the dataset does not have, no memory for surfaces.
+pub fn score_again(
+    out: &Path,
+    dataset: &Dataset,
+    result: &FoldResult,
+    scoring: &Scoring,
+) -> Result<Option<FoldResult>, CrossvalError> {
+    let scored = |metric: usize| result.cases.iter().all(|case| !case.scores[metric].is_empty());
+    let measured = scoring.measured_surfaces();
+    let chosen = scoring.chosen();
+    if chosen.metrics().all(scored) && measured.is_none_or(|_| measured == result.surfaces) {
+        return Ok(None);
+    }
+    let scoring = Scoring::new(
+        Choice::of(|metric| chosen.has(metric) || scored(metric)),
+        measured.or(result.surfaces).unwrap_or_default(),
+    );
+    let mut scores = Vec::new();
+    for held_out in &result.cases {
+        let Some(case) = dataset.cases.iter().find(|case| case.id == held_out.case) else {
+            return Err(CrossvalError::Recipe(format!(
+                "{} has no case {}, which a fold of {} holds out",
+                dataset.folder.display(),
+                held_out.case,
+                result.name
+            )));
+        };
+        let predicted = volume::read(&prediction(out, &result.name, &held_out.case))?;
+        let expected = dataset.label(case, &predicted.geometry)?.labels()?;
+        let (labels, shape) = (predicted.labels()?, predicted.geometry.shape);
+        let maps = Comparison::new(
+            &labels,
+            &expected,
+            shape,
+            predicted.geometry.spacing,
+            dataset.ignore,
+        );
+        let of_case = maps.scores(&scoring, |_| true);
+        let of_case = of_case.map_err(|cause| no_memory(&held_out.case, cause))?;
+        scores.push((held_out.case.clone(), of_case));
+    }
+    let mut again = result.clone();
+    let report = Report::new(&result.labels, &scores, &scoring);
+    for (held_out, case) in again.cases.iter_mut().zip(report.cases) {
+        (held_out.scores, held_out.means) = (case.scores, case.means);
+    }
+    again.surfaces = scoring.measured_surfaces();
+    let run = fold_folder(out, &result.name, result.settings.fold.unwrap_or_default());
+    save_result(&run, &again)?;
+    Ok(Some(again))
+}
+
+fn save_result(run: &Path, result: &FoldResult) -> Result<(), CrossvalError> {
+    let json = serde_json::to_string_pretty(result).map_err(|e| CrossvalError::Recipe(e.to_string()))?;
+    write(&run.join("result.json"), json.as_bytes())
+}
+
 /// The trainings in a folder, begun or finished, by row and fold.
 ///
 /// # Errors
@@ -308,6 +382,8 @@ pub struct Job {
     pub folds: usize,
     /// Which weights segment the held-out cases.
     pub weights: Epoch,
+    /// How the held-out cases are scored.
+    pub scoring: Scoring,
 }
 
 impl Job {
@@ -411,6 +487,7 @@ impl Job {
             adapter: device.adapter().name.clone(),
             labels,
             cases,
+            surfaces: self.scoring.measured_surfaces(),
             parameters: step
                 .parameters()
                 .map(|(_, p)| p.spec.shape.iter().product::<usize>())
@@ -421,8 +498,7 @@ impl Job {
             inference_peak,
             training_seconds: log.iter().map(|e| e.train_seconds).sum(),
         };
-        let json = serde_json::to_string_pretty(&result).map_err(|e| CrossvalError::Recipe(e.to_string()))?;
-        write(&run.join("result.json"), json.as_bytes())?;
+        save_result(&run, &result)?;
         Ok((result, log))
     }
 
@@ -479,13 +555,15 @@ impl Job {
             )?;
             let (shape, spacing) = (scan.geometry.shape, scan.geometry.spacing);
             let maps = Comparison::new(&labels, &held_out.labels, shape, spacing, preprocessing.ignore);
-            scores.push((case.id.clone(), maps.scores()));
+            let of_case = maps.scores(&self.scoring, |_| true);
+            let of_case = of_case.map_err(|cause| no_memory(&case.id, cause))?;
+            scores.push((case.id.clone(), of_case));
             let (done, cases) = (scores.len(), data.validation.len());
             if report(Event::Validation { done, cases }).is_break() {
                 return Err(CrossvalError::Stopped { done, cases });
             }
         }
-        let report = Report::new(&preprocessing.labels, &scores);
+        let report = Report::new(&preprocessing.labels, &scores, &self.scoring);
         let cases = report.cases.into_iter().zip(seconds);
         let cases = cases.map(|(score, seconds)| HeldOut {
             case: score.case,
@@ -494,6 +572,13 @@ impl Job {
             seconds,
         });
         Ok((cases.collect(), report.labels))
+    }
+}
+
+fn no_memory(case: &str, cause: TooLarge) -> CrossvalError {
+    CrossvalError::Memory {
+        case: case.into(),
+        cause,
     }
 }
 

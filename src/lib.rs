@@ -80,6 +80,7 @@ pub mod prepare;
 pub mod preprocess;
 pub mod receptive_field;
 pub mod shader;
+pub mod statistics;
 pub mod tensor;
 pub mod train;
 #[cfg(feature = "cli")]

@@ -1,11 +1,21 @@
 //! How well a label map agrees with a reference one. A metric is one entry of [`METRICS`]: reports, tables, logs, columns,
-//! fields of files and pictures follow from it.
+//! fields of files and pictures follow from it. `docs/metrics.md` has the formulas, their sources and what empty labels give.
+
+mod distance;
+mod surface;
 
 use std::collections::BTreeMap;
 
-use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error};
+use serde::de::{Deserialize, Deserializer, Error};
+use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
+
+pub use crate::statistics::mean;
+pub use surface::Surface;
+
+use crate::host_memory::TooLarge;
+use surface::Bounds;
 
 /// A way to score a label of a predicted map.
 #[derive(Debug)]
@@ -16,10 +26,12 @@ pub struct Metric {
     pub title: &'static str,
     /// What its scores are measured in.
     pub unit: Unit,
-    /// Whether a higher score is a better one.
-    pub higher_is_better: bool,
+    /// Which of two scores is the better one.
+    pub better: Better,
+    /// Whether it takes the distances between both surfaces, which cost far more than counting voxels.
+    pub of_surfaces: bool,
     /// The score of a label that at least one of the maps has; `None` where the metric is not defined.
-    pub score: fn(&Comparison, i32) -> Option<f64>,
+    pub score: fn(&LabelPair) -> Option<f64>,
 }
 
 /// What scores are measured in.
@@ -27,8 +39,21 @@ pub struct Metric {
 pub enum Unit {
     /// A number from 0 to 1, which tables show in percent.
     Fraction,
+    /// A number above 0, which tables show in percent.
+    Ratio,
     /// A unit by its symbol, such as `mm`.
     Symbol(&'static str),
+}
+
+/// Which scores are better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Better {
+    /// Higher ones.
+    Higher,
+    /// Lower ones.
+    Lower,
+    /// None: it says how large something is.
+    Neither,
 }
 
 /// Every metric. A training keeps the weights that score best by the first.
@@ -37,32 +62,122 @@ pub static METRICS: &[Metric] = &[
         name: "dice",
         title: "Dice",
         unit: Unit::Fraction,
-        higher_is_better: true,
-        score: |maps, label| {
-            let overlap = maps.overlap(label);
-            Some(2.0 * overlap.both as f64 / (overlap.prediction + overlap.reference) as f64)
+        better: Better::Higher,
+        of_surfaces: false,
+        score: |label| {
+            let o = label.overlap;
+            Some(2.0 * o.both as f64 / (o.prediction + o.reference) as f64)
         },
     },
-    // One more in the tests of this crate, as different as can be, so that nothing relies on what the first is.
-    #[cfg(test)]
+    Metric {
+        name: "jaccard",
+        title: "Jaccard",
+        unit: Unit::Fraction,
+        better: Better::Higher,
+        of_surfaces: false,
+        score: |label| {
+            let o = label.overlap;
+            Some(o.both as f64 / (o.prediction + o.reference - o.both) as f64)
+        },
+    },
+    Metric {
+        name: "precision",
+        title: "precision",
+        unit: Unit::Fraction,
+        better: Better::Higher,
+        of_surfaces: false,
+        score: |label| share(label.overlap.both, label.overlap.prediction),
+    },
+    Metric {
+        name: "recall",
+        title: "recall",
+        unit: Unit::Fraction,
+        better: Better::Higher,
+        of_surfaces: false,
+        score: |label| share(label.overlap.both, label.overlap.reference),
+    },
+    Metric {
+        name: "nsd",
+        title: "surface Dice",
+        unit: Unit::Fraction,
+        better: Better::Higher,
+        of_surfaces: true,
+        score: |label| {
+            let distances = label.distances.as_ref();
+            Some(distances.map_or(0.0, |d| d.within(label.surfaces.tolerance)))
+        },
+    },
+    Metric {
+        name: "hd",
+        title: "HD",
+        unit: Unit::Symbol("mm"),
+        better: Better::Lower,
+        of_surfaces: true,
+        score: |label| Some(label.distance(surface::Pair::hausdorff)),
+    },
+    Metric {
+        name: "hd95",
+        title: "HD95",
+        unit: Unit::Symbol("mm"),
+        better: Better::Lower,
+        of_surfaces: true,
+        score: |label| Some(label.distance(|d| d.quantile(0.95))),
+    },
+    Metric {
+        name: "assd",
+        title: "ASSD",
+        unit: Unit::Symbol("mm"),
+        better: Better::Lower,
+        of_surfaces: true,
+        score: |label| Some(label.distance(surface::Pair::mean)),
+    },
+    Metric {
+        name: "volume",
+        title: "volume",
+        unit: Unit::Symbol("ml"),
+        better: Better::Neither,
+        of_surfaces: false,
+        score: |label| Some(label.millilitres(label.overlap.prediction)),
+    },
+    Metric {
+        name: "reference_volume",
+        title: "reference volume",
+        unit: Unit::Symbol("ml"),
+        better: Better::Neither,
+        of_surfaces: false,
+        score: |label| Some(label.millilitres(label.overlap.reference)),
+    },
     Metric {
         name: "volume_error",
         title: "volume error",
         unit: Unit::Symbol("ml"),
-        higher_is_better: false,
-        score: |maps, label| {
-            let overlap = maps.overlap(label);
-            let voxels = overlap.prediction.abs_diff(overlap.reference);
-            Some(voxels as f64 * maps.spacing.iter().product::<f64>() / 1000.0)
+        better: Better::Lower,
+        of_surfaces: false,
+        score: |label| Some(label.millilitres(label.overlap.prediction.abs_diff(label.overlap.reference))),
+    },
+    Metric {
+        name: "relative_volume_error",
+        title: "relative volume error",
+        unit: Unit::Ratio,
+        better: Better::Lower,
+        of_surfaces: false,
+        score: |label| {
+            let o = label.overlap;
+            share(o.prediction.abs_diff(o.reference), o.reference)
         },
     },
 ];
+
+/// A part of a whole, where there is a whole.
+fn share(part: u64, whole: u64) -> Option<f64> {
+    (whole > 0).then(|| part as f64 / whole as f64)
+}
 
 impl Metric {
     /// Title and unit, for a table: `Dice %`.
     pub fn heading(&self) -> String {
         match self.unit {
-            Unit::Fraction => format!("{} %", self.title),
+            Unit::Fraction | Unit::Ratio => format!("{} %", self.title),
             Unit::Symbol(unit) => format!("{} {unit}", self.title),
         }
     }
@@ -70,17 +185,130 @@ impl Metric {
     /// A score in the unit of [`Metric::heading`].
     pub fn shown(&self, score: f64) -> f64 {
         match self.unit {
-            Unit::Fraction => 100.0 * score,
+            Unit::Fraction | Unit::Ratio => 100.0 * score,
             Unit::Symbol(_) => score,
         }
     }
 
     /// Whether one score is better than another.
     pub fn is_better(&self, score: f64, other: f64) -> bool {
-        match self.higher_is_better {
-            true => score > other,
-            false => score < other,
+        match self.better {
+            Better::Higher => score > other,
+            Better::Lower => score < other,
+            Better::Neither => false,
         }
+    }
+}
+
+/// Which metrics are computed, and how those of surfaces are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scoring {
+    chosen: Choice,
+    /// How surfaces are measured.
+    pub surfaces: Surfaces,
+}
+
+/// Some of [`METRICS`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice(Vec<bool>);
+
+/// How surfaces are measured.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, serde::Deserialize)]
+pub struct Surfaces {
+    /// What a surface is made of.
+    pub definition: Surface,
+    /// How far apart surfaces may be in mm that the surface Dice takes for the same.
+    pub tolerance: f64,
+    /// The distance in mm that a label gets which only one of the maps has.
+    #[serde(with = "number")]
+    pub missing: f64,
+}
+
+impl Default for Surfaces {
+    /// Marching-cubes elements, 1 mm, infinite.
+    fn default() -> Surfaces {
+        Surfaces {
+            definition: Surface::default(),
+            tolerance: 1.0,
+            missing: f64::INFINITY,
+        }
+    }
+}
+
+impl Choice {
+    /// Every metric.
+    pub fn all() -> Choice {
+        Choice::of(|_| true)
+    }
+
+    /// The first metric.
+    pub fn first() -> Choice {
+        Choice::of(|metric| metric == 0)
+    }
+
+    /// Those of which this says so, by their place in [`METRICS`].
+    pub fn of(chosen: impl Fn(usize) -> bool) -> Choice {
+        Choice((0..METRICS.len()).map(chosen).collect())
+    }
+
+    /// Metrics by their names with commas between them, or `all`.
+    ///
+    /// # Errors
+    /// A name that no metric has, in words.
+    pub fn parse(text: &str) -> Result<Choice, String> {
+        let mut choice = Choice::of(|_| false);
+        for name in text.split(',').map(str::trim) {
+            match METRICS.iter().position(|metric| metric.name == name) {
+                Some(i) => choice.0[i] = true,
+                None if name == "all" => choice = Choice::all(),
+                None => {
+                    let names: Vec<&str> = METRICS.iter().map(|metric| metric.name).collect();
+                    return Err(format!(
+                        "there is no metric `{name}`; they are {}, and all",
+                        names.join(", ")
+                    ));
+                }
+            }
+        }
+        Ok(choice)
+    }
+
+    /// Whether this one of [`METRICS`] is among them.
+    pub fn has(&self, metric: usize) -> bool {
+        self.0[metric]
+    }
+
+    /// Those that are among them, by their place in [`METRICS`].
+    pub fn metrics(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..METRICS.len()).filter(|i| self.0[*i])
+    }
+}
+
+impl Scoring {
+    /// These metrics.
+    pub fn new(chosen: Choice, surfaces: Surfaces) -> Scoring {
+        Scoring { chosen, surfaces }
+    }
+
+    /// The first metric alone, which says during a training what its weights are worth.
+    pub fn first() -> Scoring {
+        Scoring::new(Choice::first(), Surfaces::default())
+    }
+
+    /// Every metric, surfaces as [`Surfaces::default`] has them.
+    pub fn all() -> Scoring {
+        Scoring::new(Choice::all(), Surfaces::default())
+    }
+
+    /// The metrics that are computed.
+    pub fn chosen(&self) -> &Choice {
+        &self.chosen
+    }
+
+    /// How surfaces are measured, where they are.
+    pub fn measured_surfaces(&self) -> Option<Surfaces> {
+        let any = self.chosen.metrics().any(|i| METRICS[i].of_surfaces);
+        any.then_some(self.surfaces)
     }
 }
 
@@ -95,6 +323,29 @@ pub struct Overlap {
     pub both: u64,
 }
 
+/// A label in both maps, for a metric.
+#[derive(Debug)]
+pub struct LabelPair {
+    /// How many voxels have the label.
+    pub overlap: Overlap,
+    /// A voxel's volume in mm³.
+    pub voxel: f64,
+    surfaces: Surfaces,
+    /// Where both maps have the label and a metric of surfaces is asked for.
+    distances: Option<surface::Pair>,
+}
+
+impl LabelPair {
+    /// So many voxels in ml.
+    pub fn millilitres(&self, voxels: u64) -> f64 {
+        voxels as f64 * self.voxel / 1000.0
+    }
+
+    fn distance(&self, of: impl Fn(&surface::Pair) -> f64) -> f64 {
+        self.distances.as_ref().map_or(self.surfaces.missing, of)
+    }
+}
+
 /// A label map beside its reference.
 #[derive(Debug)]
 pub struct Comparison<'a> {
@@ -106,19 +357,19 @@ pub struct Comparison<'a> {
     pub shape: [usize; 3],
     /// Millimetres from voxel to voxel along each axis.
     pub spacing: [f64; 3],
-    /// Voxels whose reference has this value don't count.
+    /// Voxels whose reference has this value don't count, and have no label in either map.
     pub ignore: Option<i32>,
     overlaps: BTreeMap<i32, Overlap>,
 }
 
-/// Scores of one case by label, then by metric.
+/// Scores of one case by label, then by metric; `None` where a metric is not defined or not asked for.
 pub type LabelScores = BTreeMap<i32, Vec<Option<f64>>>;
 
 impl<'a> Comparison<'a> {
     /// Counts the voxels of every label.
     ///
     /// # Panics
-    /// If the maps differ in length.
+    /// If the maps differ in length, or have another than their shape says.
     pub fn new(
         prediction: &'a [i32],
         reference: &'a [i32],
@@ -126,6 +377,11 @@ impl<'a> Comparison<'a> {
         spacing: [f64; 3],
         ignore: Option<i32>,
     ) -> Self {
+        assert_eq!(
+            prediction.len(),
+            shape.iter().product::<usize>(),
+            "voxels of the grid"
+        );
         Comparison {
             prediction,
             reference,
@@ -141,11 +397,117 @@ impl<'a> Comparison<'a> {
         self.overlaps.get(&label).copied().unwrap_or_default()
     }
 
-    /// The scores of every label but 0, the background, that occurs in one of the maps.
-    pub fn scores(&self) -> LabelScores {
-        let labels = self.overlaps.keys().copied().filter(|label| *label != 0);
-        let scores = |label| METRICS.iter().map(|m| (m.score)(self, label)).collect();
-        labels.map(|label| (label, scores(label))).collect()
+    /// Every label but 0, the background, that occurs in one of the maps.
+    pub fn labels(&self) -> impl Iterator<Item = i32> + '_ {
+        self.overlaps.keys().copied().filter(|label| *label != 0)
+    }
+
+    /// The scores of every label but 0, the background, that occurs in one of the maps and is `wanted`.
+    ///
+    /// # Errors
+    /// Surfaces for which there is no memory.
+    pub fn scores(&self, scoring: &Scoring, wanted: impl Fn(i32) -> bool) -> Result<LabelScores, TooLarge> {
+        let measured = scoring.measured_surfaces();
+        let bounds = measured.map_or_else(BTreeMap::new, |_| self.bounds());
+        let mut scores = LabelScores::new();
+        for label in self.labels().filter(|label| wanted(*label)) {
+            let overlap = self.overlap(label);
+            let distances = match (measured, bounds.get(&label)) {
+                (Some(surfaces), Some(bounds)) if overlap.prediction > 0 && overlap.reference > 0 => {
+                    Some(self.distances(label, bounds, surfaces.definition)?)
+                }
+                _ => None,
+            };
+            scores.insert(label, self.score(label, scoring, distances));
+        }
+        Ok(scores)
+    }
+
+    /// The scores of every label by the first metric alone, as each epoch of a training has them: it takes no distances.
+    pub fn first_scores(&self) -> LabelScores {
+        let first = Scoring::first();
+        self.labels()
+            .map(|label| (label, self.score(label, &first, None)))
+            .collect()
+    }
+
+    fn score(&self, label: i32, scoring: &Scoring, distances: Option<surface::Pair>) -> Vec<Option<f64>> {
+        let pair = LabelPair {
+            overlap: self.overlap(label),
+            voxel: self.spacing.iter().product(),
+            surfaces: scoring.surfaces,
+            distances,
+        };
+        let score = |(i, metric): (usize, &Metric)| match scoring.chosen.has(i) {
+            true => (metric.score)(&pair),
+            false => None,
+        };
+        METRICS.iter().enumerate().map(score).collect()
+    }
+
+    /// The box that each label lies in, in both maps together.
+    fn bounds(&self) -> BTreeMap<i32, Bounds> {
+        let [_, rows, columns] = self.shape;
+        let mut all = BTreeMap::new();
+        let mut add = |label: i32, row: usize, from: usize, to: usize| {
+            if label == 0 {
+                return;
+            }
+            let bounds = all.entry(label).or_insert(Bounds {
+                low: self.shape,
+                high: [0; 3],
+            });
+            for (axis, (first, end)) in [
+                (row / rows, row / rows + 1),
+                (row % rows, row % rows + 1),
+                (from, to),
+            ]
+            .into_iter()
+            .enumerate()
+            {
+                bounds.low[axis] = bounds.low[axis].min(first);
+                bounds.high[axis] = bounds.high[axis].max(end);
+            }
+        };
+        let lines =
+            (self.prediction.chunks_exact(columns.max(1))).zip(self.reference.chunks_exact(columns.max(1)));
+        for (row, (predicted, expected)) in lines.enumerate() {
+            let mut from = 0;
+            while from < columns {
+                let pair = (predicted[from], expected[from]);
+                let mut to = from + 1;
+                while to < columns && (predicted[to], expected[to]) == pair {
+                    to += 1;
+                }
+                if Some(pair.1) != self.ignore {
+                    add(pair.0, row, from, to);
+                    add(pair.1, row, from, to);
+                }
+                from = to;
+            }
+        }
+        all
+    }
+
+    /// How far apart both surfaces of a label are, within its box.
+    fn distances(&self, label: i32, bounds: &Bounds, surface: Surface) -> Result<surface::Pair, TooLarge> {
+        let [_, rows, columns] = self.shape;
+        let mask = |map: &[i32]| {
+            let mut mask = Vec::with_capacity(bounds.size().iter().product());
+            for plane in bounds.low[0]..bounds.high[0] {
+                for row in bounds.low[1]..bounds.high[1] {
+                    let line = (plane * rows + row) * columns;
+                    let line = line + bounds.low[2]..line + bounds.high[2];
+                    let voxels = map[line.clone()].iter().zip(&self.reference[line]);
+                    mask.extend(
+                        voxels.map(|(v, expected)| u8::from(*v == label && Some(*expected) != self.ignore)),
+                    );
+                }
+            }
+            mask
+        };
+        let (prediction, reference) = (mask(self.prediction), mask(self.reference));
+        surface::Pair::between([&prediction, &reference], bounds.size(), self.spacing, surface)
     }
 }
 
@@ -181,28 +543,104 @@ fn overlaps(prediction: &[i32], reference: &[i32], ignore: Option<i32>) -> BTree
     overlaps
 }
 
-/// The mean of the scores that there are.
-pub fn mean(scores: impl IntoIterator<Item = Option<f64>>) -> Option<f64> {
-    let (sum, count) = scores
-        .into_iter()
-        .flatten()
-        .fold((0.0, 0), |(sum, count), v| (sum + v, count + 1));
-    (count > 0).then(|| sum / f64::from(count))
+/// A number of a file that may be infinite, which JSON has no number for: `"inf"`.
+pub(crate) mod number {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(number: &f64, to: S) -> Result<S::Ok, S::Error> {
+        match number.is_finite() {
+            true => to.serialize_f64(*number),
+            false => to.serialize_str("inf"),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        optional_number::deserialize(from)?.ok_or_else(|| D::Error::custom("a number is missing"))
+    }
 }
 
-/// For `#[serde(flatten, with = …)]`: a list with a value for each metric, as a field for each. Metrics that a file does not
-/// have, because the program that wrote it had none, are read as the type's default.
+/// As [`number`], of one that may be absent.
+pub(crate) mod optional_number {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(number: &Option<f64>, to: S) -> Result<S::Ok, S::Error> {
+        match number {
+            Some(number) => super::number::serialize(number, to),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f64>, D::Error> {
+        match Value::deserialize(from)? {
+            Value::Null => Ok(None),
+            Value::String(text) if text == "inf" => Ok(Some(f64::INFINITY)),
+            other => other
+                .as_f64()
+                .map(Some)
+                .ok_or_else(|| D::Error::custom(format_args!("{other} is no number"))),
+        }
+    }
+}
+
+/// What files hold for a metric.
+pub(crate) trait Stored: Default {
+    /// Whether there is nothing to hold.
+    fn is_absent(&self) -> bool;
+    fn write<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error>;
+    fn read(value: Value) -> Result<Self, serde_json::Error>;
+}
+
+impl Stored for Option<f64> {
+    fn is_absent(&self) -> bool {
+        self.is_none()
+    }
+
+    fn write<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        optional_number::serialize(self, to)
+    }
+
+    fn read(value: Value) -> Result<Self, serde_json::Error> {
+        optional_number::deserialize(value)
+    }
+}
+
+impl<T: Stored> Stored for Vec<T> {
+    fn is_absent(&self) -> bool {
+        self.is_empty()
+    }
+
+    fn write<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.iter().map(Written))
+    }
+
+    fn read(value: Value) -> Result<Self, serde_json::Error> {
+        let values: Vec<Value> = serde_json::from_value(value)?;
+        values.into_iter().map(T::read).collect()
+    }
+}
+
+/// For serde, as [`Stored`] has it.
+struct Written<'a, T>(&'a T);
+
+impl<T: Stored> Serialize for Written<'_, T> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.0.write(to)
+    }
+}
+
+/// For `#[serde(flatten, with = …)]`: a list with a value for each metric, as a field for each. Metrics without a value are left
+/// out, but for the first; those that a file does not have are read as the type's default.
 macro_rules! fields {
     ($($(#[$doc:meta])* $module:ident: $key:expr;)*) => { $(
         $(#[$doc])*
         pub(crate) mod $module {
             use super::*;
 
-            pub fn serialize<T: Serialize + Default, S: Serializer>(values: &[T], to: S) -> Result<S::Ok, S::Error> {
+            pub fn serialize<T: Stored, S: Serializer>(values: &[T], to: S) -> Result<S::Ok, S::Error> {
                 write(values, to, $key)
             }
 
-            pub fn deserialize<'de, T: DeserializeOwned + Default, D: Deserializer<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+            pub fn deserialize<'de, T: Stored, D: Deserializer<'de>>(from: D) -> Result<Vec<T>, D::Error> {
                 read(from, $key)
             }
         }
@@ -230,26 +668,27 @@ fn keys(key: Key) -> impl Iterator<Item = String> {
     names.map(move |(i, name)| key(i == 0, name))
 }
 
-fn write<T: Serialize + Default, S: Serializer>(values: &[T], to: S, key: Key) -> Result<S::Ok, S::Error> {
+fn write<T: Stored, S: Serializer>(values: &[T], to: S, key: Key) -> Result<S::Ok, S::Error> {
     let none = T::default();
-    to.collect_map(
-        keys(key)
-            .enumerate()
-            .map(|(i, key)| (key, values.get(i).unwrap_or(&none))),
-    )
+    let mut map = to.serialize_map(None)?;
+    for (i, key) in keys(key).enumerate() {
+        let value = values.get(i).unwrap_or(&none);
+        if i == 0 || !value.is_absent() {
+            map.serialize_entry(&key, &Written(value))?;
+        }
+    }
+    map.end()
 }
 
 fn read<'de, T, D>(from: D, key: Key) -> Result<Vec<T>, D::Error>
 where
-    T: DeserializeOwned + Default,
+    T: Stored,
     D: Deserializer<'de>,
 {
     let mut fields = BTreeMap::<String, Value>::deserialize(from)?;
     let mut value = |key: String| match fields.remove(&key) {
         None => Ok(T::default()),
-        Some(value) => {
-            serde_json::from_value(value).map_err(|e| D::Error::custom(format_args!("`{key}`: {e}")))
-        }
+        Some(value) => T::read(value).map_err(|e| D::Error::custom(format_args!("`{key}`: {e}"))),
     };
     keys(key).map(&mut value).collect()
 }
@@ -268,12 +707,16 @@ mod tests {
         )
     }
 
+    fn all(maps: &Comparison) -> LabelScores {
+        maps.scores(&Scoring::all(), |_| true).unwrap()
+    }
+
     #[test]
     fn dice_is_twice_the_overlap_over_the_sum() {
         let prediction = [0, 1, 1, 1, 2, 0, 9, 1];
         let reference = [0, 1, 1, 0, 0, 2, 9, 5];
         let dice = |ignore| {
-            let scores = compare(&prediction, &reference, ignore).scores();
+            let scores = all(&compare(&prediction, &reference, ignore));
             [0, 1, 2, 9, 3].map(|label| scores.get(&label).and_then(|scores| scores[0]))
         };
         // neither the background nor a label that occurs nowhere has a score
@@ -281,39 +724,79 @@ mod tests {
         // without the voxel whose reference is 5, label 1 has three predicted voxels
         assert_eq!(dice(Some(5))[1], Some(4.0 / 5.0));
         assert_eq!(dice(Some(9))[3], None);
-        assert!(compare(&[], &[], None).scores().is_empty());
+        assert!(all(&compare(&[], &[], None)).is_empty());
     }
 
     #[test]
     fn metrics_know_spacing_unit_and_direction() {
-        let scores = compare(&[1, 1, 1, 0], &[1, 0, 0, 0], None).scores();
-        assert_eq!(scores[&1], [Some(0.5), Some(0.02)]);
-        let [dice, error] = METRICS else {
-            panic!("two in this crate's tests")
+        let scores = all(&compare(&[1, 1, 1, 0], &[1, 0, 0, 0], None));
+        let by_name = |name: &str| {
+            let metric = METRICS.iter().position(|m| m.name == name).unwrap();
+            (&METRICS[metric], scores[&1][metric].unwrap())
         };
+        for (name, heading, shown) in [
+            ("dice", "Dice %", 50.0),
+            ("precision", "precision %", 100.0 / 3.0),
+            ("recall", "recall %", 100.0),
+            ("hd", "HD mm", 10.0),
+            ("volume", "volume ml", 0.03),
+            ("volume_error", "volume error ml", 0.02),
+            ("relative_volume_error", "relative volume error %", 200.0),
+        ] {
+            let (metric, score) = by_name(name);
+            assert_eq!(metric.heading(), heading);
+            assert!((metric.shown(score) - shown).abs() < 1e-9, "{name} {score}");
+        }
+        let (dice, error) = (by_name("dice").0, by_name("volume_error").0);
         assert!(dice.is_better(0.6, 0.5) && !dice.is_better(0.5, 0.5));
         assert!(error.is_better(0.5, 0.6) && !error.is_better(0.6, 0.5));
-        assert_eq!((dice.heading().as_str(), dice.shown(0.25)), ("Dice %", 25.0));
-        assert_eq!(
-            (error.heading().as_str(), error.shown(0.25)),
-            ("volume error ml", 0.25)
-        );
     }
 
     #[test]
     fn every_metric_has_fields_of_its_own_and_prefers_what_agrees() {
         let reference = [0, 1, 1, 2, 2, 2, 1, 0];
-        for metric in METRICS {
+        for (i, metric) in METRICS.iter().enumerate() {
             let score = |prediction: &[i32]| {
-                (metric.score)(&compare(prediction, &reference, None), 1).expect("both maps have the label")
+                all(&compare(prediction, &reference, None))[&1][i].expect("both maps have the label")
             };
             let (same, other) = (score(&reference), score(&[1, 1, 2, 2, 0, 0, 0, 0]));
-            assert!(metric.is_better(same, other), "{}: {same} {other}", metric.name);
+            let sized = metric.better == Better::Neither;
+            assert!(
+                sized || metric.is_better(same, other),
+                "{}: {same} {other}",
+                metric.name
+            );
             let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-            assert!(metric.name.chars().all(plain), "{}", metric.name);
+            assert!(
+                metric.name.chars().all(plain) && metric.name != "all",
+                "{}",
+                metric.name
+            );
             let again = METRICS.iter().filter(|m| m.name == metric.name).count();
             assert_eq!(again, 1, "{}", metric.name);
         }
+        assert!(
+            !METRICS[0].of_surfaces,
+            "each epoch of a training is scored by it"
+        );
+    }
+
+    #[test]
+    fn metrics_are_chosen_by_name() {
+        let chosen = |text| Choice::parse(text).map(|choice| choice.metrics().collect::<Vec<_>>());
+        assert_eq!(chosen("dice"), Ok(vec![0]));
+        assert_eq!(chosen("hd95, dice"), Ok(vec![0, 6]));
+        assert_eq!(Choice::parse("dice,all"), Ok(Choice::all()));
+        for wrong in ["", "Dice", "dice,,hd", "hd95;hd"] {
+            assert!(chosen(wrong).unwrap_err().contains("dice, jaccard"), "{wrong}");
+        }
+        let maps = compare(&[1, 0, 2], &[1, 1, 2], None);
+        let scoring = Scoring::new(Choice::parse("recall").unwrap(), Surfaces::default());
+        let scores = maps.scores(&scoring, |label| label == 1).unwrap();
+        assert_eq!(scores.len(), 1);
+        assert_eq!(scores[&1].iter().flatten().collect::<Vec<_>>(), [&0.5]);
+        assert_eq!(scoring.measured_surfaces(), None);
+        assert!(Scoring::all().measured_surfaces().is_some());
     }
 
     #[test]
@@ -326,25 +809,29 @@ mod tests {
             #[serde(flatten, with = "mean_of_first")]
             means: Vec<Option<f64>>,
         }
+        let mut scores = vec![Vec::new(); METRICS.len()];
+        scores[0] = vec![None, Some(0.5)];
+        scores[5] = vec![Some(f64::INFINITY)];
+        let mut means = vec![None; METRICS.len()];
+        (means[0], means[5]) = (Some(0.5), Some(f64::INFINITY));
         let record = Record {
             case: "a".into(),
-            scores: vec![vec![None, Some(0.5)]],
-            means: vec![Some(0.5), Some(1.0)],
+            scores,
+            means,
         };
         let text = serde_json::to_string(&record).unwrap();
-        let expected =
-            r#"{"case":"a","dice":[null,0.5],"volume_error":[],"mean":0.5,"mean_volume_error":1.0}"#;
+        let expected = r#"{"case":"a","dice":[null,0.5],"hd":["inf"],"mean":0.5,"mean_hd":"inf"}"#;
         assert_eq!(text, expected);
-        let back: Record = serde_json::from_str(&text).unwrap();
-        assert_eq!(back.scores, [vec![None, Some(0.5)], vec![]]);
-        assert_eq!(back.means, record.means);
+        assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
         let other = r#"{"case":"a","later":{"b":1},"dice":[0.5],"mean":0.5,"hausdorff":[1.0]}"#;
         let other: Record = serde_json::from_str(other).unwrap();
         assert_eq!(
-            (other.scores[0].as_slice(), other.means),
+            (other.scores[0].as_slice(), other.means[..2].to_vec()),
             ([Some(0.5)].as_slice(), vec![Some(0.5), None])
         );
-        let error = serde_json::from_str::<Record>(r#"{"case":"a","dice":3}"#).unwrap_err();
-        assert!(error.to_string().contains("`dice`"), "{error}");
+        for wrong in [r#"{"case":"a","dice":3}"#, r#"{"case":"a","dice":["1"]}"#] {
+            let error = serde_json::from_str::<Record>(wrong).unwrap_err();
+            assert!(error.to_string().contains("`dice`"), "{error}");
+        }
     }
 }

@@ -37,7 +37,7 @@ use crate::finite::{Search, first_in};
 use crate::gpu::{Device, Executable, GpuError, Weights};
 use crate::graph::{Graph, GraphError};
 use crate::host_memory::{self, TooLarge};
-use crate::metrics::{self, Comparison, METRICS};
+use crate::metrics::{self, Comparison, METRICS, Scoring};
 use crate::model;
 use crate::offsets;
 use crate::op::StepScalars;
@@ -869,7 +869,7 @@ async fn validate(
             case.geometry.spacing,
             preprocessing.ignore,
         );
-        scores.push((case.id.clone(), maps.scores()));
+        scores.push((case.id.clone(), maps.first_scores()));
         let event = Event::Validation {
             done: i + 1,
             cases: cases.len(),
@@ -878,7 +878,7 @@ async fn validate(
             return Ok(Validation::Stopped);
         }
     }
-    let report = Report::new(&preprocessing.labels, &scores);
+    let report = Report::new(&preprocessing.labels, &scores, &Scoring::first());
     Ok(Validation::Done(report.label_means))
 }
 

@@ -5,7 +5,7 @@ use clap::Args;
 use obelisk::crossval::{self, CrossvalError, Epoch, FoldResult, Job, Row, Table};
 use obelisk::dataset::{Dataset, Fold};
 use obelisk::gpu::{Device, DeviceOptions, FormsChoice};
-use obelisk::metrics::METRICS;
+use obelisk::metrics::{Choice, METRICS, Scoring};
 use obelisk::picture;
 use obelisk::preprocess::Preprocessing;
 use obelisk::train::{Event, TrainError, TrainingData};
@@ -15,6 +15,7 @@ use super::files::Files;
 use super::interrupt::{self, Interrupted};
 use super::pictures::draw_run;
 use super::print::{self, errln, outln};
+use super::scoring::ScoringArguments;
 use super::train::{Progress, TrainingOptions, derive_preprocessing, no_fold, open_recorded};
 use super::{Usage, examples, message};
 
@@ -43,6 +44,11 @@ pub struct Crossval {
     /// The epoch whose weights segment the held-out cases
     #[arg(long, value_name = "EPOCH", default_value = "last")]
     weights: Epoch,
+    /// Metrics of the table besides those that its folds have: names with commas, or `all` [default: dice]
+    #[arg(long, value_name = "A,B,C", value_parser = Choice::parse)]
+    metrics: Option<Choice>,
+    #[command(flatten)]
+    scoring: ScoringArguments,
     /// Train nothing, only make the table of what is finished
     #[arg(long)]
     table: bool,
@@ -62,6 +68,7 @@ impl Crossval {
         let dataset = Dataset::open(&rows[0].settings.dataset)?;
         let folds = self.folds(&dataset, &rows)?;
         self.check_files(&dataset, &rows, &folds)?;
+        self.score_again(&dataset, &rows)?;
         if !self.table {
             let failed = self.train(&self.device.options(), &dataset, &rows, &folds)?;
             if !failed.is_empty() {
@@ -71,6 +78,25 @@ impl Crossval {
             }
         }
         print::out(format_args!("{}", self.write_table(&rows)?.markdown()));
+        Ok(())
+    }
+
+    fn scoring(&self) -> Scoring {
+        let metrics = self.metrics.clone().unwrap_or_else(Choice::first);
+        Scoring::new(metrics, self.scoring.surfaces())
+    }
+
+    /// Scores what is finished by the metrics that it lacks.
+    fn score_again(&self, dataset: &Dataset, rows: &[Row]) -> anyhow::Result<()> {
+        let scoring = self.scoring();
+        let finished = crossval::finished(&self.out)?;
+        let ours = |fold: &&FoldResult| rows.iter().any(|row| row.name == fold.name);
+        for fold in finished.iter().flatten().filter(ours) {
+            if crossval::score_again(&self.out, dataset, fold, &scoring)?.is_some() {
+                let k = fold.settings.fold.unwrap_or_default();
+                errln!("{} fold {k}: scored again, from its predictions", fold.name);
+            }
+        }
         Ok(())
     }
 
@@ -195,6 +221,7 @@ impl Crossval {
                     settings,
                     folds: total,
                     weights: self.weights,
+                    scoring: self.scoring(),
                 };
                 let ids: Vec<&str> = fold
                     .validation
@@ -317,10 +344,11 @@ impl Crossval {
         let labels: Vec<String> = table.labels.iter().map(|l| l.name.clone()).collect();
         let part = if table.complete { "" } else { ", part of the folds" };
         let title = format!("{}, {}-fold cross-validation{part}", table.dataset, table.folds);
-        for (i, metric) in METRICS.iter().enumerate() {
-            if table.rows.iter().any(|r| r.scores[i].is_some()) {
+        for i in table.metrics() {
+            let (metric, scores) = (&METRICS[i], table.scores(i));
+            if scores.iter().flatten().flatten().any(|score| score.is_finite()) {
                 let path = self.out.join(format!("{}.png", metric.name));
-                picture::score_plot(&path, metric, &title, &methods, &labels, &table.scores(i), true)?;
+                picture::score_plot(&path, metric, &title, &methods, &labels, &scores, true)?;
             }
         }
         Ok(table)

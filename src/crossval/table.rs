@@ -7,17 +7,36 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use serde::Serializer;
+use serde_json::Value;
+
 use super::{CrossvalError, Epoch, FoldResult, HeldOut, finished, write};
 use crate::dataset::Label;
-use crate::metrics::{self, METRICS};
+use crate::evaluate::{CaseScore, Method, Methods, Report};
+use crate::metrics::{self, METRICS, Stored, Surfaces};
 
 /// Mean and standard deviation over cases.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Score {
-    /// Mean; of the labels' means where it is that of several labels.
+    /// Mean; of the labels' means where it is that of several labels. Infinite where a score is.
+    #[serde(with = "metrics::number")]
     pub mean: f64,
-    /// Standard deviation over cases (n − 1); `None` for a single one.
+    /// Standard deviation over cases (n − 1); `None` for a single one, and where a score is infinite.
     pub deviation: Option<f64>,
+}
+
+impl Stored for Option<Score> {
+    fn is_absent(&self) -> bool {
+        self.is_none()
+    }
+
+    fn write<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.serialize(to)
+    }
+
+    fn read(value: Value) -> Result<Self, serde_json::Error> {
+        serde_json::from_value(value)
+    }
 }
 
 /// A network's row.
@@ -72,6 +91,9 @@ pub struct Table {
     pub complete: bool,
     /// The labels that are scored.
     pub labels: Vec<Label>,
+    /// How surfaces were measured, where they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub surfaces: Option<Surfaces>,
     /// A row a network.
     pub rows: Vec<TableRow>,
     /// The scores of every case, by row.
@@ -98,6 +120,14 @@ impl Table {
                 )));
             }
         }
+        let surfaces = results.iter().flatten().find_map(|fold| fold.surfaces);
+        let measured = |fold: &&FoldResult| fold.surfaces.is_some() && fold.surfaces != surfaces;
+        if let Some(other) = results.iter().flatten().find(measured) {
+            return Err(CrossvalError::Recipe(format!(
+                "{} and {} can't stand in one table: their surfaces were measured in different ways",
+                first.name, other.name
+            )));
+        }
         let rows = results
             .iter()
             .map(|folds| row(folds, &labels))
@@ -107,6 +137,7 @@ impl Table {
             dataset,
             folds,
             labels,
+            surfaces,
             rows,
             results,
         })
@@ -192,8 +223,50 @@ impl Table {
             .collect()
     }
 
+    /// The metrics that the table shows, by their place in [`METRICS`]: the first, and those that a fold was scored by.
+    pub fn metrics(&self) -> Vec<usize> {
+        let scored = |i: &usize| {
+            let by_it = |case: &HeldOut| case.scores.get(*i).is_some_and(|s| !s.is_empty());
+            *i == 0 || self.results.iter().any(|folds| cases(folds).any(by_it))
+        };
+        (0..METRICS.len()).filter(scored).collect()
+    }
+
+    /// The networks as methods with their reports, and tests of every pair.
+    pub fn methods(&self) -> Methods {
+        let methods = self.rows.iter().zip(&self.results).map(|(row, folds)| {
+            let case = |case: &HeldOut| CaseScore {
+                case: case.case.clone(),
+                scores: case.scores.clone(),
+                means: case.means.clone(),
+            };
+            let mut cases: Vec<CaseScore> = cases(folds).map(case).collect();
+            cases.sort_by(|a, b| a.case.cmp(&b.case));
+            let again = self.rows.iter().filter(|r| r.method == row.method).count() > 1;
+            Method {
+                name: match again {
+                    true => format!("{} ({})", row.method, row.name),
+                    false => row.method.clone(),
+                },
+                report: Report::of_cases(self.labels.clone(), cases, self.surfaces).summarise(),
+            }
+        });
+        let count = self.rows.len();
+        let pairs: Vec<(usize, usize)> = (0..count)
+            .flat_map(|first| (first + 1..count).map(move |second| (first, second)))
+            .collect();
+        Methods::new(methods.collect(), &pairs)
+    }
+
     /// What [`Table::save`] writes.
-    pub const FILES: [&'static str; 4] = ["table.md", "table.csv", "table.json", "cases.csv"];
+    pub const FILES: [&'static str; 6] = [
+        "table.md",
+        "table.csv",
+        "table.json",
+        "cases.csv",
+        "table.tex",
+        "scores.json",
+    ];
 
     /// Writes [`Table::FILES`] into `out`, over those of an earlier call.
     ///
@@ -201,7 +274,17 @@ impl Table {
     /// The operating system's refusal.
     pub fn save(&self, out: &Path) -> Result<(), CrossvalError> {
         let json = serde_json::to_string_pretty(self).map_err(|e| CrossvalError::Recipe(e.to_string()))?;
-        let texts = [self.markdown(), self.csv(), json, self.cases_csv()];
+        let methods = self.methods();
+        let scores =
+            serde_json::to_string_pretty(&methods).map_err(|e| CrossvalError::Recipe(e.to_string()))?;
+        let texts = [
+            self.markdown(),
+            self.csv(),
+            json,
+            self.cases_csv(),
+            methods.latex(),
+            scores,
+        ];
         (Table::FILES.iter().zip(texts)).try_for_each(|(name, text)| write(&out.join(name), text.as_bytes()))
     }
 }
@@ -278,7 +361,7 @@ fn score(values: impl Iterator<Item = Option<f64>>) -> Option<Score> {
     let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
     (!values.is_empty()).then_some(Score {
         mean,
-        deviation: (values.len() > 1).then(|| (squares / (count - 1.0)).sqrt()),
+        deviation: (values.len() > 1 && mean.is_finite()).then(|| (squares / (count - 1.0)).sqrt()),
     })
 }
 
@@ -286,6 +369,15 @@ fn score(values: impl Iterator<Item = Option<f64>>) -> Option<Score> {
 mod tests {
     use super::*;
     use crate::train::Settings;
+
+    /// For Dice and HD.
+    fn by_metric<T: Default + Clone>(dice: T, hd: T) -> Vec<T> {
+        let mut values = vec![T::default(); METRICS.len()];
+        (values[0], values[HD]) = (dice, hd);
+        values
+    }
+
+    const HD: usize = 5;
 
     fn fold(name: &str, fold: usize, cases: &[(&str, [Option<f64>; 2])]) -> FoldResult {
         let mut settings = Settings::new("data".into(), "unet");
@@ -308,11 +400,12 @@ mod tests {
                 .iter()
                 .map(|(case, dice)| HeldOut {
                     case: (*case).into(),
-                    scores: vec![dice.to_vec(), vec![Some(1.5), None]],
-                    means: vec![metrics::mean(*dice), Some(1.5)],
+                    scores: by_metric(dice.to_vec(), vec![Some(1.5), None]),
+                    means: by_metric(metrics::mean(*dice), Some(1.5)),
                     seconds: 0.5,
                 })
                 .collect(),
+            surfaces: None,
             parameters: 1234567,
             training_bytes: 3 << 20,
             inference_bytes: 1 << 20,
@@ -367,9 +460,7 @@ mod tests {
             table.cases_csv()
         );
         assert!(
-            table
-                .csv()
-                .contains("dice_b,dice_b_sd,volume_error_mean,volume_error_mean_sd"),
+            table.csv().contains("dice_b,dice_b_sd,hd_mean,hd_mean_sd"),
             "{}",
             table.csv()
         );
@@ -384,18 +475,17 @@ mod tests {
         let mut b = fold("net", 1, &[("y", [Some(0.7), None])]);
         let error = |folds: &[FoldResult]| {
             let row = row(folds, &folds[0].labels).unwrap();
-            (row.scores[1], row.label_scores[1].clone())
+            (row.scores[HD], row.label_scores[HD].clone())
         };
         assert!(error(&[a.clone(), b.clone()]).0.is_some());
         // as a version of the program left it that did not have the second metric
-        b.cases[0].scores[1].clear();
-        b.cases[0].means[1] = None;
+        b.cases[0].scores[HD].clear();
+        b.cases[0].means[HD] = None;
         assert_eq!(error(&[a.clone(), b.clone()]), (None, vec![None; 2]));
         let markdown = Table::new(vec![vec![a, b]]).unwrap().markdown();
         let line = "| net, all | 1,234,567 | 80.00 ± 3.54 | 60.00 ± 14.14 | 100.00 | – | – | – |";
         assert!(markdown.contains(line), "{markdown}");
-        let heading =
-            "| Dice % | left\\|right | b | volume error ml | volume error left\\|right | volume error b |";
+        let heading = "| Dice % | left\\|right | b | HD mm | HD left\\|right | HD b |";
         assert!(markdown.contains(heading), "{markdown}");
     }
 

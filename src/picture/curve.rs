@@ -126,7 +126,7 @@ impl Curve<'_> {
         let metric = &METRICS[0];
         let highest = match metric.unit {
             Unit::Fraction => 1.0,
-            Unit::Symbol(_) => {
+            Unit::Ratio | Unit::Symbol(_) => {
                 let scores = self
                     .points
                     .iter()

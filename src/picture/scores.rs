@@ -15,7 +15,8 @@ use super::{
 const GAP: f64 = 0.8;
 
 /// Draws a metric by network, a box for each label: quartiles and median, whiskers to the outermost case within 1.5 times
-/// the box's height, a dot a case. `scores` are those of cases by network, then by label.
+/// the box's height, a dot a case. `scores` are those of cases by network, then by label; the title says how many of them are
+/// infinite, which have no place in it.
 ///
 /// # Errors
 /// Nothing to draw, an existing file without `force`, or the system's refusal.
@@ -28,6 +29,16 @@ pub fn score_plot(
     scores: &[Vec<Vec<f64>>],
     force: bool,
 ) -> Result<(), PictureError> {
+    let infinite = (scores.iter().flatten().flatten())
+        .filter(|s| s.is_infinite())
+        .count();
+    let title = match infinite {
+        0 => title.to_owned(),
+        n => format!("{title}; {n} infinite, not drawn"),
+    };
+    let finite = |values: &Vec<f64>| values.iter().copied().filter(|v| v.is_finite()).collect();
+    let by_label = |labels: &Vec<Vec<f64>>| labels.iter().map(finite).collect();
+    let scores: Vec<Vec<Vec<f64>>> = scores.iter().map(by_label).collect();
     let all = || scores.iter().flatten().flatten().copied();
     if all().next().is_none() {
         return Err(PictureError::Drawing {
@@ -43,7 +54,7 @@ pub fn score_plot(
             (all().fold(1.0, f64::min) * 10.0 - 0.2).floor().max(0.0) / 10.0,
             1.005,
         ),
-        Unit::Symbol(_) => (
+        Unit::Ratio | Unit::Symbol(_) => (
             all().fold(0.0, f64::min),
             all().fold(LEAST_RANGE, f64::max) * 1.05,
         ),
@@ -52,7 +63,7 @@ pub fn score_plot(
     let across = 0.0..group * networks.len() as f64;
     let mut canvas = Canvas::new(width, 520, WHITE);
     canvas.draw(path, |area| {
-        let area = area.margin(size(10), 0, 0, 0).titled(title, font(22))?;
+        let area = area.margin(size(10), 0, 0, 0).titled(&title, font(22))?;
         let mut chart = ChartBuilder::on(&area)
             .margin(size(12))
             .margin_top(size(32))
@@ -64,7 +75,7 @@ pub fn score_plot(
             .disable_x_mesh()
             .disable_x_axis()
             .y_desc(match metric.unit {
-                Unit::Fraction => metric.title.to_owned(),
+                Unit::Fraction | Unit::Ratio => metric.title.to_owned(),
                 Unit::Symbol(_) => metric.heading(),
             })
             .axis_desc_style(font(16))

@@ -36,7 +36,17 @@ pub struct EpochRecord {
 pub(super) fn log_csv(log: &[EpochRecord], preprocessing: &Preprocessing) -> String {
     let number = |v: Option<f64>| v.map(|v| format!("{v:.5}")).unwrap_or_default();
     let labels = || preprocessing.labels.iter().skip(1);
-    let scores = METRICS.iter().flat_map(|metric| {
+    // a training's validation takes few of the metrics
+    let metrics: Vec<usize> = (0..METRICS.len())
+        .filter(|i| {
+            *i == 0
+                || log
+                    .iter()
+                    .any(|line| line.scores.get(*i).is_some_and(|s| !s.is_empty()))
+        })
+        .collect();
+    let scores = metrics.iter().flat_map(|i| {
+        let metric = &METRICS[*i];
         let label = |l: &Label| format!("{}_{}", metric.name, l.name.replace([',', '"', '\n'], "_"));
         std::iter::once(format!("{}_mean", metric.name)).chain(labels().map(label))
     });
@@ -55,7 +65,7 @@ pub(super) fn log_csv(log: &[EpochRecord], preprocessing: &Preprocessing) -> Str
     .collect();
     let mut text = columns.join(",") + "\n";
     for line in log {
-        let scores = (0..METRICS.len()).flat_map(|metric| {
+        let scores = metrics.iter().flat_map(|&metric| {
             let mean = line.means.get(metric).copied().flatten();
             let score = move |i: usize| line.scores.get(metric)?.get(i).copied().flatten();
             std::iter::once(mean).chain((0..labels().count()).map(score))
@@ -82,6 +92,13 @@ mod tests {
     use super::*;
     use crate::model::find;
 
+    /// For the first two metrics.
+    fn by_metric<T: Default + Clone>(first: T, second: T) -> Vec<T> {
+        let mut values = vec![T::default(); METRICS.len()];
+        (values[0], values[1]) = (first, second);
+        values
+    }
+
     #[test]
     fn a_run_from_before_the_offsets_were_logged_goes_on() {
         let old = r#"{"epoch":1,"learning_rate":0.002,"loss":1.5,"dice":[null,0.25],"mean_dice":0.25,
@@ -89,8 +106,8 @@ mod tests {
         let first: EpochRecord = serde_json::from_str(old).unwrap();
         let second = EpochRecord {
             epoch: 2,
-            scores: vec![Vec::new(), vec![Some(1.5)]],
-            means: vec![None, Some(1.5)],
+            scores: by_metric(Vec::new(), vec![Some(1.5)]),
+            means: by_metric(None, Some(1.5)),
             offset_sigma: BTreeMap::from([("offset2".into(), 0.0625), ("offset1".into(), 0.05)]),
             ..first.clone()
         };
@@ -99,7 +116,7 @@ mod tests {
         let mut preprocessing = find("obeliskhybrid_tcia").unwrap().published.unwrap()();
         preprocessing.labels.truncate(3);
         let expected = "epoch,learning_rate,loss,train_seconds,validation_seconds,dice_mean,dice_spleen,\
-            dice_pancreas,volume_error_mean,volume_error_spleen,volume_error_pancreas,offset1_sigma,offset2_sigma\n\
+            dice_pancreas,jaccard_mean,jaccard_spleen,jaccard_pancreas,offset1_sigma,offset2_sigma\n\
             1,0.0020000,1.500000,2.00,1.00,0.25000,,0.25000,,,,,\n\
             2,0.0020000,1.500000,2.00,1.00,,,,1.50000,1.50000,,0.05000,0.06250\n";
         assert_eq!(log_csv(&[first.clone(), second], &preprocessing), expected);

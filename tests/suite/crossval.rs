@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use obelisk::crossval::{Table, finished};
 use obelisk::dataset::{Dataset, Folds};
-use obelisk::evaluate::evaluate;
+use obelisk::evaluate::{Options, evaluate};
 use serde_json::json;
 
 use crate::program::*;
@@ -151,7 +151,15 @@ fn folds_are_trained_once_and_the_table_has_evaluates_numbers() {
     let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} against {b}");
     for (row, network) in table.rows.iter().zip(NETWORKS) {
         let predictions = path("two").join(network).join("predictions");
-        let report = evaluate(&predictions, &path("references"), Some(&table.labels), None).unwrap();
+        let report = evaluate(
+            &predictions,
+            &path("references"),
+            &Options {
+                labels: Some(&table.labels),
+                ..Options::default()
+            },
+        )
+        .unwrap();
         assert_eq!((row.cases, report.cases.len()), (24, 24));
         near(row.scores[0].unwrap().mean, report.means[0].unwrap());
         assert!(
@@ -202,6 +210,48 @@ fn folds_are_trained_once_and_the_table_has_evaluates_numbers() {
             assert!(info.trained_on.iter().all(|id| !want.contains(&id.as_str())));
         }
     }
+
+    // Metrics that were not asked for come from the predictions, without training; the rest stays as it was.
+    let weights = modified(&path("two/unet/fold_0/last.safetensors"));
+    let asked = ["--table", "--metrics", "dice,nsd,hd95", "--tolerance", "2"];
+    let markdown = done(&run("two", &asked));
+    for part in ["| Dice % |", "| HD95 mm |", "surface Dice within 2 mm"] {
+        assert!(markdown.contains(part), "`{part}` is not in {markdown}");
+    }
+    let scored = written("two/unet");
+    done(&run("two", &asked));
+    assert_eq!(scored, written("two/unet"), "what is scored is not scored again");
+    assert_eq!(weights, modified(&path("two/unet/fold_0/last.safetensors")));
+    let table: Table = serde_json::from_slice(&std::fs::read(path("two/table.json")).unwrap()).unwrap();
+    let predictions = path("two/unet/predictions");
+    let surfaces = obelisk::metrics::Surfaces {
+        tolerance: 2.0,
+        ..Default::default()
+    };
+    let scoring = obelisk::metrics::Scoring::new(obelisk::metrics::Choice::all(), surfaces);
+    let options = Options {
+        labels: Some(&table.labels),
+        ignore: None,
+        scoring,
+    };
+    let report = evaluate(&predictions, &path("references"), &options).unwrap();
+    let row = table.rows.iter().find(|r| r.name == "unet").unwrap();
+    for (metric, score) in row.scores.iter().enumerate() {
+        if let Some(score) = score {
+            let want = report.means[metric].unwrap();
+            assert!(score.mean == want || (score.mean - want).abs() < 1e-9, "{metric}");
+        }
+    }
+    assert_eq!(row.scores.iter().flatten().count(), 3);
+    let scores: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(path("two/scores.json")).unwrap()).unwrap();
+    // a pair of networks, three metrics, two labels and their mean
+    assert_eq!(scores["tests"].as_array().unwrap().len(), 9);
+    let latex = std::fs::read_to_string(path("two/table.tex")).unwrap();
+    assert!(
+        latex.contains("Hybrid & ") && latex.contains("\\toprule"),
+        "{latex}"
+    );
 
     // Other settings don't mix with what is there; --table needs no training.
     refused(&run("two", &["--epochs", "2"]), 1, "other settings");

@@ -234,6 +234,7 @@ fn a_fold_whose_disk_fails_at_any_operation_is_finished_by_the_same_call() {
         settings,
         folds: 2,
         weights: Epoch::Last,
+        scoring: obelisk::metrics::Scoring::first(),
     };
     let run_fold = |out: &Path, anew: bool| {
         let report = |_: Event| ControlFlow::Continue(());

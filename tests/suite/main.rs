@@ -28,6 +28,7 @@ mod layout;
 mod limits;
 mod linear;
 mod memory;
+mod metrics;
 mod networks;
 mod nifti;
 mod nnunet;

@@ -18,7 +18,8 @@ impl Table {
         ]
         .map(String::from)
         .to_vec();
-        for metric in METRICS {
+        let metrics = self.metrics();
+        for metric in metrics.iter().map(|i| &METRICS[*i]) {
             for name in std::iter::once("mean").chain(self.labels.iter().map(|l| l.name.as_str())) {
                 let column = format!("{}_{name}", metric.name);
                 header.extend([quote(&column), quote(&format!("{column}_sd"))]);
@@ -46,7 +47,7 @@ impl Table {
                 self.folds.to_string(),
                 row.cases.to_string(),
             ];
-            let scores = row.scores.iter().zip(&row.label_scores);
+            let scores = metrics.iter().map(|i| (&row.scores[*i], &row.label_scores[*i]));
             for score in scores.flat_map(|(mean, labels)| std::iter::once(mean).chain(labels)) {
                 cells.extend([
                     number(score.map(|s| s.mean)),
@@ -69,7 +70,8 @@ impl Table {
     /// A line for each case of each row: fold, scores as their metrics have them, seconds from scan to labels.
     pub fn cases_csv(&self) -> String {
         let mut header: Vec<String> = ["name", "fold", "case"].map(String::from).to_vec();
-        for metric in METRICS {
+        let metrics = self.metrics();
+        for metric in metrics.iter().map(|i| &METRICS[*i]) {
             header.push(format!("{}_mean", metric.name));
             let label = |l: &Label| quote(&format!("{}_{}", metric.name, l.name));
             header.extend(self.labels.iter().map(label));
@@ -83,7 +85,7 @@ impl Table {
                     fold.settings.fold.unwrap_or_default().to_string(),
                     quote(&case.case),
                 ];
-                for i in 0..METRICS.len() {
+                for &i in &metrics {
                     let labels = (0..self.labels.len()).map(|label| case.score(i, label));
                     cells.extend(std::iter::once(case.means[i]).chain(labels).map(number));
                 }

@@ -10,7 +10,8 @@ impl Table {
     /// The table with its notes.
     pub fn markdown(&self) -> String {
         let mut header = vec!["method".to_owned(), "parameters".into()];
-        for (i, metric) in METRICS.iter().enumerate() {
+        let metrics: Vec<(usize, &Metric)> = self.metrics().into_iter().map(|i| (i, &METRICS[i])).collect();
+        for &(i, metric) in &metrics {
             header.push(metric.heading());
             let label = |l: &Label| match i {
                 0 => escape(&l.name),
@@ -45,7 +46,7 @@ impl Table {
         );
         for row in &self.rows {
             let mut cells = vec![escape(&row.method), thousands(row.parameters)];
-            for (i, metric) in METRICS.iter().enumerate() {
+            for &(i, metric) in &metrics {
                 let scores = std::iter::once(&row.scores[i]).chain(&row.label_scores[i]);
                 cells.extend(scores.map(|score| shown(metric, *score)));
             }
@@ -72,7 +73,15 @@ impl Table {
         let cases = list(&mut self.rows.iter().map(|r| r.cases.to_string()));
         let adapters = list(&mut self.rows.iter().flat_map(|r| r.adapters.clone()));
         let epochs = list(&mut self.rows.iter().map(|r| r.epochs.to_string()));
-        let metrics = METRICS.iter().map(|m| m.title).collect::<Vec<_>>().join(", ");
+        let metrics = self.metrics().into_iter().map(|i| match METRICS[i].name {
+            "nsd" => format!(
+                "{} within {} mm",
+                METRICS[i].title,
+                self.surfaces.unwrap_or_default().tolerance
+            ),
+            _ => METRICS[i].title.to_owned(),
+        });
+        let metrics = metrics.collect::<Vec<_>>().join(", ");
         let weights = match self.rows.iter().any(|r| r.weights == Epoch::Best) {
             true => "weights: those that scored best on the held-out cases themselves, which flatters them",
             false => "weights: those of the last epoch",
@@ -92,6 +101,9 @@ fn shown(metric: &Metric, score: Option<Score>) -> String {
         return "–".into();
     };
     let mean = metric.shown(mean);
+    if mean.is_infinite() {
+        return "∞".into();
+    }
     match deviation {
         None => format!("{mean:.2}"),
         Some(deviation) => format!("{mean:.2} ± {:.2}", metric.shown(deviation)),
