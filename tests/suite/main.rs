@@ -57,6 +57,8 @@ mod crossval;
 #[cfg(feature = "cli")]
 mod losses;
 #[cfg(feature = "cli")]
+mod onnx;
+#[cfg(feature = "cli")]
 mod picture;
 #[cfg(feature = "cli")]
 mod prepare;
