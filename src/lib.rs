@@ -69,6 +69,8 @@ mod fuse;
 pub mod gpu;
 pub mod graph;
 pub mod host_memory;
+#[cfg(feature = "cli")]
+pub mod label_table;
 pub mod metrics;
 pub mod model;
 pub mod nnunet;

@@ -44,6 +44,7 @@ mod sparse_operations;
 mod supply;
 mod ten_steps;
 mod texels;
+mod volumes;
 mod watched;
 mod weights;
 
