@@ -6,6 +6,7 @@ mod check;
 mod crossval;
 mod device;
 mod evaluate;
+mod export;
 mod files;
 mod import;
 mod info;
@@ -67,6 +68,8 @@ enum Command {
     Bench(bench::Bench),
     /// Turn a PyTorch checkpoint into a weights file
     Import(import::Import),
+    /// Turn a model into an ONNX file for other programs
+    Export(export::Export),
     /// Draw what OBELISK layers have learned, and measure their reach
     Offsets(offsets::Offsets),
     /// Score predictions against reference labels
@@ -112,6 +115,7 @@ pub fn run(arguments: Arguments, started: std::time::Instant) -> anyhow::Result<
         Command::Predict(command) => command.run(),
         Command::Bench(command) => command.run(started),
         Command::Import(command) => command.run(),
+        Command::Export(command) => command.run(),
         Command::Offsets(command) => command.run(),
         Command::Evaluate(command) => command.run(),
         Command::Completions(command) => command.run(),

@@ -43,6 +43,7 @@
 //!
 //! - `cli` (default): the command-line program, and the modules that only it uses, for pictures, benchmarks and measured
 //!   variants of kernels. A library takes `default-features = false` and gets neither clap nor plotters nor indicatif.
+//! - `onnx`, a part of `cli`: models as ONNX files.
 //! - `web`: the interface for JavaScript, on wasm32.
 //!
 //! # Operations of one's own
@@ -59,6 +60,8 @@ pub mod components;
 pub mod crossval;
 pub mod dataset;
 pub mod evaluate;
+#[cfg(feature = "onnx")]
+pub mod export;
 #[doc(hidden)]
 pub mod faults;
 pub mod file;
@@ -67,10 +70,14 @@ mod fuse;
 pub mod gpu;
 pub mod graph;
 pub mod host_memory;
+#[cfg(feature = "cli")]
+pub mod label_table;
 pub mod metrics;
 pub mod model;
 pub mod nnunet;
 pub mod offsets;
+#[cfg(feature = "onnx")]
+pub mod onnx;
 pub mod op;
 #[cfg(feature = "cli")]
 pub mod picture;

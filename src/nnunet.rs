@@ -85,6 +85,16 @@ impl Model {
         weights::encode(name, &record, &tensors, &Default::default())
     }
 
+    /// The record of such a file, JSON: the plan under `nnunet`, and the names of the folds.
+    #[cfg(feature = "onnx")]
+    pub(crate) fn record(&self) -> String {
+        let record = Stored {
+            nnunet: self.plan.clone(),
+            folds: self.names.clone(),
+        };
+        serde_json::to_string(&record).expect("a plan is JSON")
+    }
+
     fn stored(&self) -> (Stored, HashMap<String, Tensor>) {
         let mut tensors = HashMap::new();
         for (name, fold) in self.names.iter().zip(&self.folds) {

@@ -41,6 +41,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use crate::graph::{Graph, GraphError, Value};
+#[cfg(feature = "onnx")]
+pub(crate) use crate::onnx::{self, Attribute};
 pub use crate::params;
 pub(crate) use crate::shader::own as shader;
 pub use crate::shader::{self, Params, Shader, Texel, Uniform};
@@ -128,6 +130,16 @@ pub trait Op: Any + fmt::Debug + Send + Sync {
     /// only what it then writes itself. With [`Io::in_place`] the kernels bind output 0 and not that input.
     fn overwrites(&self, _inputs: &[Spec], _outputs: &[Spec], _caps: &Caps) -> Option<usize> {
         None
+    }
+
+    /// Writes what the operation computes as ONNX's operators and returns the names of its outputs there, of the first at least.
+    /// Operations that no inference graph has leave it out, and the error names them.
+    ///
+    /// # Errors
+    /// What ONNX has no operators for.
+    #[cfg(feature = "onnx")]
+    fn onnx(&self, _to: &mut onnx::Writer, _call: &onnx::Call) -> Result<Vec<String>, String> {
+        Err("it is not written in ONNX".into())
     }
 }
 

@@ -61,6 +61,12 @@ fn colour(index: usize) -> RGBColor {
     COLOURS[index % COLOURS.len()]
 }
 
+/// Red, green and blue of the label at that position among labels, in pictures.
+pub(crate) fn label_colour(index: usize) -> [u8; 3] {
+    let RGBColor(r, g, b) = colour(index.max(1) - 1);
+    [r, g, b]
+}
+
 const FONT: &str = "obelisk";
 /// Everything is drawn this much larger and averaged down, which smooths what plotters draws with hard edges.
 const OVERSAMPLING: u32 = 2;

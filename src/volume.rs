@@ -1,6 +1,9 @@
-//! Scans and label maps: NIfTI files in and out with their geometry, reorientation and resampling.
+//! Scans and label maps: NIfTI, MGH and NRRD files in and out with their geometry, reorientation and resampling.
 
+mod file;
+mod mgh;
 mod nifti;
+mod nrrd;
 mod orient;
 pub mod resample;
 
@@ -12,9 +15,8 @@ use glam::{DMat4, DVec3};
 
 use crate::host_memory::TooLarge;
 
-pub use self::nifti::{
-    SpatialHeader, encode_labels, read, read_bytes, read_geometry, write_image, write_labels, write_shares,
-};
+pub use self::file::{check_written, read, read_bytes, read_geometry, write_image, write_labels};
+pub use self::nifti::{SpatialHeader, encode_labels, write_shares};
 pub use orient::{Orientation, Reorientation};
 
 /// A scan: voxels and where they lie in the patient.
@@ -192,16 +194,23 @@ impl VolumeError {
 /// Voxels by which two files of one scan may place a voxel apart: affines carry rounding.
 pub const SAME_PLACE: f64 = 0.1;
 
-/// A file's name without `.nii` or `.nii.gz`, in capitals or not; `None` for any other ending. What is not UTF-8 becomes
-/// `\u{fffd}`.
-pub fn stem(path: &Path) -> Option<Cow<'_, str>> {
+/// Endings of the files that hold scans: NIfTI's, FreeSurfer's and NRRD's. Of two files of one scan, the header's.
+pub const ENDINGS: [&str; 8] = [
+    ".nii.gz", ".nii", ".mgz", ".mgh", ".nrrd", ".nhdr", ".hdr.gz", ".hdr",
+];
+
+/// Which of [`ENDINGS`] a file's name has, in capitals or not, behind at least one character.
+pub fn ending(path: &Path) -> Option<&'static str> {
     let name = path.file_name()?.as_encoded_bytes();
-    let without = |ending: &str| {
-        let (start, end) = name.split_at_checked(name.len().checked_sub(ending.len())?)?;
-        end.eq_ignore_ascii_case(ending.as_bytes()).then_some(start)
-    };
-    without(".nii.gz")
-        .or_else(|| without(".nii"))
-        .filter(|stem| !stem.is_empty())
-        .map(String::from_utf8_lossy)
+    ENDINGS.into_iter().find(|ending| {
+        let at = name.len().checked_sub(ending.len()).filter(|at| *at > 0);
+        at.is_some_and(|at| name[at..].eq_ignore_ascii_case(ending.as_bytes()))
+    })
+}
+
+/// A file's name without its [`ending`]; `None` where it has none of them. What is not UTF-8 becomes `\u{fffd}`.
+pub fn stem(path: &Path) -> Option<Cow<'_, str>> {
+    let ending = ending(path)?;
+    let name = path.file_name()?.as_encoded_bytes();
+    Some(String::from_utf8_lossy(&name[..name.len() - ending.len()]))
 }

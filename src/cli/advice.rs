@@ -1,6 +1,7 @@
 //! What to do about an error of the library, in this program's options.
 
 use obelisk::crossval::CrossvalError;
+use obelisk::export::ExportError;
 use obelisk::gpu::GpuError;
 use obelisk::graph::GraphError;
 use obelisk::host_memory::TooLarge;
@@ -21,6 +22,12 @@ pub fn advice(error: &anyhow::Error) -> Option<&'static str> {
             ),
             _ => None,
         };
+        let of_export = match cause.downcast_ref() {
+            Some(ExportError::NoSize { .. }) => Some("say it by --size"),
+            Some(ExportError::TooLarge { .. }) => Some("export one of the --folds"),
+            Some(ExportError::Regions) => Some("leave out --labels"),
+            _ => None,
+        };
         let exists = cause.downcast_ref::<std::io::Error>();
         let exists = exists.filter(|e| e.kind() == std::io::ErrorKind::AlreadyExists);
         let limited = cause.downcast_ref().is_some_and(|memory: &TooLarge| memory.limited);
@@ -29,6 +36,7 @@ pub fn advice(error: &anyhow::Error) -> Option<&'static str> {
             .or(of_comparison)
             .or(of_device)
             .or(of_prediction)
+            .or(of_export)
             .or(exists.map(|_| "--force replaces it"))
     })
 }

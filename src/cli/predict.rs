@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use obelisk::dataset::{Label, find_scans, read_channels};
 use obelisk::gpu::Device;
+use obelisk::label_table::{self, Program};
 use obelisk::nnunet::Choice;
 use obelisk::predict::points::PointPredictor;
 use obelisk::predict::{PredictError, Predictor};
@@ -36,10 +37,11 @@ pub struct Predict {
     /// between them, such as the folds of a cross-validation, are an ensemble: the mean of their probabilities counts
     #[arg(long, value_name = "MODEL,…")]
     model: PathBuf,
-    /// A scan (.nii, .nii.gz), or a folder of scans; scans of several files are CASE_0000.nii.gz, CASE_0001.nii.gz …
+    /// A scan (.nii, .nii.gz, .mgz, .mgh, .nrrd, .nhdr, or .hdr beside its .img), or a folder of scans; scans of several files
+    /// are CASE_0000.nii.gz, CASE_0001.nii.gz …
     #[arg(long, value_name = "SCAN|FOLDER")]
     input: PathBuf,
-    /// The label file, or the folder of label files
+    /// The label file (.nii.gz, .nii, .mgz, .mgh or .nrrd), or the folder of label files (.nii.gz)
     #[arg(long, value_name = "LABELS|FOLDER")]
     output: PathBuf,
     /// Network, instead of the one that the weights name or are recognised as
@@ -55,6 +57,9 @@ pub struct Predict {
     /// Also write a picture of each scan with its labels here
     #[arg(long, value_name = "FOLDER")]
     overlay: Option<PathBuf>,
+    /// Also write the labels' names and colours, for ITK-SNAP (.txt, .label) or 3D Slicer (.ctbl)
+    #[arg(long, value_name = "FILE", conflicts_with = "points")]
+    label_table: Option<PathBuf>,
     /// Predict only at the points of this file and write a table: a line a point, x,y,z in millimetres of the scan's world
     /// (NIfTI: right, anterior, superior); for networks that look at points (`obelisk` …), one scan only
     #[arg(long, value_name = "FILE.csv", conflicts_with_all = ["logits", "overlay", "grid_spacing"])]
@@ -92,8 +97,14 @@ impl Predict {
             .read_all("--points", &self.points)
             .write("--output", &self.output)
             .write_all("--logits", &self.logits)
-            .write_all("--overlay", &self.overlay);
+            .write_all("--overlay", &self.overlay)
+            .write_all("--label-table", &self.label_table);
         self.maps.write(&mut files).check()?;
+        if let Some(path) = &self.label_table {
+            let wrong = |problem| Usage(format!("--label-table {}: {problem}", path.display()));
+            Program::of(path).map_err(wrong)?;
+            claim(path, self.force)?;
+        }
         if members.len() > 1 || self.maps.are_asked_for() {
             return maps::run(self, &members);
         }
@@ -136,7 +147,7 @@ impl Predict {
         self.maps.check(names)?;
         let all = jobs.len() + incomplete;
         if jobs.is_empty() && incomplete == 0 {
-            return Ok(());
+            return self.write_table(names);
         }
         if jobs.is_empty() {
             bail!("{incomplete} of {all} scans failed");
@@ -173,14 +184,30 @@ impl Predict {
             }
         }
         match failed.len() + incomplete {
-            0 => Ok(()),
+            0 => self.write_table(names),
             count => bail!("{count} of {all} scans failed: {}", failed.join(", ")),
+        }
+    }
+
+    /// Writes the labels' names and colours, where it is asked for.
+    fn write_table(&self, names: &[Label]) -> anyhow::Result<()> {
+        match &self.label_table {
+            Some(path) => Ok(label_table::write(
+                path,
+                &label_table::coloured(names),
+                self.force,
+            )?),
+            None => Ok(()),
         }
     }
 
     /// The scans to segment, those of a folder that have no labels yet, or one; and how many more lack a file.
     fn jobs(&self, channels: usize) -> anyhow::Result<(Vec<Job>, usize)> {
         let is_folder = self.input.is_dir();
+        if !is_folder {
+            let wrong = |problem| Usage(format!("--output {}: {problem}", self.output.display()));
+            volume::check_written(&self.output).map_err(wrong)?;
+        }
         let mut incomplete = 0;
         let jobs: Vec<Job> = match is_folder {
             true if self.logits.is_some() => {
@@ -196,10 +223,6 @@ impl Predict {
                     output: self.output.join(format!("{id}.nii.gz")),
                 };
                 found.scans.into_iter().map(job).collect()
-            }
-            false if volume::stem(&self.output).is_none() => {
-                let message = format!("--output {} must end in .nii or .nii.gz", self.output.display());
-                return Err(Usage(message).into());
             }
             false => vec![Job {
                 files: vec![self.input.clone()],

@@ -2,6 +2,8 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
+use obelisk::dataset::Label;
+use obelisk::label_table;
 use obelisk::prepare::{self, Class, Extent, LabelFiles, Source, Target};
 use obelisk::volume::{self, Orientation};
 
@@ -27,8 +29,16 @@ pub struct Prepare {
     #[arg(long, value_name = "FOLDER")]
     labels: PathBuf,
     /// The labels in the network's order, each with its value in the label files; other values become background
-    #[arg(long, value_name = "NAME=VALUE,…", value_delimiter = ',', required = true)]
+    #[arg(
+        long,
+        value_name = "NAME=VALUE,…",
+        value_delimiter = ',',
+        required_unless_present = "class_table"
+    )]
     classes: Vec<Class>,
+    /// Take the labels from a file of ITK-SNAP's (.txt, .label) or 3D Slicer's (.ctbl) instead, by ascending value
+    #[arg(long, value_name = "FILE", conflicts_with = "classes")]
+    class_table: Option<PathBuf>,
     /// Folder of the dataset
     #[arg(long, value_name = "DATASET")]
     out: PathBuf,
@@ -63,9 +73,28 @@ pub struct Prepare {
 }
 
 impl Prepare {
+    /// The labels but the background.
+    fn classes(&self) -> anyhow::Result<Vec<Class>> {
+        let Some(path) = &self.class_table else {
+            return Ok(self.classes.clone());
+        };
+        let entries = label_table::read(path)?;
+        let labels = entries.into_iter().map(|entry| entry.label);
+        let class = |label: Label| Class {
+            name: label.name,
+            value: label.value,
+        };
+        let classes: Vec<Class> = labels.filter(|label| label.value != 0).map(class).collect();
+        if classes.is_empty() {
+            anyhow::bail!("{} has no label but the background", path.display());
+        }
+        Ok(classes)
+    }
+
     pub fn run(&self) -> anyhow::Result<()> {
-        for (i, class) in self.classes.iter().enumerate() {
-            if let Some(twice) = self.classes[..i]
+        let classes = &self.classes()?;
+        for (i, class) in classes.iter().enumerate() {
+            if let Some(twice) = classes[..i]
                 .iter()
                 .find(|c| c.name == class.name || c.value == class.value)
             {
@@ -88,7 +117,7 @@ impl Prepare {
         let mut ids = Vec::new();
         let mut failed = 0;
         for (source, extent) in &jobs {
-            let case = match prepare::prepare(source, &self.classes, &target, extent.as_ref()) {
+            let case = match prepare::prepare(source, classes, &target, extent.as_ref()) {
                 Ok(case) => case,
                 // One bad scan among many does not keep the others from the dataset.
                 Err(error) if jobs.len() > 1 => {
@@ -101,9 +130,9 @@ impl Prepare {
             let path = |folder: &str| self.out.join(folder).join(format!("{}.nii.gz", source.id));
             volume::write_image(&path("imagesTr"), &case.image, &case.geometry, self.force)?;
             volume::write_labels(&path("labelsTr"), &case.labels, &case.geometry, self.force)?;
-            let missing: Vec<&str> = (1..=self.classes.len())
+            let missing: Vec<&str> = (1..=classes.len())
                 .filter(|class| !case.labels.contains(&(*class as i32)))
-                .map(|class| self.classes[class - 1].name.as_str())
+                .map(|class| classes[class - 1].name.as_str())
                 .collect();
             let mut notes = Vec::new();
             if !missing.is_empty() {
@@ -126,7 +155,7 @@ impl Prepare {
         if ids.is_empty() {
             anyhow::bail!("all {failed} scans failed");
         }
-        prepare::write_description(&self.out, &self.channel, &self.classes, &ids, self.force)
+        prepare::write_description(&self.out, &self.channel, classes, &ids, self.force)
             .with_context(|| format!("{}", self.out.join("dataset.json").display()))?;
         outln!("{}", self.out.display());
         if failed > 0 {
@@ -143,6 +172,7 @@ impl Prepare {
         files
             .read("--images", &self.images)
             .read("--labels", &self.labels)
+            .read_all("--class-table", &self.class_table)
             .read_all("--crops", &self.crops);
         for folder in ["imagesTr", "labelsTr"].map(|name| self.out.join(name)) {
             files.write("--out", &folder);

@@ -43,11 +43,14 @@ fn case(folder: &Path, description: &Path, pair: &Value, channels: usize) -> Res
         return invalid(description, problem);
     };
     let Some(id) = volume::stem(&image).map(String::from) else {
-        return invalid(&image, "scans must be .nii or .nii.gz files");
+        let problem = format!(
+            "scans must be files whose names end in {}",
+            volume::ENDINGS.join(", ")
+        );
+        return invalid(&image, problem);
     };
     // nnU-Net v1
-    let name = image.to_string_lossy();
-    let ending = if name.ends_with(".gz") { ".nii.gz" } else { ".nii" };
+    let ending = volume::ending(&image).expect("a stem has one behind it");
     let numbered: Vec<PathBuf> = (0..channels)
         .map(|c| image.with_file_name(format!("{id}_{c:04}{ending}")))
         .collect();

@@ -98,7 +98,7 @@ pub fn find_scans(folder: &Path, channels: usize) -> Result<FoundScans, DatasetE
     Ok(found)
 }
 
-/// The .nii and .nii.gz files of a folder by name without ending.
+/// The files of a folder that hold scans, by name without ending.
 fn files(folder: &Path) -> Result<BTreeMap<String, PathBuf>, DatasetError> {
     let mut files = BTreeMap::new();
     let cannot = |e: std::io::Error| DatasetError::Invalid {
@@ -121,7 +121,10 @@ fn files(folder: &Path) -> Result<BTreeMap<String, PathBuf>, DatasetError> {
         }
     }
     match files.is_empty() {
-        true => invalid(folder, "the folder holds no .nii or .nii.gz file"),
+        true => invalid(
+            folder,
+            "the folder holds no .nii or .nii.gz file, nor another that is read (.mgz, .mgh, .nrrd, .nhdr, .hdr)",
+        ),
         false => Ok(files),
     }
 }

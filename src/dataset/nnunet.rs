@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::description::Description;
 use super::{Case, Contents, Convention, DatasetError, invalid, scans};
+use crate::volume;
 
 pub(super) const NNUNET: Convention = Convention {
     name: "nnU-Net v2's (dataset.json with a `file_ending`)",
@@ -17,7 +18,7 @@ fn read(folder: &Path) -> Result<Option<Contents>, DatasetError> {
     let Some(ending) = &description.file_ending else {
         return Ok(None);
     };
-    if ending != ".nii.gz" && ending != ".nii" {
+    if !volume::ENDINGS.contains(&&**ending) {
         return invalid(
             &description.path,
             format!("its scans end in {ending}; convert them to .nii.gz, and `file_ending` too"),

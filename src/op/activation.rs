@@ -169,6 +169,16 @@ impl Op for Activation {
         Ok(vec![Gradient::Flows(graph.push1(op, &[known_by, dy])?)])
     }
 
+    #[cfg(feature = "onnx")]
+    fn onnx(&self, to: &mut onnx::Writer, call: &onnx::Call) -> Result<Vec<String>, String> {
+        let x = call.inputs[0].clone();
+        Ok(vec![match self {
+            Activation::LeakyRelu { slope } => to.leaky(x, Some(*slope)),
+            Activation::Elu => to.node("Elu", &[&x], []),
+            Activation::Gelu => to.node("Gelu", &[&x], []),
+        }])
+    }
+
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
         vec![Tensor::from_fn(&inputs[0].shape, |i| self.of(inputs[0].data[i]))]
     }

@@ -69,6 +69,11 @@ impl Op for Add {
         Ok(vec![Gradient::Flows(upstream); 2])
     }
 
+    #[cfg(feature = "onnx")]
+    fn onnx(&self, to: &mut onnx::Writer, call: &onnx::Call) -> Result<Vec<String>, String> {
+        Ok(vec![to.node("Add", &call.inputs(), [])])
+    }
+
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
         let sum = inputs[0]
             .data

@@ -122,6 +122,17 @@ impl Op for AvgPool3d {
         Ok(vec![Gradient::Flows(graph.push1(op, &[upstream])?)])
     }
 
+    #[cfg(feature = "onnx")]
+    fn onnx(&self, to: &mut onnx::Writer, call: &onnx::Call) -> Result<Vec<String>, String> {
+        let attributes = [
+            Attribute::Ints("kernel_shape", onnx::ints([self.kernel; 3])),
+            Attribute::Ints("strides", onnx::ints([self.stride; 3])),
+            Attribute::Ints("pads", onnx::ints([self.padding; 6])),
+            Attribute::Int("count_include_pad", 1),
+        ];
+        Ok(vec![to.node("AveragePool", &call.inputs(), attributes)])
+    }
+
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
         let [n, c, d, h, w] = inputs[0].ncdhw();
         let size = [d, h, w].map(|v| self.pooled(v).expect("checked on insertion"));

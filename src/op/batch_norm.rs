@@ -218,6 +218,13 @@ impl Op for BatchNormInference {
         gradient(graph, node, wanted, self.slope, statistics, false)
     }
 
+    #[cfg(feature = "onnx")]
+    fn onnx(&self, to: &mut onnx::Writer, call: &onnx::Call) -> Result<Vec<String>, String> {
+        let epsilon = Attribute::Float("epsilon", EPSILON);
+        let y = to.node("BatchNormalization", &call.inputs(), [epsilon]);
+        Ok(vec![to.leaky(y, self.slope)])
+    }
+
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
         vec![normalise_reference(
             inputs,

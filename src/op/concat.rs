@@ -123,6 +123,11 @@ impl Op for Concat {
         })
     }
 
+    #[cfg(feature = "onnx")]
+    fn onnx(&self, to: &mut onnx::Writer, call: &onnx::Call) -> Result<Vec<String>, String> {
+        Ok(vec![to.concat(call.inputs)])
+    }
+
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
         let [n, _, d, h, w] = inputs[0].ncdhw();
         let channels = inputs.iter().map(|t| t.shape[1]).sum();

@@ -66,6 +66,19 @@ impl Conv3dConfig {
         }
     }
 
+    /// The numbers of ONNX's Conv and ConvTranspose, for a weight of that shape.
+    #[cfg(feature = "onnx")]
+    fn attributes(&self, weight: &Spec) -> Vec<Attribute<'static>> {
+        let pads = [self.padding; 2].concat();
+        vec![
+            Attribute::Ints("kernel_shape", onnx::ints(weight.shape[2..].iter().copied())),
+            Attribute::Ints("strides", onnx::ints(self.stride)),
+            Attribute::Ints("pads", onnx::ints(pads)),
+            Attribute::Ints("dilations", onnx::ints(self.dilation)),
+            Attribute::Int("group", self.groups as i64),
+        ]
+    }
+
     /// Output size on an axis, `None` where the kernel does not fit.
     fn output(&self, axis: usize, size: usize, kernel: usize) -> Option<usize> {
         let reach = self.dilation[axis] * kernel.checked_sub(1)? + 1;
@@ -254,6 +267,19 @@ impl Op for Conv3d {
             first += channels;
         }
         Ok(gradients)
+    }
+
+    #[cfg(feature = "onnx")]
+    fn onnx(&self, to: &mut onnx::Writer, call: &onnx::Call) -> Result<Vec<String>, String> {
+        let (sources, rest) = call.inputs.split_at(self.sources(call.inputs.len()));
+        let x = to.concat(sources);
+        let inputs: Vec<&str> = [&x].into_iter().chain(rest).map(String::as_str).collect();
+        let y = to.node(
+            "Conv",
+            &inputs,
+            self.config.attributes(&call.specs[sources.len()]),
+        );
+        Ok(vec![to.leaky(y, self.slope)])
     }
 
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {

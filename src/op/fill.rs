@@ -50,6 +50,12 @@ impl Op for Fill {
         }])
     }
 
+    #[cfg(feature = "onnx")]
+    fn onnx(&self, to: &mut onnx::Writer, _: &onnx::Call) -> Result<Vec<String>, String> {
+        let values = vec![self.value; self.shape.iter().product()];
+        Ok(vec![to.float(&self.shape, &values)])
+    }
+
     fn reference(&self, _: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
         vec![Tensor::full(&self.shape, self.value)]
     }

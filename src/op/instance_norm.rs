@@ -108,6 +108,13 @@ impl Op for InstanceNorm {
         Ok(gradients)
     }
 
+    #[cfg(feature = "onnx")]
+    fn onnx(&self, to: &mut onnx::Writer, call: &onnx::Call) -> Result<Vec<String>, String> {
+        let epsilon = Attribute::Float("epsilon", norm::EPSILON);
+        let y = to.node("InstanceNormalization", &call.inputs(), [epsilon]);
+        Ok(vec![to.leaky(y, self.slope)])
+    }
+
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
         let [mean, variance] = sample_statistics_reference(inputs[0]);
         let y = normalise_reference(inputs, Over::Sample, &mean, &variance, self.slope);

@@ -103,6 +103,12 @@ impl Op for ToFlat {
         Ok(vec![Gradient::Flows(to_map(graph, dy, shape)?)])
     }
 
+    #[cfg(feature = "onnx")]
+    fn onnx(&self, to: &mut onnx::Writer, call: &onnx::Call) -> Result<Vec<String>, String> {
+        let shape = to.int64(&onnx::ints(self.shape.iter().copied()));
+        Ok(vec![to.node("Reshape", &[&call.inputs[0], &shape], [])])
+    }
+
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
         vec![Tensor::new(&self.shape, inputs[0].data.clone())]
     }
@@ -138,6 +144,12 @@ impl Op for ToMap {
         let dy = upstream[0].expect("the one output has a gradient");
         let shape = graph.shape(node.inputs[0]).to_vec();
         Ok(vec![Gradient::Flows(graph.push1(ToFlat { shape }, &[dy])?)])
+    }
+
+    #[cfg(feature = "onnx")]
+    fn onnx(&self, to: &mut onnx::Writer, call: &onnx::Call) -> Result<Vec<String>, String> {
+        let shape = to.int64(&onnx::ints(self.shape.iter().copied()));
+        Ok(vec![to.node("Reshape", &[&call.inputs[0], &shape], [])])
     }
 
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {

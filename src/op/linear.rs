@@ -105,6 +105,13 @@ impl Op for Linear {
         Ok(made.into_iter().map(Gradient::Flows).collect())
     }
 
+    #[cfg(feature = "onnx")]
+    fn onnx(&self, to: &mut onnx::Writer, call: &onnx::Call) -> Result<Vec<String>, String> {
+        let x = to.node("Flatten", &[&call.inputs[0]], []);
+        let inputs = [&x, &call.inputs[1], &call.inputs[2]].map(String::as_str);
+        Ok(vec![to.node("Gemm", &inputs, [Attribute::Int("transB", 1)])])
+    }
+
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
         let [x, weight, bias] = inputs else {
             unreachable!("three inputs")

@@ -10,6 +10,8 @@ mod weight_gradient;
 
 use super::conv3d::{Conv3dConfig, Conv3dInputGradient, conv3d};
 use super::interleave::Interleave;
+#[cfg(feature = "onnx")]
+use super::obelisk_sample::sampled;
 use super::obelisk_sample::{Locations, ObeliskImageGradient, ObeliskSample};
 use super::*;
 use layer::Layer;
@@ -142,6 +144,14 @@ impl Op for ObeliskLayer {
         // All of it, for any plane. Smaller features cost less than what each slab does again.
         let in_slabs = outputs[0].bytes() > LARGE_FEATURES && self.locations != Locations::Points;
         in_slabs.then(|| vec![None; inputs.len()])
+    }
+
+    #[cfg(feature = "onnx")]
+    fn onnx(&self, to: &mut onnx::Writer, call: &onnx::Call) -> Result<Vec<String>, String> {
+        let x = sampled(to, call.inputs, call.specs, self.locations)?;
+        let weight = call.inputs.last().expect("checked on insertion");
+        let group = Attribute::Int("group", self.groups as i64);
+        Ok(vec![to.node("Conv", &[&x, weight], [group])])
     }
 
     fn reference(&self, inputs: &[&Tensor], step: &StepScalars) -> Vec<Tensor> {

@@ -193,6 +193,11 @@ impl Op for ObeliskSample {
         Ok(flows)
     }
 
+    #[cfg(feature = "onnx")]
+    fn onnx(&self, to: &mut onnx::Writer, call: &onnx::Call) -> Result<Vec<String>, String> {
+        Ok(vec![sampled(to, call.inputs, call.specs, self.locations)?])
+    }
+
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
         let g = self.host_geometry(inputs);
         let image = inputs[0];
@@ -231,6 +236,104 @@ impl Op for ObeliskSample {
         slopes.data = sums.into_iter().map(|v| v as f32).collect();
         vec![output, slopes]
     }
+}
+
+/// X in ONNX, of the image and offsets that come first among these inputs.
+#[cfg(feature = "onnx")]
+pub(super) fn sampled(
+    to: &mut onnx::Writer,
+    inputs: &[String],
+    specs: &[Spec],
+    locations: Locations,
+) -> Result<String, String> {
+    if locations == Locations::Points || specs[0].shape[0] != 1 {
+        return Err("it is written for the grids of one scan only".into());
+    }
+    let g = geometry("obelisk_sample", &specs[..2], locations).map_err(|e| e.to_string())?;
+    let grid = to.size(g.grid)?;
+    let cells = match g.cells {
+        true => Some(to.size(g.size)?),
+        false => None,
+    };
+    let one = to.int64(&[1]);
+    let each = to.node("Concat", &[&grid, &one], [Attribute::Int("axis", 0)]);
+    let mut axes = Vec::new();
+    for axis in [2, 1, 0] {
+        let along = positions(to, &grid, cells.as_deref(), axis);
+        let mut shape = [1; 4];
+        shape[axis] = -1;
+        let shape = to.int64(&shape);
+        let along = to.reshape(&along, &[&shape]);
+        axes.push(to.node("Expand", &[&along, &each], []));
+    }
+    let axes: Vec<&str> = axes.iter().map(String::as_str).collect();
+    let points = to.node("Concat", &axes, [Attribute::Int("axis", 3)]);
+    // K takes the place of the depth, so that the locations have two axes left.
+    let (first, depth, last) = (to.int64(&[1, 1]), to.element(&grid, 0), to.int64(&[-1, 3]));
+    let points = to.reshape(&points, &[&first, &depth, &last]);
+    let mut terms = Vec::new();
+    for term in 0..g.terms {
+        let mut offsets = inputs[1].clone();
+        if g.terms > 1 {
+            let term = to.int64(&[term as i64]);
+            offsets = to.node("Gather", &[&offsets, &term], [Attribute::Int("axis", 3)]);
+        }
+        let at = to.node("Add", &[&points, &offsets], []);
+        let attributes = [
+            Attribute::Text("mode", "linear"),
+            Attribute::Text("padding_mode", "zeros"),
+            Attribute::Int("align_corners", 1),
+        ];
+        terms.push(to.node("GridSample", &[&inputs[0], &at], attributes));
+    }
+    let x = match &terms[..] {
+        [one] => one.clone(),
+        _ => to.node("Sub", &[&terms[0], &terms[1]], []),
+    };
+    let channels = to.int64(&onnx::ints([1, g.c * g.k]));
+    Ok(to.reshape(&x, &[&channels, &grid]))
+}
+
+/// Where a grid's points lie along an axis, −1 and +1 at the centres of the outer voxels; of cells, which divide an image of that
+/// size, the middles. Sizes are int64 `[3]`.
+#[cfg(feature = "onnx")]
+fn positions(to: &mut onnx::Writer, grid: &str, cells: Option<&str>, axis: usize) -> String {
+    let float = |to: &mut onnx::Writer, x: &str| {
+        let kind = Attribute::Int("to", onnx::proto::FLOAT.into());
+        to.node("Cast", &[x], [kind])
+    };
+    let points = to.element(grid, axis);
+    let single = to.int64(&[]);
+    let count = to.reshape(&points, &[&single]);
+    let (from, step) = (to.integer(0), to.integer(1));
+    let index = to.node("Range", &[&from, &count, &step], []);
+    let (index, points) = (float(to, &index), float(to, &points));
+    let [one, two] = [1.0, 2.0].map(|v| to.float(&[], &[v]));
+    // From the first to the last, of which there may be but one.
+    let step = |to: &mut onnx::Writer, count: &str| {
+        let last = to.node("Sub", &[count, &one], []);
+        let last = to.node("Max", &[&last, &one], []);
+        to.node("Div", &[&two, &last], [])
+    };
+    if let Some(size) = cells {
+        let half = to.float(&[], &[0.5]);
+        let voxels = to.element(size, axis);
+        let voxels = float(to, &voxels);
+        let middle = to.node("Add", &[&index, &half], []);
+        let cell = to.node("Div", &[&voxels, &points], []);
+        let voxel = to.node("Mul", &[&middle, &cell], []);
+        let voxel = to.node("Sub", &[&voxel, &half], []);
+        let step = step(to, &voxels);
+        let position = to.node("Mul", &[&voxel, &step], []);
+        return to.node("Sub", &[&position, &one], []);
+    }
+    let step = step(to, &points);
+    let position = to.node("Mul", &[&index, &step], []);
+    let position = to.node("Sub", &[&position, &one], []);
+    // The only point lies in the middle.
+    let others = to.node("Sub", &[&points, &one], []);
+    let several = to.node("Min", &[&others, &one], []);
+    to.node("Mul", &[&position, &several], [])
 }
 
 impl ObeliskSample {

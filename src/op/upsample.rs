@@ -193,6 +193,22 @@ impl Op for Upsample {
         Some(vec![Some(first..last + 1)])
     }
 
+    #[cfg(feature = "onnx")]
+    fn onnx(&self, to: &mut onnx::Writer, call: &onnx::Call) -> Result<Vec<String>, String> {
+        let [n, c, ..] = call.outputs[0].ncdhw().expect("a map");
+        let (outer, size) = (to.int64(&onnx::ints([n, c])), to.size(self.size)?);
+        let sizes = to.node("Concat", &[&outer, &size], [Attribute::Int("axis", 0)]);
+        let attributes = [
+            Attribute::Text("mode", "linear"),
+            Attribute::Text("coordinate_transformation_mode", "half_pixel"),
+        ];
+        Ok(vec![to.node(
+            "Resize",
+            &[&call.inputs[0], "", "", &sizes],
+            attributes,
+        )])
+    }
+
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
         let [n, c, ..] = inputs[0].ncdhw();
         let mut output = Tensor::zeros(&[n, c, self.size[0], self.size[1], self.size[2]]);

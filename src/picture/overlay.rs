@@ -5,7 +5,7 @@ use std::path::Path;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
-use super::{Area, Canvas, Drawn, OVERSAMPLING, PictureError, colour, text};
+use super::{Area, Canvas, Drawn, OVERSAMPLING, PictureError, text};
 use crate::dataset::Label;
 use crate::volume::{Orientation, Volume};
 
@@ -289,7 +289,8 @@ fn legend(scene: &Scene, names: &[Label], width: u32) -> Vec<Vec<(u32, usize)>> 
 
 /// Of the label at that position in the list of names, the background first.
 fn label_colour(index: usize) -> RGBColor {
-    colour(index.max(1) - 1)
+    let [r, g, b] = super::label_colour(index);
+    RGBColor(r, g, b)
 }
 
 /// A point of the file on the canvas.

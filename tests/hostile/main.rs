@@ -230,6 +230,16 @@ fn nifti_in_gzip() {
 }
 
 #[test]
+fn mgh() {
+    mutate("mgh", 10_000);
+}
+
+#[test]
+fn nrrd() {
+    mutate("nrrd", 20_000);
+}
+
+#[test]
 fn dataset_json() {
     mutate("dataset", 10_000);
 }

@@ -44,6 +44,8 @@ targets! {
     nifti: || files("tests/reference/nifti", ".nii"),
     gzip: || files("tests/reference/nifti", ".nii.gz"),
     nifti_in_gzip: || files("tests/reference/nifti", ".nii"),
+    mgh: || files("tests/reference/volumes", ".mgh"),
+    nrrd: || files("tests/reference/volumes", ".nrrd"),
     dataset: || texts(&[DECATHLON, NNUNET]),
     splits: || texts(&[
         r#"[{"train": ["a", "b"], "val": ["c"]}, {"train": ["b", "c"], "val": ["a"]}]"#,
@@ -135,6 +137,16 @@ pub fn nifti_in_gzip(bytes: &[u8]) -> bool {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
     gzip(&encoder.finish().unwrap())
+}
+
+/// A scan of FreeSurfer's.
+pub fn mgh(bytes: &[u8]) -> bool {
+    volume::read_bytes(bytes, Path::new("a.mgh")).is_ok_and(|volume| sound(&volume))
+}
+
+/// A scan of NRRD's.
+pub fn nrrd(bytes: &[u8]) -> bool {
+    volume::read_bytes(bytes, Path::new("a.nrrd")).is_ok_and(|volume| sound(&volume))
 }
 
 /// A read volume holds nothing that later steps can't have.

@@ -46,6 +46,7 @@ mod sparse_operations;
 mod supply;
 mod ten_steps;
 mod texels;
+mod volumes;
 mod watched;
 mod weights;
 
@@ -58,6 +59,8 @@ mod command_line;
 mod crossval;
 #[cfg(feature = "cli")]
 mod losses;
+#[cfg(feature = "cli")]
+mod onnx;
 #[cfg(feature = "cli")]
 mod picture;
 #[cfg(feature = "cli")]

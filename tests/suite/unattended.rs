@@ -140,6 +140,7 @@ fn no_input_is_ever_an_output() {
         "predict --model @/net.safetensors --input @/scan.nii.gz --points @/points.csv --output @/net.safetensors",
         "import @/net.safetensors --output @/net.safetensors",
         "import @/x.pth --like @/net.safetensors --output @/net.safetensors",
+        "predict --model @/net.safetensors --input @/scan.nii.gz --output @/x.nii.gz --label-table @/x.nii.gz",
         "offsets --model @/net.safetensors --output @/net.safetensors",
         "prepare --images @/data/imagesTr --labels @/data/labelsTr --classes a=1 --out @/data",
         "prepare --images @/scans --labels @/data/labelsTr --classes a=1 --out @/data",

@@ -101,7 +101,7 @@ impl Maps {
             let Some(path) = path else { continue };
             if is_folder {
                 claim_folder(path)?;
-            } else if volume::stem(path).is_none() {
+            } else if !matches!(volume::ending(path), Some(".nii" | ".nii.gz")) {
                 let message = format!("{option} {} must end in .nii or .nii.gz", path.display());
                 return Err(Usage(message).into());
             } else {

@@ -148,6 +148,13 @@ impl Op for ConvTranspose3d {
         Ok(gradients)
     }
 
+    #[cfg(feature = "onnx")]
+    fn onnx(&self, to: &mut onnx::Writer, call: &onnx::Call) -> Result<Vec<String>, String> {
+        let mut attributes = self.config.attributes(&call.specs[1]);
+        attributes.push(Attribute::Ints("output_padding", onnx::ints(self.more)));
+        Ok(vec![to.node("ConvTranspose", &call.inputs(), attributes)])
+    }
+
     fn reference(&self, inputs: &[&Tensor], _: &StepScalars) -> Vec<Tensor> {
         let (xs, ws) = (inputs[0].ncdhw(), inputs[1].ncdhw());
         let size = [0, 1, 2].map(|a| {
