@@ -36,6 +36,7 @@ mod obelisk_networks;
 mod plans;
 mod pth;
 mod published;
+mod ranks;
 mod receptive_field;
 mod recipes;
 mod resampling;
