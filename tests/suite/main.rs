@@ -53,6 +53,8 @@ mod weights;
 #[cfg(feature = "cli")]
 mod bench;
 #[cfg(feature = "cli")]
+mod cluster;
+#[cfg(feature = "cli")]
 mod command_line;
 #[cfg(feature = "cli")]
 mod crossval;
