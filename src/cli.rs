@@ -16,6 +16,7 @@ mod pictures;
 mod predict;
 mod prepare;
 pub mod print;
+mod ranks;
 mod shell;
 mod train;
 

@@ -8,6 +8,8 @@ mod exchange;
 mod graph;
 mod lock;
 mod log;
+#[cfg(all(feature = "mpi", unix))]
+pub mod mpi;
 mod settings;
 mod sparse;
 
@@ -676,6 +678,13 @@ pub async fn train_on_ranks(
             ranks.hear(report(step));
         }
         let train_seconds = begun.seconds + start.elapsed().as_secs_f64();
+        if size > 1 && ranks.is_first() {
+            let seconds = std::mem::take(&mut ranks.seconds);
+            tracing::info!(
+                "epoch {}: {train_seconds:.2} s of steps, {seconds:.2} s of them for the exchange with other ranks",
+                epoch + 1
+            );
+        }
         let stopped = TrainError::Stopped {
             epoch: epoch + 1,
             done: next,

@@ -2,6 +2,8 @@
 //! order of the batches, whoever computed them: IEEE addition in a fixed order gives every number of ranks the same bytes. Each
 //! rank adds a part of the numbers, so that twice the gradients' bytes travel to and from a rank, however many there are.
 
+use web_time::Instant;
+
 use super::exchange::{Exchange, ExchangeError, from_bytes, share, to_bytes};
 use super::{Steps, TrainError};
 use crate::gpu::{Device, Executable, Numbers, Reading, Weights};
@@ -9,6 +11,8 @@ use crate::gpu::{Device, Executable, Numbers, Reading, Weights};
 /// The ranks of a training, and what this one carries from step to step.
 pub(super) struct Ranks<'e> {
     pub exchange: &'e mut dyn Exchange,
+    /// Seconds that steps gave to the exchange, waiting for other ranks included.
+    pub seconds: f64,
     /// Whether this rank's caller wants to stop. The ranks stop together, once they have heard of it.
     wish: bool,
     stopping: bool,
@@ -22,6 +26,7 @@ impl<'e> Ranks<'e> {
     pub fn new(exchange: &'e mut dyn Exchange) -> Self {
         Ranks {
             exchange,
+            seconds: 0.0,
             wish: false,
             stopping: false,
             states: None,
@@ -47,6 +52,13 @@ impl<'e> Ranks<'e> {
 
     pub fn stop(&mut self) {
         self.stopping = true;
+    }
+
+    fn timed<T>(&mut self, call: impl FnOnce(&mut dyn Exchange) -> T) -> T {
+        let start = Instant::now();
+        let given = call(self.exchange);
+        self.seconds += start.elapsed().as_secs_f64();
+        given
     }
 
     /// Whether all ranks have the same; the first one that has another than rank 0.
@@ -93,13 +105,15 @@ impl Sum {
         let gradients = batch.gradients.finish(device).await?;
         let size = ranks.exchange.size();
         self.count = gradients.len();
-        let parts = (0..size).map(|rank| {
-            let mut part = vec![loss, f32::from(u8::from(ranks.wish))];
-            part.extend_from_slice(&states);
-            part.extend_from_slice(&gradients[share(gradients.len(), rank, size)]);
-            to_bytes(&part)
-        });
-        for part in ranks.exchange.exchange(parts.collect())? {
+        let parts: Vec<Vec<u8>> = (0..size)
+            .map(|rank| {
+                let mut part = vec![loss, f32::from(u8::from(ranks.wish))];
+                part.extend_from_slice(&states);
+                part.extend_from_slice(&gradients[share(gradients.len(), rank, size)]);
+                to_bytes(&part)
+            })
+            .collect();
+        for part in ranks.timed(|exchange| exchange.exchange(parts))? {
             let part = from_bytes(&part);
             ranks.stopping |= part[1] != 0.0;
             let (states, gradients) = part[2..].split_at(states.len());
@@ -118,12 +132,12 @@ impl Sum {
     }
 
     /// The mean of the states, and of the gradients, of which each rank gives its share.
-    fn means(&self, exchange: &mut dyn Exchange) -> Result<(Vec<f32>, Vec<f32>), TrainError> {
+    fn means(&self, ranks: &mut Ranks<'_>) -> Result<(Vec<f32>, Vec<f32>), TrainError> {
         let batches = self.losses.len();
         let states = self.states.iter().map(|sum| (sum / batches as f64) as f32);
         let own: Vec<f32> = self.gradients.iter().map(|sum| sum / batches as f32).collect();
         let mut gradients = Vec::with_capacity(self.count);
-        for part in exchange.gather(to_bytes(&own))? {
+        for part in ranks.timed(|exchange| exchange.gather(to_bytes(&own)))? {
             gradients.extend(from_bytes(&part));
         }
         Ok((states.collect(), gradients))
@@ -176,7 +190,7 @@ impl Steps<'_> {
         }
         ranks.states = Some(before);
         if update && sum.losses.iter().all(|loss| loss.is_finite()) {
-            let (states, gradients) = sum.means(ranks.exchange)?;
+            let (states, gradients) = sum.means(ranks)?;
             weights.write_gradients(device, &gradients)?;
             weights.write_states(device, &states);
             executable.submit_update(device, &self.scalars((epoch, step)))?;

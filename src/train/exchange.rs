@@ -14,7 +14,7 @@ pub struct ExchangeError {
 }
 
 /// The ranks of a training. Every rank makes the same calls in the same order.
-pub trait Exchange {
+pub trait Exchange: Send {
     /// This process, from 0.
     fn rank(&self) -> usize;
 
