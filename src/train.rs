@@ -1009,11 +1009,14 @@ enum Validation {
     NotFinite(String),
 }
 
+/// By label, the bits of a case's scores: JSON has no numbers that are not finite.
+type ScoreBits = BTreeMap<i32, Vec<Option<u64>>>;
+
 /// What a rank found in its share of the held-out cases.
 #[derive(Default, Serialize, Deserialize)]
 struct Share {
-    /// Position of the case, and by label its scores' bits: JSON has no numbers that are not finite.
-    scores: Vec<(usize, BTreeMap<i32, Vec<Option<u64>>>)>,
+    /// By position of the case.
+    scores: Vec<(usize, ScoreBits)>,
     stopped: bool,
     not_finite: Option<String>,
 }
