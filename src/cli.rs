@@ -62,7 +62,7 @@ enum Command {
     /// Train and score every fold of several networks, and compare them in a table
     Crossval(Box<crossval::Crossval>),
     /// Segment a scan or a folder of scans
-    Predict(predict::Predict),
+    Predict(Box<predict::Predict>),
     /// Measure what a network costs on this machine
     Bench(bench::Bench),
     /// Turn a PyTorch checkpoint into a weights file
