@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Every check of the project, or those that are named: scripts/test.sh [NAME...], of lints, docs, tests, demo, workflows,
-# targets, package, supply and page. Ends with what each took. Where all are made, the page is built and tested beside the others: much of
-# either keeps one core busy only.
+# Every check of the project, or those that are named: scripts/test.sh [NAME...], of lints, docs, tests, demo, ranks, recipes,
+# workflows, targets, package, supply and page. Ends with what each took. Where all are made, the page is built and tested beside the
+# others: much of either keeps one core busy only.
 . "$(dirname "$0")/setup.sh"
 
 # Format, clippy's and shellcheck's lints as errors.
@@ -24,6 +24,15 @@ demo() {
     awk '$1 == "mean" { dice = $NF } END { exit dice < 0.87 }' "$folder/report" || { say "The weights score less"; exit 1; }
     rm -r "$folder"
 }
+
+# Training on several processes, where there is an MPI or it can be installed; then the program as it was.
+ranks() {
+    scripts/mpi.sh
+    cargo build --release --locked
+}
+
+# What runs the program on clusters, by its own tools.
+recipes() { scripts/recipes.sh; }
 
 workflows() { scripts/web.sh workflows; }
 
@@ -77,10 +86,11 @@ else
     trap 'kill -- -$lane 2>/dev/null || true; cat "$beside"; rm -f "$times" "$beside" "$tested"' EXIT
     check tests
     check demo
+    check ranks
     touch "$tested"
     # The page's tests come first: browsers have time limits.
     renice -n 10 $$ >/dev/null
-    for name in lints docs targets package supply; do check "$name"; done
+    for name in recipes lints docs targets package supply; do check "$name"; done
     wait "$lane"
     cat "$beside"
     : >"$beside"

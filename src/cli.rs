@@ -17,6 +17,7 @@ mod pictures;
 mod predict;
 mod prepare;
 pub mod print;
+mod ranks;
 mod scoring;
 mod shell;
 mod train;

@@ -5,6 +5,7 @@ mod description;
 mod files;
 mod folds;
 mod nnunet;
+mod part;
 
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,7 @@ use crate::volume::{self, Geometry, SAME_PLACE, Volume, VolumeError};
 
 pub use files::{FoundScans, find_scans, read_channels, scans};
 pub use folds::{Fold, Folds};
+pub use part::Part;
 
 /// The ways to lay out a dataset, in the order in which they are tried. One more is a file, its `mod` above and its name here.
 const CONVENTIONS: &[Convention] = &[decathlon::DECATHLON, nnunet::NNUNET];

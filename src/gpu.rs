@@ -18,6 +18,7 @@ pub use device::{AdapterSummary, Device, DeviceOptions, adapters};
 pub use executable::{Executable, Resident, Weights};
 pub use forms::{FormsChoice, FormsSource};
 pub use memory::{AllocatorMemory, Memory};
+pub(crate) use reading::Numbers;
 pub use reading::Reading;
 
 use crate::host_memory::TooLarge;

@@ -44,6 +44,7 @@
 //! - `cli` (default): the command-line program, and the modules that only it uses, for pictures, benchmarks and measured
 //!   variants of kernels. A library takes `default-features = false` and gets neither clap nor plotters nor indicatif.
 //! - `onnx`, a part of `cli`: models as ONNX files.
+//! - `mpi`: training on several processes, over an MPI-3 that is there, with libclang, when it is built.
 //! - `web`: the interface for JavaScript, on wasm32.
 //!
 //! # Operations of one's own

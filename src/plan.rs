@@ -377,6 +377,18 @@ impl Plan {
         copies * self.parameters.bytes + self.states.bytes
     }
 
+    /// Position of the first kernel that changes parameters; all there are, where none does. A training step's come last.
+    pub fn update(&self) -> usize {
+        let changes = |launch: &Launch| {
+            let mut bindings = launch.dispatch.bindings.iter().zip(&launch.bound);
+            bindings.any(|(binding, bound)| {
+                bound.buffer == PlanBuffer::Parameters && binding.access == Access::ReadWrite
+            })
+        };
+        let first = self.launches.iter().position(changes);
+        first.unwrap_or(self.launches.len())
+    }
+
     /// Floating-point operations of one submission.
     pub fn flops(&self) -> u64 {
         self.launches.iter().map(|l| l.dispatch.flops).sum()

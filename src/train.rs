@@ -1,31 +1,38 @@
 //! Training: settings, the graph of one step, the loop over epochs, validation, checkpoints and resuming.
 
+mod accumulate;
 mod checkpoint;
 mod data;
 mod dense;
+mod exchange;
 mod graph;
 mod lock;
 mod log;
+#[cfg(all(feature = "mpi", unix))]
+pub mod mpi;
 mod settings;
 mod sparse;
 
-use std::collections::{HashMap, VecDeque};
-use std::ops::ControlFlow;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
+use serde::{Deserialize, Serialize};
 use web_time::Instant;
 
 pub use self::lock::RunFolder;
 pub use self::log::EpochRecord;
 pub use checkpoint::{checkpointed, has_checkpoint, remove_checkpoints};
 pub use data::{TrainingCase, TrainingData, ValidationCase};
+pub use exchange::{Alone, Exchange, ExchangeError};
 pub use graph::{add_loss, training_graph};
 pub use settings::{Loss, Schedule, Settings};
 pub use sparse::{Residents, sparse_training_graph};
 
 use self::log::log_csv;
+use accumulate::{Ranks, mean};
 use checkpoint::{Begun, CheckpointRecord, Checkpoints};
 use data::label_counts;
 use dense::Dense;
@@ -34,10 +41,10 @@ use sparse::Sparse;
 use crate::evaluate::Report;
 use crate::file::write_beside;
 use crate::finite::{Search, first_in};
-use crate::gpu::{Device, Executable, GpuError, Weights};
+use crate::gpu::{Device, Executable, GpuError, Reading, Weights};
 use crate::graph::{Graph, GraphError};
 use crate::host_memory::{self, TooLarge};
-use crate::metrics::{self, Comparison, METRICS, Scoring};
+use crate::metrics::{self, Comparison, LabelScores, METRICS, Scoring};
 use crate::model;
 use crate::offsets;
 use crate::op::StepScalars;
@@ -59,12 +66,12 @@ pub enum TrainError {
     #[error("training needs a grid")]
     NoGrid,
     /// Fewer cases than a step takes.
-    #[error("{cases} training cases don't fill a batch of {batch}")]
+    #[error("{cases} training cases don't fill a step of {step}")]
     FewCases {
         /// Cases to train on.
         cases: usize,
         /// Cases of a step.
-        batch: usize,
+        step: usize,
     },
     /// A loss, or what a step made of the weights, is not finite any more. No such weights have been written.
     #[error("the training diverged: {what} after step {step} of epoch {epoch}, on {}", .cases.join(", "))]
@@ -116,6 +123,17 @@ pub enum TrainError {
         cause: TooLarge,
         /// A smaller step that there is memory for.
         fits: Option<String>,
+    },
+    /// Another rank is gone.
+    #[error(transparent)]
+    Exchange(#[from] ExchangeError),
+    /// A rank has not what the others have.
+    #[error("rank {rank} has {what}")]
+    Differs {
+        /// The first that differs from rank 0.
+        rank: usize,
+        /// What it has.
+        what: String,
     },
     /// Validation failed.
     #[error(transparent)]
@@ -179,32 +197,23 @@ impl<'a> Feed<'a> {
         })
     }
 
-    /// Steps of an epoch.
-    fn steps(&self) -> usize {
+    /// Batches of an epoch.
+    fn batches(&self) -> usize {
         match self {
-            Feed::Dense(dense) => dense.steps(),
-            Feed::Sparse(sparse) => sparse.steps(),
+            Feed::Dense(dense) => dense.batches(),
+            Feed::Sparse(sparse) => sparse.batches(),
         }
     }
 
-    /// The error of a step at which `what` is not finite.
-    fn diverged(&self, data: &TrainingData, epoch: usize, position: usize, what: String) -> TrainError {
-        let cases = match self {
+    /// The cases of a batch.
+    fn cases(&self, epoch: usize, position: usize) -> Vec<usize> {
+        match self {
             Feed::Dense(dense) => dense.cases(epoch, position),
-            Feed::Sparse(sparse) => sparse.cases(epoch * sparse.steps() + position),
-        };
-        TrainError::Diverged {
-            epoch: epoch + 1,
-            step: position + 1,
-            cases: cases
-                .into_iter()
-                .map(|case| data.training[case].id.clone())
-                .collect(),
-            what,
+            Feed::Sparse(sparse) => sparse.cases(epoch * sparse.batches() + position),
         }
     }
 
-    /// Uploads what a step of an epoch sees; the same whatever ran before.
+    /// Uploads what a batch of an epoch sees; the same whatever ran before.
     async fn upload(
         &self,
         device: &Device,
@@ -216,11 +225,17 @@ impl<'a> Feed<'a> {
             Feed::Dense(dense) => dense.upload(device, executable, epoch, position),
             Feed::Sparse(sparse) => {
                 sparse
-                    .upload(device, executable, epoch * sparse.steps() + position)
+                    .upload(device, executable, epoch * sparse.batches() + position)
                     .await
             }
         }
     }
+}
+
+/// A step's loss: on its way, or there.
+enum StepLoss {
+    Read(Reading),
+    Known(f32),
 }
 
 /// What every step of a training needs.
@@ -233,7 +248,23 @@ struct Steps<'a> {
 }
 
 impl Steps<'_> {
-    /// Uploads what a step of an epoch sees.
+    /// Steps of an epoch; batches that don't fill one more are left out.
+    fn steps(&self) -> usize {
+        self.feed.batches() / self.settings.accumulate
+    }
+
+    /// The batches of a step, in their epoch.
+    fn batches(&self, step: usize) -> Range<usize> {
+        let count = self.settings.accumulate;
+        step * count..(step + 1) * count
+    }
+
+    /// Whether a step is one submission; else its batches' gradients are added on the host.
+    fn is_whole(&self) -> bool {
+        self.settings.accumulate == 1
+    }
+
+    /// Uploads what a batch of an epoch sees.
     async fn upload(
         &self,
         executable: &mut Executable,
@@ -247,8 +278,9 @@ impl Steps<'_> {
         Ok(())
     }
 
+    /// The numbers of a step's update; where it is one batch, of the whole step.
     fn scalars(&self, (epoch, position): (usize, usize)) -> StepScalars {
-        let steps = self.feed.steps();
+        let steps = self.steps();
         let step = epoch * steps + position;
         StepScalars {
             step: step as u32,
@@ -258,7 +290,15 @@ impl Steps<'_> {
         }
     }
 
-    /// The error of a step whose loss is not finite; `tensors` are the weights before it, where they are known.
+    /// The numbers of a batch, whose random streams are those that it has as a step of its own.
+    fn batch_scalars(&self, (epoch, batch): (usize, usize)) -> StepScalars {
+        StepScalars {
+            step: (epoch * self.feed.batches() + batch) as u32,
+            ..self.scalars((epoch, batch / self.settings.accumulate))
+        }
+    }
+
+    /// The error of a batch whose loss is not finite; `tensors` are the weights before it, where they are known.
     async fn not_finite(
         &self,
         loss: f32,
@@ -269,10 +309,12 @@ impl Steps<'_> {
             Some(tensors) => self.first_not_finite(tensors, at).await,
             None => None,
         };
-        self.diverged(at, format!("the loss is {loss}{}", first_in(&layer)))
+        let (epoch, batch) = at;
+        let what = format!("the loss is {loss}{}", first_in(&layer));
+        self.diverged(epoch, batch..batch + 1, what)
     }
 
-    /// What is not finite first in a step on these weights, in words; `None` where it is not found.
+    /// What is not finite first in a batch on these weights, in words; `None` where it is not found.
     async fn first_not_finite(
         &self,
         tensors: &HashMap<String, Tensor>,
@@ -281,7 +323,7 @@ impl Steps<'_> {
         let graph = step_graph(self.settings, &self.data.preprocessing).ok()?;
         let mut search = Search::new(self.device, &graph, tensors).await.ok()?;
         self.upload(search.executable(), at).await.ok()?;
-        search.run(self.device, &self.scalars(at)).await.ok()?
+        search.run(self.device, &self.batch_scalars(at)).await.ok()?
     }
 
     /// The weights before a step, from what they, and the moments, were before an earlier one of its epoch: the steps between
@@ -306,9 +348,16 @@ impl Steps<'_> {
         Ok(weights.download(self.device).await?.into_iter().collect())
     }
 
-    /// The error of a step at which `what` is not finite.
-    fn diverged(&self, (epoch, position): (usize, usize), what: String) -> TrainError {
-        self.feed.diverged(self.data, epoch, position, what)
+    /// The error of batches of a step at which `what` is not finite.
+    fn diverged(&self, epoch: usize, batches: Range<usize>, what: String) -> TrainError {
+        let step = batches.start / self.settings.accumulate + 1;
+        let cases = batches.flat_map(|batch| self.feed.cases(epoch, batch));
+        TrainError::Diverged {
+            epoch: epoch + 1,
+            step,
+            cases: cases.map(|case| self.data.training[case].id.clone()).collect(),
+            what,
+        }
     }
 
     /// Uploads what a step sees, submits it with these numbers, and reads its loss, whatever it is.
@@ -323,14 +372,39 @@ impl Steps<'_> {
         Ok(executable.read(self.device, "loss").await?.data[0])
     }
 
+    /// The loss of a step, after it; where a batch's is not finite, the error that says where.
+    async fn accumulated(
+        &self,
+        executable: &mut Executable,
+        weights: &Weights,
+        ranks: &mut Ranks<'_>,
+        at @ (epoch, step): (usize, usize),
+        update: bool,
+    ) -> Result<f32, TrainError> {
+        let losses = self.accumulate(executable, weights, ranks, at, update).await?;
+        let Some(bad) = losses.iter().position(|loss| !loss.is_finite()) else {
+            return Ok(mean(&losses));
+        };
+        // Such a step changes nothing.
+        let tensors = weights.download(self.device).await?.into_iter().collect();
+        let batch = self.batches(step).start + bad;
+        Err(self.not_finite(losses[bad], Some(&tensors), (epoch, batch)).await)
+    }
+
     /// Whether the loss that the weights have after a step is finite: the step once more, without changing them. `tensors` are
     /// what they are.
     async fn check_loss(
         &self,
         executable: &mut Executable,
+        weights: &Weights,
+        ranks: &mut Ranks<'_>,
         tensors: &HashMap<String, Tensor>,
         at: (usize, usize),
     ) -> Result<(), TrainError> {
+        if !self.is_whole() {
+            self.accumulated(executable, weights, ranks, at, false).await?;
+            return Ok(());
+        }
         let still = StepScalars {
             learning_rate: 0.0,
             ..self.scalars(at)
@@ -398,8 +472,38 @@ pub async fn train(
     data: &TrainingData,
     run: &Path,
     resume: bool,
+    report: impl FnMut(Event) -> ControlFlow<()>,
+) -> Result<Vec<EpochRecord>, TrainError> {
+    train_on_ranks(device, settings, data, run, resume, &mut Alone, report).await
+}
+
+/// [`train`] on several processes, each with a device of its own of the same kind: of a step's batches
+/// ([`Settings::accumulate`], a multiple of the ranks), rank r of N computes every Nth from the rth on, and so it scores every
+/// Nth held-out case. The weights are those of one process, byte for byte; therefore another number of ranks may resume.
+///
+/// The same settings and data are every rank's, and all see the run's folder, into which rank 0 writes. Each `report` hears of
+/// what its rank does; where one breaks, all stop after the same step.
+///
+/// # Errors
+/// As [`train`], with [`TrainError::Exchange`] where a rank is gone and [`TrainError::Differs`] where the ranks' weights do.
+pub async fn train_on_ranks(
+    device: &Device,
+    settings: &Settings,
+    data: &TrainingData,
+    run: &Path,
+    resume: bool,
+    exchange: &mut dyn Exchange,
     mut report: impl FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Vec<EpochRecord>, TrainError> {
+    let size = exchange.size();
+    if !settings.accumulate.is_multiple_of(size) {
+        let message = format!(
+            "a step takes {} batches, which {size} ranks can't divide evenly",
+            settings.accumulate
+        );
+        return Err(TrainError::Settings(message));
+    }
+    let ranks = &mut Ranks::new(exchange);
     let forms = device.caps().forms;
     if let Some(recorded) = settings.forms.filter(|recorded| *recorded != forms) {
         let message = format!("the settings say forms {recorded}, the device was opened with {forms}");
@@ -421,8 +525,17 @@ pub async fn train(
         validation.slot_bytes() + validation.texture_bytes(),
     )?;
     let (feed, residents) = Feed::new(device, network, settings, data, grid).await?;
-    let mut stopping = residents.is_some_and(|residents| report(Event::Resident(residents)).is_break());
-    let steps = feed.steps();
+    if let Some(residents) = residents {
+        ranks.hear(report(Event::Resident(residents)));
+    }
+    let training = Steps {
+        device,
+        settings,
+        data,
+        feed,
+        class_weights: weights_of_classes(settings, data),
+    };
+    let steps = training.steps();
     let weights = Weights::new(device, &plan, true).await?;
 
     let own = Settings {
@@ -431,6 +544,17 @@ pub async fn train(
     };
     let mut checkpoints = Checkpoints::of(run);
     let found = if resume { checkpoints.load()? } else { None };
+    let start = found.as_ref().map(|(record, tensors)| {
+        let begun = record.begun.as_ref().map_or(0, |begun| begun.steps);
+        (record.epochs_done, begun, fingerprint(tensors.iter()))
+    });
+    if let Some(rank) = ranks.differing(format!("{start:?} {forms}").into())? {
+        let what = format!(
+            "another checkpoint or other forms than rank 0; all ranks need to see the same files in {}",
+            run.display()
+        );
+        return Err(TrainError::Differs { rank, what });
+    }
     let mut record = match found {
         Some((found, tensors)) => {
             if let Some(difference) = found.settings.difference(&own) {
@@ -457,7 +581,7 @@ pub async fn train(
             }
         }
         None => {
-            if resume {
+            if resume && ranks.is_first() {
                 tracing::warn!(
                     "{} has no checkpoint yet; the training begins at its start",
                     run.display()
@@ -476,40 +600,47 @@ pub async fn train(
 
     let mut executable = Executable::new(device, plan, &weights).await?;
     let mut predictor = Predictor::planned(device, network, preprocessing, validation, &weights).await?;
-    let training = Steps {
-        device,
-        settings,
-        data,
-        feed,
-        class_weights: weights_of_classes(settings, data),
-    };
     let mut trained: Option<Trained> = None;
 
     for epoch in record.epochs_done..settings.epochs {
         let start = Instant::now();
         let begun = record.begun.take().unwrap_or_default();
         let (mut next, mut sum) = (begun.steps, begun.loss_sum);
-        if next < steps {
+        if next < steps && training.is_whole() {
             training.upload(&mut executable, (epoch, next)).await?;
         }
         // A step's loss is looked at when the next step is submitted, so that the device always has work.
         let mut in_flight = VecDeque::new();
-        while (next < steps && !stopping) || !in_flight.is_empty() {
-            if next < steps && !stopping {
-                let scalars = training.scalars((epoch, next));
-                executable.submit(device, &scalars)?;
-                let loss = executable.begin_read(device, "loss").await?;
+        while (next < steps && !ranks.are_stopping()) || !in_flight.is_empty() {
+            if next < steps && !ranks.are_stopping() {
+                let at = (epoch, next);
+                let scalars = training.scalars(at);
+                let loss = match training.is_whole() {
+                    true => {
+                        executable.submit(device, &scalars)?;
+                        StepLoss::Read(executable.begin_read(device, "loss").await?)
+                    }
+                    false => {
+                        let step = training.accumulated(&mut executable, &weights, ranks, at, true);
+                        StepLoss::Known(step.await?)
+                    }
+                };
                 in_flight.push_back((next, scalars.learning_rate, loss));
                 next += 1;
-                if next < steps {
-                    training.upload(&mut executable, (epoch, next)).await?;
-                }
-                if in_flight.len() == 1 {
-                    continue;
+                if training.is_whole() {
+                    if next < steps {
+                        training.upload(&mut executable, (epoch, next)).await?;
+                    }
+                    if in_flight.len() == 1 {
+                        continue;
+                    }
                 }
             }
             let (position, learning_rate, loss) = in_flight.pop_front().expect("a step ahead");
-            let loss = loss.finish(device).await?.data[0];
+            let loss = match loss {
+                StepLoss::Read(loss) => loss.finish(device).await?.data[0],
+                StepLoss::Known(loss) => loss,
+            };
             if !loss.is_finite() {
                 let known = match trained.take() {
                     Some(trained) => Some((trained.into_tensors(), 0)),
@@ -530,8 +661,11 @@ pub async fn train(
                 return Err(training.not_finite(loss, tensors.as_ref(), at).await);
             }
             if let Some(trained) = trained.take() {
-                trained.write(run, &record, &mut checkpoints)?;
-                stopping |= report(Event::Epoch(record.log.last().expect("an epoch before"))).is_break();
+                if ranks.is_first() {
+                    trained.write(run, &record, &mut checkpoints)?;
+                }
+                let line = record.log.last().expect("an epoch before");
+                ranks.hear(report(Event::Epoch(line)));
             }
             sum += loss as f64;
             let step = Event::Step {
@@ -541,38 +675,55 @@ pub async fn train(
                 loss,
                 learning_rate,
             };
-            stopping |= report(step).is_break();
+            ranks.hear(report(step));
         }
         let train_seconds = begun.seconds + start.elapsed().as_secs_f64();
+        if size > 1 && ranks.is_first() {
+            let seconds = std::mem::take(&mut ranks.seconds);
+            tracing::info!(
+                "epoch {}: {train_seconds:.2} s of steps, {seconds:.2} s of them for the exchange with other ranks",
+                epoch + 1
+            );
+        }
         let stopped = TrainError::Stopped {
             epoch: epoch + 1,
             done: next,
             steps,
         };
-        if stopping && next == begun.steps {
+        if ranks.are_stopping() && next == begun.steps {
             return Err(stopped); // with nothing new to save
         }
 
         let mut tensors: HashMap<String, Tensor> = weights.download(device).await?.into_iter().collect();
         let moments = weights.download_moments(device).await?;
-        let diverged = |what| training.diverged((epoch, next - 1), what);
+        let diverged = |what| training.diverged(epoch, training.batches(next - 1), what);
         weights::check_numbers(&tensors).map_err(diverged)?;
         weights::check_numbers(moments.iter().map(|(name, tensor)| (name, tensor))).map_err(diverged)?;
+        let moved = moments.iter().map(|(name, tensor)| (name, tensor));
+        let own = fingerprint(tensors.iter().chain(moved));
+        if let Some(rank) = ranks.differing(own.to_le_bytes().to_vec())? {
+            let what = format!(
+                "other weights than rank 0 after epoch {}: the ranks' adapters or drivers compute differently",
+                epoch + 1
+            );
+            return Err(TrainError::Differs { rank, what });
+        }
 
         let start = Instant::now();
         let last = epoch + 1 == settings.epochs;
         let mut scores = vec![Vec::new(); METRICS.len()];
         let due = last || (epoch + 1).is_multiple_of(settings.validate_every);
-        if due && !data.validation.is_empty() && !stopping {
-            match validate(device, &mut predictor, &tensors, &data.validation, &mut report).await? {
+        if due && !data.validation.is_empty() && !ranks.are_stopping() {
+            let cases = &data.validation;
+            match validate(device, &mut predictor, &tensors, cases, ranks, &mut report).await? {
                 Validation::Done(found) => scores = found,
-                Validation::Stopped => stopping = true,
+                Validation::Stopped => ranks.stop(),
                 Validation::NotFinite(what) => return Err(diverged(what)),
             }
         }
-        if stopping {
+        if ranks.are_stopping() {
             training
-                .check_loss(&mut executable, &tensors, (epoch, next - 1))
+                .check_loss(&mut executable, &weights, ranks, &tensors, (epoch, next - 1))
                 .await?;
             record.begun = Some(Begun {
                 steps: next,
@@ -580,7 +731,9 @@ pub async fn train(
                 seconds: train_seconds,
             });
             tensors.extend(moments);
-            checkpoints.save(&record, &tensors)?;
+            if ranks.is_first() {
+                checkpoints.save(&record, &tensors)?;
+            }
             return Err(stopped);
         }
         let means: Vec<Option<f64>> = scores.iter().map(|s| metrics::mean(s.iter().copied())).collect();
@@ -618,10 +771,12 @@ pub async fn train(
         if data.validation.is_empty() {
             let last = (settings.epochs - 1, steps - 1);
             training
-                .check_loss(&mut executable, &trained.model.tensors, last)
+                .check_loss(&mut executable, &weights, ranks, &trained.model.tensors, last)
                 .await?;
         }
-        trained.write(run, &record, &mut checkpoints)?;
+        if ranks.is_first() {
+            trained.write(run, &record, &mut checkpoints)?;
+        }
         let _ = report(Event::Epoch(record.log.last().expect("an epoch before")));
     }
     Ok(record.log)
@@ -652,7 +807,6 @@ pub async fn train_in_memory(
     let weights = Weights::new(device, &plan, true).await?;
     weights.upload(device, &weights::initialise(&graph, settings.seed))?;
     let mut executable = Executable::new(device, plan, &weights).await?;
-    let steps = feed.steps();
     let training = Steps {
         device,
         settings,
@@ -660,11 +814,21 @@ pub async fn train_in_memory(
         feed,
         class_weights: weights_of_classes(settings, data),
     };
+    let steps = training.steps();
+    let mut alone = Alone;
+    let ranks = &mut Ranks::new(&mut alone);
     let mut done = 0;
     for index in 0..settings.epochs * steps {
         let at = (index / steps, index % steps);
         let scalars = training.scalars(at);
-        let loss = training.run(&mut executable, at, &scalars).await?;
+        let loss = match training.is_whole() {
+            true => training.run(&mut executable, at, &scalars).await?,
+            false => {
+                training
+                    .accumulated(&mut executable, &weights, ranks, at, true)
+                    .await?
+            }
+        };
         if !loss.is_finite() {
             return Err(training.not_finite(loss, None, at).await);
         }
@@ -683,8 +847,12 @@ pub async fn train_in_memory(
     let tensors: HashMap<String, Tensor> = weights.download(device).await?.into_iter().collect();
     if let Some(last) = done.checked_sub(1) {
         let at = (last / steps, last % steps);
-        weights::check_numbers(&tensors).map_err(|what| training.diverged(at, what))?;
-        training.check_loss(&mut executable, &tensors, at).await?;
+        let (epoch, step) = at;
+        weights::check_numbers(&tensors)
+            .map_err(|what| training.diverged(epoch, training.batches(step), what))?;
+        training
+            .check_loss(&mut executable, &weights, ranks, &tensors, at)
+            .await?;
     }
     Ok(Model {
         info: model_info(settings, data, done / steps, Vec::new()),
@@ -756,8 +924,11 @@ fn require(
     let values = (data.preprocessing.channels.len() + 1) * grid.iter().product::<usize>();
     let scans = host_memory::bytes(&[scans, values], size_of::<f32>());
     let besides = besides.saturating_add(scans);
+    // Gradients of two batches and their sum.
+    let sums = if settings.accumulate > 1 { 3 } else { 0 };
+    let sums = plan.parameters.bytes.saturating_mul(sums);
     device
-        .require(plan.device_bytes().saturating_add(besides), 0)
+        .require(plan.device_bytes().saturating_add(besides), sums)
         .map_err(|cause| TrainError::Memory {
             fits: fitting(
                 device,
@@ -838,26 +1009,43 @@ enum Validation {
     NotFinite(String),
 }
 
-/// Scores held-out cases. The predictor shares its weights with the training; they are `tensors`.
+/// By label, the bits of a case's scores: JSON has no numbers that are not finite.
+type ScoreBits = BTreeMap<i32, Vec<Option<u64>>>;
+
+/// What a rank found in its share of the held-out cases.
+#[derive(Default, Serialize, Deserialize)]
+struct Share {
+    /// By position of the case.
+    scores: Vec<(usize, ScoreBits)>,
+    stopped: bool,
+    not_finite: Option<String>,
+}
+
+/// Scores held-out cases, of which each rank takes its share. The predictor shares its weights with the training; they are
+/// `tensors`.
 async fn validate(
     device: &Device,
     predictor: &mut Predictor,
     tensors: &HashMap<String, Tensor>,
     cases: &[ValidationCase],
+    ranks: &mut Ranks<'_>,
     report: &mut impl FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Validation, TrainError> {
+    let (rank, size) = (ranks.exchange.rank(), ranks.exchange.size());
     let preprocessing = predictor.preprocessing().clone();
-    let mut scores = Vec::new();
-    for (i, case) in cases.iter().enumerate() {
+    let mut own = Share::default();
+    let share: Vec<usize> = (rank..cases.len()).step_by(size).collect();
+    for (i, &position) in share.iter().enumerate() {
+        let case = &cases[position];
         let logits = match predictor.logits(device, &case.prepared).await {
             Err(PredictError::NotFinite { .. }) => {
                 let layer = predictor.first_not_finite(device, &case.prepared, tensors).await;
-                let what = format!(
+                own.not_finite = Some(format!(
                     "the logits of the held-out case {} are not finite{}",
                     case.id,
                     first_in(&layer)
-                );
-                return Ok(Validation::NotFinite(what));
+                ));
+                break;
             }
             logits => logits?,
         };
@@ -869,17 +1057,56 @@ async fn validate(
             case.geometry.spacing,
             preprocessing.ignore,
         );
-        scores.push((case.id.clone(), maps.first_scores()));
+        let bits = |scores: Vec<Option<f64>>| scores.into_iter().map(|s| s.map(f64::to_bits)).collect();
+        let scores = maps.first_scores().into_iter();
+        own.scores
+            .push((position, scores.map(|(label, s)| (label, bits(s))).collect()));
         let event = Event::Validation {
             done: i + 1,
-            cases: cases.len(),
+            cases: share.len(),
         };
         if report(event).is_break() {
-            return Ok(Validation::Stopped);
+            own.stopped = true;
+            break;
         }
     }
+    let own = serde_json::to_vec(&own).expect("numbers and text");
+    let mut scores = Vec::new();
+    let mut stopped = false;
+    for share in ranks.exchange.gather(own)? {
+        let share: Share = serde_json::from_slice(&share).expect("as a rank wrote it");
+        if let Some(what) = share.not_finite {
+            return Ok(Validation::NotFinite(what));
+        }
+        stopped |= share.stopped;
+        scores.extend(share.scores);
+    }
+    if stopped {
+        return Ok(Validation::Stopped);
+    }
+    scores.sort_by_key(|(position, _)| *position);
+    let number = |bits: Vec<Option<u64>>| bits.into_iter().map(|b| b.map(f64::from_bits)).collect();
+    let scores: Vec<(String, LabelScores)> = scores
+        .into_iter()
+        .map(|(position, scores)| {
+            let scores = scores.into_iter().map(|(label, bits)| (label, number(bits)));
+            (cases[position].id.clone(), scores.collect())
+        })
+        .collect();
     let report = Report::new(&preprocessing.labels, &scores, &Scoring::first());
     Ok(Validation::Done(report.label_means))
+}
+
+/// A number that is another where any bit of the tensors is: CRC-32 of names and numbers, by name.
+fn fingerprint<'a>(tensors: impl Iterator<Item = (&'a String, &'a Tensor)>) -> u32 {
+    let mut tensors: Vec<_> = tensors.collect();
+    tensors.sort_by_key(|(name, _)| *name);
+    let mut hasher = crc32fast::Hasher::new();
+    for (name, tensor) in tensors {
+        hasher.update(name.as_bytes());
+        hasher.update(bytemuck::cast_slice(&tensor.data));
+    }
+    hasher.finalize()
 }
 
 fn model_info(

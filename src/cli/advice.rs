@@ -45,7 +45,7 @@ fn training(error: &TrainError) -> Option<&'static str> {
     match error {
         TrainError::Diverged { .. } => Some("lower --learning-rate, and check the scans' intensities"),
         TrainError::NoGrid => Some("give --size"),
-        TrainError::FewCases { .. } => Some("lower --batch, or add cases"),
+        TrainError::FewCases { .. } => Some("lower --batch or --accumulate, or add cases"),
         TrainError::Gpu(GpuError::OutOfMemory { .. })
         | TrainError::Graph(GraphError::Limit { .. } | GraphError::Size { .. }) => {
             Some("lower --batch or --size")

@@ -310,7 +310,8 @@ impl Crossval {
         };
         interrupt::say(going_on.into());
         let names = data.preprocessing.foreground_names();
-        let mut progress = Progress::new(job.settings.epochs, job.settings.batch, names);
+        let step = job.settings.batch.saturating_mul(job.settings.accumulate);
+        let mut progress = Progress::new(job.settings.epochs, step, names);
         let mut losses = Losses::default();
         let mut anew = self.force;
         let outcome = loop {

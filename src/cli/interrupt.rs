@@ -101,8 +101,13 @@ impl Interrupted {
         Interrupted { signal, told }
     }
 
-    /// 128 and the signal's number.
+    /// 128 and the signal's number; SIGTERM's where another rank has heard it.
     pub fn exit_code(&self) -> u8 {
-        128 + self.signal as u8
+        let signal = if self.signal == 0 {
+            SIGTERM as usize
+        } else {
+            self.signal
+        };
+        128 + signal as u8
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use obelisk::dataset::{Label, find_scans, read_channels};
+use obelisk::dataset::{DatasetError, Label, Part, find_scans, read_channels};
 use obelisk::gpu::Device;
 use obelisk::label_table::{self, Program};
 use obelisk::nnunet::Choice;
@@ -77,6 +77,10 @@ pub struct Predict {
     /// nnU-Net: do not mirror tiles at test time, which takes an eighth of the time where the model allows three axes
     #[arg(long, conflicts_with = "mirroring")]
     no_mirroring: bool,
+    /// Only part K of N, from 0, of a folder's scans, divided by their names, for as many machines; a scan stays in its part, and a
+    /// part can be repeated
+    #[arg(long, value_name = "K/N")]
+    part: Option<Part>,
     /// Replace outputs that exist; without it, a folder's finished scans are skipped
     #[arg(long)]
     force: bool,
@@ -204,6 +208,9 @@ impl Predict {
     /// The scans to segment, those of a folder that have no labels yet, or one; and how many more lack a file.
     fn jobs(&self, channels: usize) -> anyhow::Result<(Vec<Job>, usize)> {
         let is_folder = self.input.is_dir();
+        if self.part.is_some() && !is_folder {
+            return Err(Usage("--part takes a folder, not one scan".into()).into());
+        }
         if !is_folder {
             let wrong = |problem| Usage(format!("--output {}: {problem}", self.output.display()));
             volume::check_written(&self.output).map_err(wrong)?;
@@ -214,7 +221,18 @@ impl Predict {
                 return Err(Usage("--logits takes one scan, not a folder".into()).into());
             }
             true => {
-                let found = find_scans(&self.input, channels)?;
+                let mut found = find_scans(&self.input, channels)?;
+                if let Some(part) = self.part {
+                    let all = found.scans.len();
+                    found.scans.retain(|id, _| part.has(id));
+                    found.incomplete.retain(|error| match error {
+                        DatasetError::Invalid { path, .. } => {
+                            part.has(&path.file_name().unwrap_or_default().to_string_lossy())
+                        }
+                        _ => true,
+                    });
+                    errln!("part {part}: {} of {all} scans", found.scans.len());
+                }
                 // One scan that lacks a file does not keep the others from their labels.
                 found.incomplete.iter().for_each(|error| errln!("error: {error}"));
                 incomplete = found.incomplete.len();

@@ -11,13 +11,14 @@ use obelisk::metrics::METRICS;
 use obelisk::model::{self, Architecture};
 use obelisk::nnunet;
 use obelisk::preprocess::{Overrides, Preprocessing};
-use obelisk::train::{Event, RunFolder, Settings, TrainError, TrainingData, has_checkpoint, train};
+use obelisk::train::{Event, RunFolder, Settings, TrainError, TrainingData, has_checkpoint, train_on_ranks};
 
 use super::device::{self, DeviceArguments, Losses};
 use super::files::Files;
 use super::interrupt::{self, Finishing, Interrupted};
 use super::pictures::draw_run;
 use super::print::{errln, outln};
+use super::ranks::Ranks;
 use super::{Usage, examples};
 
 /// `obelisk train`
@@ -94,8 +95,18 @@ impl FromArgMatches for Given {
 
 impl Train {
     pub fn run(&self) -> anyhow::Result<()> {
+        let mut ranks = Ranks::join()?;
+        let done = self.train(&mut ranks);
+        ranks.leave(done)
+    }
+
+    fn train(&self, ranks: &mut Ranks) -> anyhow::Result<()> {
         let options = &self.device.options();
         let (read, mut settings) = self.settings()?;
+        self.divide(&mut settings, ranks.size())?;
+        // Seen before rank 0 writes.
+        ranks.check_same(format!("{} {}", self.out.display(), toml::to_string(&settings)?))?;
+        let is_first = ranks.is_first();
         let config_path = self.out.join("config.toml");
         let goes_on = self.resume && has_checkpoint(&self.out);
         if goes_on && let Some(difference) = read.difference(&settings) {
@@ -104,7 +115,7 @@ impl Train {
             return Err(Usage(format!("{message}: in {}, {difference}", config_path.display())).into());
         }
         // A folder with settings alone is of a training that failed before its first checkpoint: nothing would be lost.
-        if !self.resume && !self.force && holds_run(&self.out) {
+        if is_first && !self.resume && !self.force && holds_run(&self.out) {
             anyhow::bail!(
                 "{} holds a run; --resume goes on with it, --force starts anew",
                 self.out.display()
@@ -112,25 +123,32 @@ impl Train {
         }
         model::find(&settings.arch).map_err(|e| Usage(e.to_string()))?;
         let dataset = Dataset::open(&settings.dataset)?;
-        self.check_files(&dataset)?;
+        if is_first {
+            self.check_files(&dataset)?;
+        }
         let fold = fold(&settings, &dataset)?;
         dataset.check()?;
         let preprocessing = derive_preprocessing(&dataset, &settings)?;
-        let _lock = RunFolder::lock(&self.out)?;
+        let _lock = is_first.then(|| RunFolder::lock(&self.out)).transpose()?;
         let data = TrainingData::load(&dataset, preprocessing, fold.as_ref())?;
-        errln!("{}", data.preprocessing);
-        errln!(
-            "{}: {} cases to train, {} to validate",
-            data.dataset,
-            data.training.len(),
-            data.validation.len()
-        );
-        let mut device = match self.resume && options.forms == FormsChoice::Auto {
-            false => device::open(options)?,
-            true => open_recorded(options, settings.recorded_forms(), &config_path)?,
-        };
+        if is_first {
+            errln!("{}", data.preprocessing);
+            errln!(
+                "{}: {} cases to train, {} to validate",
+                data.dataset,
+                data.training.len(),
+                data.validation.len()
+            );
+        }
+        let recorded = settings.recorded_forms();
+        let mut device = ranks.open(options, |options| {
+            match self.resume && options.forms == FormsChoice::Auto {
+                false => device::open(options),
+                true => open_recorded(options, recorded, &config_path),
+            }
+        })?;
         let forms = Some(device.caps().forms);
-        if !goes_on || settings.learning_rate != read.learning_rate {
+        if is_first && (!goes_on || settings.learning_rate != read.learning_rate) {
             // The forms that a run was begun with stay on record.
             settings.forms = if goes_on { read.forms } else { forms };
             let text = toml::to_string(&settings)?;
@@ -139,20 +157,29 @@ impl Train {
         }
         settings.forms = forms;
         let names = data.preprocessing.foreground_names();
-        let mut progress = Progress::new(settings.epochs, settings.batch, names);
+        let step = settings.batch.saturating_mul(settings.accumulate);
+        let mut progress = Progress::new(settings.epochs, step, names);
+        if !is_first {
+            progress.silence();
+        }
         let going_on = format!(
             "`obelisk train --resume --out {}` goes on from there",
             self.out.display()
         );
-        interrupt::say(going_on.clone());
+        if is_first {
+            interrupt::say(going_on.clone());
+        }
         let mut losses = Losses::default();
         let trained = loop {
             // A folder may have another training's checkpoints until this one has saved its own.
             let resume = self.resume || progress.epochs_saved > 0;
             let report = |event: Event| progress.show(&event);
-            let trained = pollster::block_on(train(&device, &settings, &data, &self.out, resume, report));
-            match trained {
-                Err(error) if losses.repeat(&device, progress.epochs_saved, &error) => {
+            let exchange = ranks.exchange();
+            // Ranks repeat nothing by themselves: the others are further.
+            let alone = exchange.size() == 1;
+            let trained = train_on_ranks(&device, &settings, &data, &self.out, resume, exchange, report);
+            match pollster::block_on(trained) {
+                Err(error) if alone && losses.repeat(&device, progress.epochs_saved, &error) => {
                     let forms = settings.recorded_forms();
                     device = open_recorded(options, forms, &config_path)?;
                 }
@@ -166,6 +193,9 @@ impl Train {
             }
             trained => trained.map_err(|error| self.advise(error))?,
         };
+        if !is_first {
+            return Ok(());
+        }
         draw_run(&self.out, &settings, &data, &log)?;
         let first = &METRICS[0];
         if let Some(best) = log
@@ -188,6 +218,26 @@ impl Train {
         }
         outln!("{}", self.out.join("best.safetensors").display());
         Ok(())
+    }
+
+    /// Gives each rank its batches of a step: one where nothing says how many a step takes.
+    fn divide(&self, settings: &mut Settings, ranks: usize) -> Result<(), Usage> {
+        let is_given = self.resume || self.options.gives("accumulate");
+        if !is_given && settings.accumulate == 1 {
+            settings.accumulate = ranks;
+        }
+        if settings.accumulate.is_multiple_of(ranks) {
+            return Ok(());
+        }
+        let batches = settings.accumulate;
+        Err(Usage(match self.resume {
+            true => format!(
+                "{} takes {batches} batches a step, which {ranks} ranks can't divide evenly; go on with a number of ranks that \
+                 divides {batches}",
+                self.out.display()
+            ),
+            false => format!("--accumulate {batches} can't be divided evenly among {ranks} ranks"),
+        }))
     }
 
     fn check_files(&self, dataset: &Dataset) -> anyhow::Result<()> {
@@ -406,6 +456,7 @@ pub(super) struct Progress {
     epochs: usize,
     batch: usize,
     names: Vec<String>,
+    silent: bool,
     start: std::time::Instant,
     epochs_before: Option<usize>,
     finishing: Option<Finishing>,
@@ -424,6 +475,7 @@ impl Progress {
             epochs,
             batch,
             names,
+            silent: false,
             start: std::time::Instant::now(),
             epochs_before: None,
             finishing: None,
@@ -431,10 +483,17 @@ impl Progress {
         }
     }
 
+    /// Shows nothing from now on: another rank does.
+    fn silence(&mut self) {
+        (self.bar, self.silent) = (None, true);
+    }
+
     /// Shows an event; `Break` once a signal has come. Until the first step is done there is nothing to save, and a signal
     /// ends the program at once.
     pub(super) fn show(&mut self, event: &Event) -> ControlFlow<()> {
-        self.print(event);
+        if !self.silent {
+            self.print(event);
+        }
         match event {
             Event::Step { .. } | Event::Validation { .. } => {
                 let first = || Finishing::first("what is at hand");

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use super::GpuError;
 use super::device::{Device, Pipeline};
 use super::memory::{Buffer, Texture};
-use super::reading::Reading;
+use super::reading::{Numbers, Reading};
 use crate::op::StepScalars;
 use crate::op::Texel;
 use crate::plan::{self, Arena, Held, Place, Plan, PlanBuffer, ResidentInput};
@@ -82,6 +82,35 @@ impl Weights {
             None => Ok(Vec::new()),
         }
     }
+
+    /// Starts reading back the gradients of all parameters, padding between them included.
+    pub(crate) async fn begin_read_gradients(&self, device: &Device) -> Result<Numbers, GpuError> {
+        Numbers::begin(device, self.gradients()?, self.layout.0.bytes).await
+    }
+
+    /// Starts reading back all states, padding between them included.
+    pub(crate) async fn begin_read_states(&self, device: &Device) -> Result<Numbers, GpuError> {
+        Numbers::begin(device, &self.states, self.layout.1.bytes).await
+    }
+
+    /// Replaces the gradients, as they were read back.
+    pub(crate) fn write_gradients(&self, device: &Device, numbers: &[f32]) -> Result<(), GpuError> {
+        device.write(self.gradients()?, 0, bytemuck::cast_slice(numbers));
+        Ok(())
+    }
+
+    /// Replaces the states, as they were read back.
+    pub(crate) fn write_states(&self, device: &Device, numbers: &[f32]) {
+        device.write(&self.states, 0, bytemuck::cast_slice(numbers));
+    }
+
+    fn gradients(&self) -> Result<&Buffer, GpuError> {
+        self.gradients.as_ref().ok_or_else(not_for_training)
+    }
+}
+
+fn not_for_training() -> GpuError {
+    GpuError::Tensor("these weights were not made for training".into())
 }
 
 fn upload_arena(
@@ -402,7 +431,6 @@ impl Executable {
         device.write(&params, 0, bytemuck::cast_slice(&words));
 
         device.compile(plan.launches.iter().map(|l| &l.dispatch)).await?;
-        let missing = || GpuError::Tensor("these weights were not made for training".into());
         let fixed = |buffer: &Buffer| EntryBuffer::Fixed(buffer.clone());
         let residents = vec![None; plan.residents.len()];
         let mut launches = Vec::new();
@@ -420,8 +448,10 @@ impl Executable {
                     PlanBuffer::Slot(i) => fixed(&slots[i]),
                     PlanBuffer::Parameters => fixed(&weights.parameters),
                     PlanBuffer::States => fixed(&weights.states),
-                    PlanBuffer::Gradients => fixed(weights.gradients.as_ref().ok_or_else(missing)?),
-                    PlanBuffer::Moments(i) => fixed(&weights.moments.as_ref().ok_or_else(missing)?[i]),
+                    PlanBuffer::Gradients => fixed(weights.gradients()?),
+                    PlanBuffer::Moments(i) => {
+                        fixed(&weights.moments.as_ref().ok_or_else(not_for_training)?[i])
+                    }
                     PlanBuffer::Step => fixed(&step),
                 };
                 entries.push(Entry {
@@ -538,10 +568,29 @@ impl Executable {
 
     /// Submits every kernel in order and returns at once; results are there for [`Executable::read`].
     pub fn submit(&self, device: &Device, step: &StepScalars) -> Result<(), GpuError> {
+        self.submit_launches(device, step, &self.launches)
+    }
+
+    /// Submits the kernels of a training step before those that change the parameters: kept values, gradients and states.
+    pub fn submit_gradients(&self, device: &Device, step: &StepScalars) -> Result<(), GpuError> {
+        self.submit_launches(device, step, &self.launches[..self.plan.update()])
+    }
+
+    /// Submits the kernels of a training step that change the parameters, by the gradients that are there.
+    pub fn submit_update(&self, device: &Device, step: &StepScalars) -> Result<(), GpuError> {
+        self.submit_launches(device, step, &self.launches[self.plan.update()..])
+    }
+
+    fn submit_launches(
+        &self,
+        device: &Device,
+        step: &StepScalars,
+        launches: &[Launch],
+    ) -> Result<(), GpuError> {
         device.check()?;
         self.check_residents()?;
         device.write(&self.step, 0, bytemuck::bytes_of(step));
-        device.run(&self.launches, &self.residents);
+        device.run(launches, &self.residents);
         device.check()
     }
 

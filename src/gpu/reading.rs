@@ -34,6 +34,25 @@ impl Reading {
     }
 }
 
+/// Numbers of an arena on their way to the host, as they stand on the device.
+#[derive(Debug)]
+pub(crate) struct Numbers(Copy);
+
+impl Numbers {
+    pub(super) async fn begin(
+        device: &Device,
+        buffer: &wgpu::Buffer,
+        bytes: u64,
+    ) -> Result<Numbers, GpuError> {
+        Ok(Numbers(Copy::begin(device, buffer, 0, bytes).await?))
+    }
+
+    /// The numbers, when they have arrived. Waits for the work before them, not for what was submitted since.
+    pub(crate) async fn finish(self, device: &Device) -> Result<Vec<f32>, GpuError> {
+        self.0.finish(device).await
+    }
+}
+
 #[derive(Debug)]
 struct Copy {
     staging: Buffer,

@@ -52,7 +52,7 @@ pub struct ValidationCase {
 }
 
 /// Everything that training needs beside the settings.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TrainingData {
     /// Name of the dataset's folder.
     pub dataset: String,

@@ -5,34 +5,34 @@ use super::{Settings, TrainError, TrainingData, stream};
 use crate::gpu::{Device, Executable};
 use crate::tensor::Tensor;
 
-/// Where the inputs of a dense step come from.
+/// Where the inputs of dense batches come from.
 pub struct Dense<'a> {
     settings: &'a Settings,
     data: &'a TrainingData,
     grid: [usize; 3],
-    steps: usize,
+    batches: usize,
 }
 
 impl<'a> Dense<'a> {
     pub fn new(settings: &'a Settings, data: &'a TrainingData, grid: [usize; 3]) -> Result<Self, TrainError> {
-        let steps = data.training.len() / settings.batch;
-        if steps == 0 {
+        let batches = data.training.len() / settings.batch;
+        if batches < settings.accumulate {
             return Err(TrainError::FewCases {
                 cases: data.training.len(),
-                batch: settings.batch,
+                step: settings.batch.saturating_mul(settings.accumulate),
             });
         }
         Ok(Dense {
             settings,
             data,
             grid,
-            steps,
+            batches,
         })
     }
 
     /// One pass over the cases; the remainder of a batch is dropped.
-    pub fn steps(&self) -> usize {
-        self.steps
+    pub fn batches(&self) -> usize {
+        self.batches
     }
 
     fn shape(&self) -> [usize; 5] {
@@ -46,7 +46,7 @@ impl<'a> Dense<'a> {
         ]
     }
 
-    /// The cases of a step.
+    /// The cases of a batch.
     pub fn cases(&self, epoch: usize, position: usize) -> Vec<usize> {
         let Settings { seed, batch, .. } = *self.settings;
         let order = epoch_order(seed, epoch, self.data.training.len());
@@ -69,7 +69,7 @@ impl<'a> Dense<'a> {
         let mut labels = Vec::with_capacity(batch * d * h * w);
         let mut theta = Vec::with_capacity(batch * 12);
         for (slot, case) in cases.iter().enumerate() {
-            let mut rng = stream(seed, epoch * self.steps + position, slot);
+            let mut rng = stream(seed, epoch * self.batches + position, slot);
             let (cropped, classes) = self.data.training[*case].crop(self.grid, &mut rng);
             image.extend(cropped.data);
             labels.extend(classes.data);

@@ -86,12 +86,17 @@ pub struct Settings {
     /// Scans in a step.
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", value_parser = values::count))]
     pub batch: usize,
+    /// Batches in a step: their gradients are added one after the other, as if the batch were as much larger, but statistics of
+    /// batch norm are each batch's own.
+    #[serde(skip_serializing_if = "is_one")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", value_parser = values::count))]
+    pub accumulate: usize,
     /// Sparse training of obelisk networks: random locations of each scan in a step (192 by default); a
     /// config.toml without it trains on all voxels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", value_parser = values::count))]
     pub samples: Option<usize>,
-    /// Sparse training: steps of an epoch (64 by default).
+    /// Sparse training: batches of an epoch (64 by default), which are its steps unless a step takes several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", value_parser = values::count))]
     pub steps: Option<usize>,
@@ -136,6 +141,10 @@ pub struct Settings {
     pub forms: Option<Forms>,
 }
 
+fn is_one(count: &usize) -> bool {
+    *count == 1
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Settings::dense(PathBuf::new(), "obelisk-hybrid")
@@ -171,6 +180,7 @@ impl Settings {
             folds: None,
             epochs: 44,
             batch: 2,
+            accumulate: 1,
             samples: None,
             steps: None,
             seed: 1,
@@ -280,6 +290,7 @@ impl Settings {
         let counts = [
             ("epochs", Some(self.epochs)),
             ("batch", Some(self.batch)),
+            ("accumulate", Some(self.accumulate)),
             ("samples", self.samples),
             ("steps", self.steps),
             ("validate_every", Some(self.validate_every)),

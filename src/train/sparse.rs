@@ -60,7 +60,7 @@ pub struct Sparse<'a> {
     data: &'a TrainingData,
     grid: [usize; 3],
     samples: usize,
-    steps: usize,
+    batches: usize,
     /// By case; a case that is larger than the grid is covered by several parts.
     scans: Vec<Vec<Scan>>,
 }
@@ -91,13 +91,21 @@ impl<'a> Sparse<'a> {
             let message = "sparse training needs a case to train on and at least one sample";
             return Err(TrainError::Settings(message.into()));
         }
+        let batches = settings.steps.unwrap_or(Settings::SPARSE_STEPS);
+        if batches < settings.accumulate {
+            let message = format!(
+                "an epoch of {batches} batches has no step of {}",
+                settings.accumulate
+            );
+            return Err(TrainError::Settings(message));
+        }
         let start = web_time::Instant::now();
         let mut sparse = Sparse {
             settings,
             data,
             grid,
             samples,
-            steps: settings.steps.unwrap_or(Settings::SPARSE_STEPS),
+            batches,
             scans: Vec::new(),
         };
         let smoother = Smoother::new(device, point_network(network)?, sparse.shape()).await?;
@@ -125,8 +133,9 @@ impl<'a> Sparse<'a> {
         Ok((sparse, residents))
     }
 
-    pub fn steps(&self) -> usize {
-        self.steps
+    /// Of an epoch.
+    pub fn batches(&self) -> usize {
+        self.batches
     }
 
     fn shape(&self) -> [usize; 4] {
@@ -134,16 +143,16 @@ impl<'a> Sparse<'a> {
         [self.data.preprocessing.channels.len(), d, h, w]
     }
 
-    /// The cases of a step.
-    pub fn cases(&self, step: usize) -> Vec<usize> {
+    /// The cases of a batch, counted from the first epoch's.
+    pub fn cases(&self, batch: usize) -> Vec<usize> {
         (0..self.settings.batch)
-            .map(|slot| self.case(step, slot))
+            .map(|slot| self.case(batch, slot))
             .collect()
     }
 
-    fn case(&self, step: usize, slot: usize) -> usize {
+    fn case(&self, batch: usize, slot: usize) -> usize {
         // Pass after pass over the shuffled cases, wherever epochs end.
-        let (index, cases) = (step * self.settings.batch + slot, self.scans.len());
+        let (index, cases) = (batch * self.settings.batch + slot, self.scans.len());
         epoch_order(self.settings.seed, index / cases, cases)[index % cases]
     }
 
@@ -151,15 +160,15 @@ impl<'a> Sparse<'a> {
         &self,
         device: &Device,
         executable: &mut Executable,
-        step: usize,
+        index: usize,
     ) -> Result<(), TrainError> {
         let Settings {
             seed, batch, affine, ..
         } = *self.settings;
         let mut labels = Vec::with_capacity(batch * self.samples);
         for slot in 0..batch {
-            let case = &self.scans[self.case(step, slot)];
-            let mut rng = stream(seed, step, slot);
+            let case = &self.scans[self.case(index, slot)];
+            let mut rng = stream(seed, index, slot);
             let scan = &case[below(&mut rng, case.len())];
             let theta = augmentation(&mut rng, affine);
             let (points, classes) = draw(&mut rng, &scan.labels, &theta, self.samples);

@@ -37,6 +37,7 @@ mod obelisk_networks;
 mod plans;
 mod pth;
 mod published;
+mod ranks;
 mod receptive_field;
 mod recipes;
 mod resampling;
@@ -53,6 +54,8 @@ mod weights;
 // These need the command-line program or what is built with it.
 #[cfg(feature = "cli")]
 mod bench;
+#[cfg(feature = "cli")]
+mod cluster;
 #[cfg(feature = "cli")]
 mod command_line;
 #[cfg(feature = "cli")]

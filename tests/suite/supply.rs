@@ -65,7 +65,7 @@ fn every_licence_is_allowed() {
     }
     // Of every system: cargo downloads the crates of those that it does not build for here.
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version=1", "--locked"])
+        .args(["metadata", "--format-version=1", "--locked", "--all-features"])
         .current_dir(repository())
         .output()
         .expect("cargo starts");
