@@ -279,7 +279,8 @@ fn impossible_headers_are_refused_with_what_is_wrong() {
     };
     assert!(read(4, &9i32.to_be_bytes()).is_ok());
     for (at, field, part) in [
-        (4, i32::MAX.to_be_bytes(), "cut off"),
+        (4, i32::MAX.to_be_bytes(), "no scan's"),
+        (16, i32::MAX.to_be_bytes(), "cut off"),
         (4, (-1i32).to_be_bytes(), "not all positive"),
         (16, 0i32.to_be_bytes(), "not all positive"),
         (20, 5i32.to_be_bytes(), "type 5"),
