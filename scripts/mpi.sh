@@ -15,6 +15,9 @@ if ! { command -v mpicc && command -v mpirun && has_clang; } >/dev/null; then
     (install openmpi-bin libopenmpi-dev libclang-dev procps) ||
         skip "there is no MPI (mpicc, mpirun) or no libclang, and they can't be installed"
 fi
-cargo build --release --locked --features mpi
-say "${CARGO_TARGET_DIR:-target}/release/obelisk trains on several ranks"
-[ "${1:-test}" = build ] || cargo test --release --locked --features mpi --test mpi -- --test-threads 1
+if [ "${1:-test}" = build ]; then
+    cargo build --release --locked --features mpi
+    say "${CARGO_TARGET_DIR:-target}/release/obelisk trains on several ranks"
+else
+    cargo test --release --locked --features mpi --test mpi -- --test-threads 1
+fi

@@ -25,11 +25,8 @@ demo() {
     rm -r "$folder"
 }
 
-# Training on several processes, where there is an MPI or it can be installed; then the program as it was.
-ranks() {
-    scripts/mpi.sh
-    cargo build --release --locked
-}
+# Training on several processes, where there is an MPI or it can be installed. It leaves a program with MPI, so it comes last.
+ranks() { scripts/mpi.sh; }
 
 # What runs the program on clusters, by its own tools.
 recipes() { scripts/recipes.sh; }
@@ -86,7 +83,6 @@ else
     trap 'kill -- -$lane 2>/dev/null || true; cat "$beside"; rm -f "$times" "$beside" "$tested"' EXIT
     check tests
     check demo
-    check ranks
     touch "$tested"
     # The page's tests come first: browsers have time limits.
     renice -n 10 $$ >/dev/null
@@ -94,6 +90,7 @@ else
     wait "$lane"
     cat "$beside"
     : >"$beside"
+    check ranks
 fi
 awk -v all="$SECONDS" '
     BEGIN { printf "\n%-12s %9s %20s\n", "check", "seconds", "of processors" }

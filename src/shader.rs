@@ -119,6 +119,7 @@ pub const COMMON: &[(&str, &str)] = pieces![
     "fixed_point",
     "fixed_point_add",
     "lanes",
+    "max_pool",
     "obelisk",
     "obelisk_cells",
     "obelisk_near",
