@@ -18,8 +18,8 @@ use super::{Usage, examples};
 #[derive(Debug, Args)]
 #[command(after_help = examples!(
     "Every fault of a dataset, and what its scans are like": "obelisk check dataset",
-    "Write the plan that follows, to edit and to train by":
-        "obelisk check dataset --plan plan.toml && obelisk train --config plan.toml --out run"
+    "Write the plan that follows, to be edited and given to `train --config`":
+        "obelisk check dataset --plan plan.toml"
 ))]
 pub struct Check {
     /// Folder with dataset.json (Medical Segmentation Decathlon or nnU-Net v2)

@@ -73,8 +73,10 @@ fn other_operations() -> Graph {
     use obelisk::op::join::join;
     use obelisk::op::layout::to_flat;
     use obelisk::op::linear::linear;
+    use obelisk::op::max_pool3d::{MaxPool, max_pool3d};
     use obelisk::op::obelisk_layer::obelisk_layer;
     use obelisk::op::obelisk_sample::{Locations, ObeliskSample};
+    use obelisk::op::probabilities::Probabilities;
     use obelisk::op::turn_offsets::turn_offsets;
     let mut g = Graph::new();
     let logits = g.input("logits", Spec::map([1, 3, 4, 5, 6])).unwrap();
@@ -150,6 +152,21 @@ fn other_operations() -> Graph {
     let above = g.input("turned upstream", Spec::flat(&[1, 8, 1, 2, 3])).unwrap();
     let gradient = g.gradients_from(&[(turned, above)], &[offsets]).unwrap()[0].unwrap();
     g.keep("turned gradient", gradient);
+    let pool = MaxPool {
+        kernel: [2; 3],
+        stride: [2; 3],
+        padding: [0; 3],
+    };
+    let highest = max_pool3d(&mut g, map, pool).unwrap();
+    let shares = [Probabilities::Softmax, Probabilities::Sigmoid].map(|kind| g.push1(kind, &[map]).unwrap());
+    for (i, value) in [highest].into_iter().chain(shares).enumerate() {
+        let above = g
+            .input(&format!("above output {i}"), g.spec(value).clone())
+            .unwrap();
+        let gradient = g.gradients_from(&[(value, above)], &[map]).unwrap()[0].unwrap();
+        g.keep(&format!("output {i}"), value);
+        g.keep(&format!("output gradient {i}"), gradient);
+    }
     let joined = join(&mut g, &[map, map]).unwrap();
     g.keep("joined", joined);
     let weight = parameter(&mut g, "weight", &[4, 2, 3, 3, 3]);
