@@ -133,7 +133,7 @@ pub fn model(
 /// A network of nnU-Net's on a tile; of several folds the mean of their logits.
 ///
 /// # Errors
-/// As [`model`], and labels of outputs that are regions.
+/// As [`model()`], and labels of outputs that are regions.
 pub fn nnunet(model: &nnunet::Model, labels: bool) -> Result<Exported, ExportError> {
     if labels && matches!(model.plan.labels, nnunet::Labels::Regions(_)) {
         return Err(ExportError::Regions);

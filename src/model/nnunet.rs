@@ -80,7 +80,7 @@ pub struct Stages {
 }
 
 impl From<&Architecture> for Stages {
-    /// Numbers that [`Architecture::check`] takes fit.
+    /// Numbers of an architecture that was checked fit.
     fn from(architecture: &Architecture) -> Stages {
         let mut stages = Stages {
             class: architecture.class,
