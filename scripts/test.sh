@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every check of the project, or those that are named: scripts/test.sh [NAME...], of lints, docs, tests, demo, ranks, recipes,
 # workflows, targets, package, supply and page. Ends with what each took. Where all are made, the page is built and tested beside the
-# others: much of either keeps one core busy only.
+# others: much of either keeps one core busy only. ranks, which builds the program with MPI, is made where it is named alone.
 . "$(dirname "$0")/setup.sh"
 
 # Format, clippy's and shellcheck's lints as errors.
@@ -25,7 +25,7 @@ demo() {
     rm -r "$folder"
 }
 
-# Training on several processes, where there is an MPI or it can be installed. It leaves a program with MPI, so it comes last.
+# Training on several processes, where there is an MPI or it can be installed. It leaves a program with MPI.
 ranks() { scripts/mpi.sh; }
 
 # What runs the program on clusters, by its own tools.
@@ -90,7 +90,6 @@ else
     wait "$lane"
     cat "$beside"
     : >"$beside"
-    check ranks
 fi
 awk -v all="$SECONDS" '
     BEGIN { printf "\n%-12s %9s %20s\n", "check", "seconds", "of processors" }
