@@ -1,11 +1,12 @@
 //! A dataset looked through before a training: every fault at once, what is odd, and what its scans and labels are like.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::dataset::{Case, Dataset, DatasetError};
+use crate::dataset::{self, Case, Dataset, DatasetError};
+use crate::preprocess::{moments, undeclared_spacing};
 use crate::volume::Volume;
 
 /// Something about a file of a dataset.
@@ -99,16 +100,13 @@ struct Seen {
 /// Voxels with a label whose intensities count, of each scan.
 const SAMPLES: usize = 10_000;
 
-/// Opens every file of a dataset, one case after the other; `progress` hears how many of how many are done. Returns the dataset
-/// with the cases that have no fault.
-///
-/// # Errors
-/// A folder that is no dataset. All else is in the report.
+/// Opens every file of a dataset that [`Dataset::survey`] found with these faults, one case after the other; `progress` hears how
+/// many of how many are done. The dataset keeps the cases that have no fault.
 pub fn check(
-    folder: &Path,
+    dataset: &mut Dataset,
+    faults: &[DatasetError],
     mut progress: impl FnMut(usize, usize),
-) -> Result<(Dataset, Report), DatasetError> {
-    let (mut dataset, faults) = Dataset::survey(folder)?;
+) -> Report {
     let mut report = Report {
         faults: faults.iter().map(finding).collect(),
         remarks: Vec::new(),
@@ -118,25 +116,25 @@ pub fn check(
     let mut seen: Vec<(Case, Seen)> = Vec::new();
     let count = cases.len();
     for (i, case) in cases.into_iter().enumerate() {
-        match look(&dataset, &case, &mut report.remarks) {
+        match look(dataset, &case, &mut report.remarks) {
             Ok(found) => seen.push((case, found)),
             Err(errors) => report.faults.extend(errors.iter().map(finding)),
         }
         progress(i + 1, count);
     }
     twins(&seen, &mut report);
-    outliers(&dataset, &seen, &mut report.remarks);
-    report.fingerprint = fingerprint(&dataset, &seen);
+    outliers(dataset, &seen, &mut report.remarks);
+    report.fingerprint = fingerprint(dataset, &seen);
     for label in report.fingerprint.iter().flat_map(|found| &found.labels) {
         if label.cases == 0 {
             report.remarks.push(Finding {
-                file: folder.join("dataset.json"),
+                file: dataset.folder.join("dataset.json"),
                 what: format!("no case has the label {} {}", label.value, label.name),
             });
         }
     }
     dataset.cases = seen.into_iter().map(|(case, _)| case).collect();
-    Ok((dataset, report))
+    report
 }
 
 /// The file of an error and the rest of its words.
@@ -160,10 +158,10 @@ fn look(dataset: &Dataset, case: &Case, remarks: &mut Vec<Finding>) -> Result<Se
         Ok(scan) => dataset.label(case, &scan.geometry),
         Err(_) => crate::volume::read(&case.label).map_err(DatasetError::from),
     };
-    let values = map.and_then(|map| dataset.label_values(&map));
-    let (scan, values) = match (scan, values) {
-        (Ok(scan), Ok(values)) => (scan, values),
-        (scan, values) => return Err([scan.err(), values.err()].into_iter().flatten().collect()),
+    let classes = map.and_then(|map| Ok(dataset::classes(&map, &dataset.labels, dataset.ignore)?));
+    let (scan, classes) = match (scan, classes) {
+        (Ok(scan), Ok(classes)) => (scan, classes),
+        (scan, classes) => return Err([scan.err(), classes.err()].into_iter().flatten().collect()),
     };
     let mut remark = |what: String| {
         remarks.push(Finding {
@@ -172,11 +170,7 @@ fn look(dataset: &Dataset, case: &Case, remarks: &mut Vec<Finding>) -> Result<Se
         })
     };
     if scan.geometry.spacing.contains(&0.0) {
-        return Err(vec![DatasetError::Invalid {
-            path: case.images[0].clone(),
-            problem: "it does not declare the size of its voxels; write it into the header, or train with the spacing as stored"
-                .into(),
-        }]);
+        return Err(vec![undeclared_spacing(&scan.geometry, &case.images[0]).into()]);
     }
     if scan.non_finite > 0 {
         remark(format!(
@@ -187,7 +181,7 @@ fn look(dataset: &Dataset, case: &Case, remarks: &mut Vec<Finding>) -> Result<Se
     let voxels = scan.geometry.voxels();
     let channels = || scan.data.chunks_exact(voxels.max(1));
     let moments: Vec<(f64, f64)> = channels()
-        .map(|values| crate::preprocess::moments(values.iter().copied()))
+        .map(|values| moments(values.iter().copied()))
         .map(|(mean, variance)| (mean, variance.sqrt()))
         .collect();
     for (channel, (mean, deviation)) in dataset.channels.iter().zip(&moments) {
@@ -195,9 +189,8 @@ fn look(dataset: &Dataset, case: &Case, remarks: &mut Vec<Finding>) -> Result<Se
             remark(format!("all its voxels of {channel} are {mean}"));
         }
     }
-    let labelled: Vec<usize> = (0..values.len())
-        .filter(|i| values[*i] != 0 && Some(values[*i]) != dataset.ignore)
-        .collect();
+    // Class 0 is the background, −1 is ignored.
+    let labelled: Vec<usize> = (0..classes.len()).filter(|i| classes[*i] > 0.0).collect();
     if labelled.is_empty() {
         remarks.push(Finding {
             file: case.label.clone(),
@@ -206,13 +199,16 @@ fn look(dataset: &Dataset, case: &Case, remarks: &mut Vec<Finding>) -> Result<Se
     }
     let step = labelled.len().div_ceil(SAMPLES).max(1);
     let millilitre = scan.geometry.spacing.iter().product::<f64>() / 1000.0;
-    let volume = |value: i32| values.iter().filter(|v| **v == value).count() as f64 * millilitre;
+    let mut counts = vec![0u64; dataset.labels.len()];
+    for class in classes.iter().filter(|class| **class >= 0.0) {
+        counts[*class as usize] += 1;
+    }
     Ok(Seen {
         moments,
         labelled: channels()
             .map(|own| labelled.iter().step_by(step).map(|i| own[*i]).collect())
             .collect(),
-        millilitres: dataset.labels.iter().map(|label| volume(label.value)).collect(),
+        millilitres: counts.iter().map(|count| *count as f64 * millilitre).collect(),
         checksum: checksum(&scan),
         geometry: scan.geometry,
     })

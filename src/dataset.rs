@@ -49,6 +49,48 @@ pub struct Label {
     pub name: String,
 }
 
+impl std::fmt::Display for Label {
+    /// Value and name: `1 liver`.
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "{} {}", self.value, self.name)
+    }
+}
+
+/// Labels in a message: `0 background, 1 liver`.
+pub fn listed(labels: &[Label]) -> String {
+    let all: Vec<String> = labels.iter().map(Label::to_string).collect();
+    all.join(", ")
+}
+
+/// The class of each voxel of a label map, its value's position among the labels; −1 where it is to be ignored.
+///
+/// # Errors
+/// Values that no label has, and voxels that are no labels.
+pub fn classes(map: &Volume, labels: &[Label], ignore: Option<i32>) -> Result<Vec<f32>, VolumeError> {
+    let class = |value: i32| match labels.iter().position(|l| l.value == value) {
+        Some(index) => Some(index as f32),
+        None => (Some(value) == ignore).then_some(-1.0),
+    };
+    let values = map.labels()?;
+    // runs of equal labels are long
+    let mut last = (0, class(0));
+    values
+        .into_iter()
+        .map(|value| {
+            if value != last.0 {
+                last = (value, class(value));
+            }
+            last.1.ok_or_else(|| VolumeError::Format {
+                path: map.source.clone(),
+                problem: format!(
+                    "it holds the label {value}, which dataset.json does not declare (it has {})",
+                    listed(labels)
+                ),
+            })
+        })
+        .collect()
+}
+
 /// One training scan and its label map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Case {
@@ -341,35 +383,6 @@ impl Dataset {
         same_grid(&case.label, &map.geometry, &case.images[0], scan)?;
         map.geometry = scan.clone();
         Ok(map)
-    }
-}
-
-impl Dataset {
-    /// A label map's values, all of which the dataset declares.
-    ///
-    /// # Errors
-    /// Values that no label has, and voxels that are no labels.
-    pub fn label_values(&self, map: &Volume) -> Result<Vec<i32>, DatasetError> {
-        let values = map.labels()?;
-        let known = |value: i32| Some(value) == self.ignore || self.labels.iter().any(|l| l.value == value);
-        // runs of equal labels are long
-        let mut last = 0;
-        for value in &values {
-            if *value != last && !known(*value) {
-                let names: Vec<String> = self
-                    .labels
-                    .iter()
-                    .map(|l| format!("{} {}", l.value, l.name))
-                    .collect();
-                let problem = format!(
-                    "it holds the label {value}, which dataset.json does not declare (it has {})",
-                    names.join(", ")
-                );
-                return invalid(&map.source, problem);
-            }
-            last = *value;
-        }
-        Ok(values)
     }
 }
 

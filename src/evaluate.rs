@@ -110,7 +110,7 @@ impl Report {
     fn label_heading(label: &Label) -> String {
         match label.name == label.value.to_string() {
             true => label.name.clone(),
-            false => format!("{} {}", label.value, label.name),
+            false => label.to_string(),
         }
     }
 

@@ -11,7 +11,7 @@ use std::fmt;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::dataset::{Dataset, DatasetError, Label};
+use crate::dataset::{self, Dataset, DatasetError, Label};
 use crate::host_memory::{self, TooLarge};
 use crate::tensor::{Elements, Tensor};
 use crate::volume::resample;
@@ -506,46 +506,13 @@ impl Preprocessing {
     /// Values that no label has, voxels that are no labels, and those of [`Preprocessing::place`].
     pub fn prepare_labels(&self, map: &Volume) -> Result<Tensor, VolumeError> {
         let placement = self.place(&map.geometry, &map.source)?;
-        let classes = self.classes(map)?;
+        let classes = dataset::classes(map, &self.labels, self.ignore)?;
         let turned = placement.turn.apply(&classes, 1, map.geometry.shape);
         let [d, h, w] = placement.resampled;
         Ok(Tensor::new(
             &[1, d, h, w],
             resample::nearest(&turned, placement.oriented, placement.resampled),
         ))
-    }
-
-    fn classes(&self, map: &Volume) -> Result<Vec<f32>, VolumeError> {
-        let class = |value: i32| match self.labels.iter().position(|l| l.value == value) {
-            Some(index) => Some(index as f32),
-            None => (Some(value) == self.ignore).then_some(-1.0),
-        };
-        let values = map.labels()?;
-        // runs of equal labels are long
-        let mut last = (0, class(0));
-        values
-            .into_iter()
-            .map(|value| {
-                if value != last.0 {
-                    last = (value, class(value));
-                }
-                last.1.ok_or_else(|| {
-                    let known: Vec<String> = self
-                        .labels
-                        .iter()
-                        .map(|l| format!("{} {}", l.value, l.name))
-                        .collect();
-                    let problem = format!(
-                        "it holds the label {value}, which dataset.json does not declare (it has {})",
-                        known.join(", ")
-                    );
-                    VolumeError::Format {
-                        path: map.source.clone(),
-                        problem,
-                    }
-                })
-            })
-            .collect()
     }
 
     /// The label map `[X, Y, Z]` in file values, on the scan's own grid, of logits `[L, D, H, W]` on its prepared
@@ -609,17 +576,14 @@ impl fmt::Display for Preprocessing {
                 }
             }
         }
-        let mut labels: Vec<String> = self
-            .labels
-            .iter()
-            .map(|l| format!("{} {}", l.value, l.name))
-            .collect();
+        let mut labels: Vec<String> = self.labels.iter().map(Label::to_string).collect();
         labels.extend(self.ignore.map(|value| format!("{value} is ignored")));
         write!(f, "labels       {}", labels.join(", "))
     }
 }
 
-fn undeclared_spacing(geometry: &Geometry, source: &std::path::Path) -> VolumeError {
+/// The refusal of a scan whose header says no size of its voxels.
+pub(crate) fn undeclared_spacing(geometry: &Geometry, source: &std::path::Path) -> VolumeError {
     VolumeError::Format {
         path: source.into(),
         problem: format!(

@@ -6,6 +6,7 @@ use obelisk::check;
 use obelisk::dataset::Dataset;
 use obelisk::file::write_beside;
 use obelisk::model;
+use obelisk::preprocess::Preprocessing;
 use obelisk::train::Settings;
 
 use super::files::{Files, claim};
@@ -45,20 +46,19 @@ impl Check {
         model::find(&self.arch).map_err(|e| Usage(e.to_string()))?;
         let mut files = Files::new();
         files.read("DATASET", &self.dataset);
-        if let Ok((dataset, _)) = Dataset::survey(&self.dataset) {
-            files.read_dataset(&dataset);
-        }
+        let (mut dataset, faults) = Dataset::survey(&self.dataset)?;
         files
+            .read_dataset(&dataset)
             .write_all("--plan", &self.plan)
             .write_all("--json", &self.json)
             .check()?;
         let outputs = || self.plan.iter().chain(&self.json);
         outputs().try_for_each(|path| claim(path, self.force))?;
-        let (dataset, report) = check::check(&self.dataset, |done, cases| {
+        let report = check::check(&mut dataset, &faults, |done, cases| {
             if done % 20 == 0 && done < cases {
                 errln!("{done} of {cases} cases");
             }
-        })?;
+        });
         for (kind, findings) in [("fault", &report.faults), ("remark", &report.remarks)] {
             for finding in findings {
                 outln!("{kind}: {}: {}", finding.file.display(), finding.what);
@@ -66,8 +66,8 @@ impl Check {
         }
         if let Some(fingerprint) = &report.fingerprint {
             outln!("{fingerprint}");
-            let settings = self.settings(&dataset)?;
-            outln!("{}", derive_preprocessing(&dataset, &settings)?);
+            let (settings, preprocessing) = self.plan(&dataset)?;
+            outln!("{preprocessing}");
             if let Some(path) = &self.plan {
                 let text = format!(
                     "# For `obelisk train --config` and its --fold: what suits {} cases of {}.\n{}",
@@ -93,22 +93,22 @@ impl Check {
     }
 
     /// The defaults for the network, with what the scans say written out.
-    fn settings(&self, dataset: &Dataset) -> anyhow::Result<Settings> {
+    fn plan(&self, dataset: &Dataset) -> anyhow::Result<(Settings, Preprocessing)> {
         let folder = self
             .dataset
             .canonicalize()
             .unwrap_or_else(|_| self.dataset.clone());
         let mut settings = Settings::new(folder, &self.arch);
-        let derived = derive_preprocessing(dataset, &settings)?;
-        settings.orientation = derived.orientation.map(|code| code.to_string());
-        settings.spacing = derived.spacing;
-        settings.size = derived.grid;
+        let mut derived = derive_preprocessing(dataset, &settings)?;
         let multiple = model::find(&self.arch).context("it was found before")?.multiple;
-        if let Some(size) = &mut settings.size {
-            for (voxels, multiple) in size.iter_mut().zip(multiple) {
+        if let Some(grid) = &mut derived.grid {
+            for (voxels, multiple) in grid.iter_mut().zip(multiple) {
                 *voxels = voxels.next_multiple_of(multiple);
             }
         }
-        Ok(settings)
+        settings.orientation = derived.orientation.map(|code| code.to_string());
+        settings.spacing = derived.spacing;
+        settings.size = derived.grid;
+        Ok((settings, derived))
     }
 }

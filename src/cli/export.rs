@@ -65,9 +65,6 @@ impl Export {
     }
 
     fn own(&self) -> anyhow::Result<Exported> {
-        if let Some(name) = &self.arch {
-            obelisk::model::find(name).map_err(|e| Usage(e.to_string()))?;
-        }
         let model = self.foreign.open(&self.input, self.arch.as_deref())?;
         export::model(&model, self.size, self.labels).map_err(|e| self.failed(e))
     }

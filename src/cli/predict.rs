@@ -300,9 +300,6 @@ impl Predict {
 
     /// The weights, with what `--arch` and `--orient` say instead of their record.
     fn load_model(&self, path: &Path) -> anyhow::Result<Model> {
-        if let Some(name) = &self.arch {
-            model::find(name).map_err(|e| Usage(e.to_string()))?;
-        }
         let mut model = self.foreign.open(path, self.arch.as_deref())?;
         if let Some(code) = self.orient {
             if let Some(own) = model.info.preprocessing.orientation {
@@ -404,10 +401,13 @@ impl Foreign {
         }
     }
 
-    /// Reads any other model than nnU-Net's.
+    /// Reads any other model than nnU-Net's, as the network of that name where there is one.
     pub fn open(&self, path: &Path, arch: Option<&str>) -> anyhow::Result<Model> {
         if self.configuration.is_some() || !self.folds.is_empty() {
             return Err(Usage("--configuration and --folds are for models of nnU-Net's".into()).into());
+        }
+        if let Some(name) = arch {
+            model::find(name).map_err(|e| Usage(e.to_string()))?;
         }
         let intensity = self.intensity.map(|scaling| match scaling {
             Scaling::Minmax => Intensity::MIN_MAX,

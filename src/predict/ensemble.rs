@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{PredictError, Predictor};
-use crate::dataset::Label;
+use crate::dataset::listed;
 use crate::gpu::Device;
 use crate::host_memory;
 use crate::model::Network;
@@ -78,12 +78,8 @@ impl Ensemble {
     /// # Errors
     /// What differs.
     pub fn check(first: &Preprocessing, other: &Preprocessing) -> Result<(), String> {
-        let named = |labels: &[Label]| {
-            let names: Vec<String> = labels.iter().map(|l| format!("{} {}", l.value, l.name)).collect();
-            names.join(", ")
-        };
         if first.labels != other.labels {
-            let (a, b) = (named(&first.labels), named(&other.labels));
+            let (a, b) = (listed(&first.labels), listed(&other.labels));
             return Err(format!("their labels differ: {a} and {b}"));
         }
         if first.channels.len() != other.channels.len() {
@@ -114,8 +110,14 @@ impl Ensemble {
     pub async fn agree(&mut self, device: &Device, scan: &Volume) -> Result<Agreed, PredictError> {
         let mut sum: Option<Agreed> = None;
         let passes = self.passes() as f32;
+        let mut prepared = self.members[0].preprocessing().prepare_image(scan)?;
         for i in 0..self.members.len() {
-            let Prepared { image, placement } = self.members[i].preprocessing().prepare_image(scan)?;
+            let preprocessing = self.members[i].preprocessing();
+            if i > 0 && preprocessing.channels != self.members[i - 1].preprocessing().channels {
+                prepared = preprocessing.prepare_image(scan)?;
+            }
+            let Prepared { image, placement } = &prepared;
+            let placement = *placement;
             device.require(0, self.bytes(&placement))?;
             for axes in self.mirrored.clone() {
                 let turn = Reorientation::mirror(&axes);
@@ -251,6 +253,7 @@ impl Agreed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dataset::Label;
 
     fn of(logits: &[&[f32]]) -> Agreed {
         let classes = logits[0].len() / 2;

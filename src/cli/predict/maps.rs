@@ -8,7 +8,7 @@ use std::str::FromStr;
 use anyhow::{Context, bail};
 use clap::Args;
 use obelisk::components::{self, Keep};
-use obelisk::dataset::Label;
+use obelisk::dataset::{Label, listed};
 use obelisk::file::write_beside;
 use obelisk::gpu::Device;
 use obelisk::model;
@@ -115,10 +115,9 @@ impl Maps {
     pub fn check(&self, names: &[Label]) -> anyhow::Result<()> {
         for name in &self.largest_component {
             if name != "all" && !names.iter().any(|label| is(label, name)) {
-                let names: Vec<String> = names.iter().map(|l| format!("{} {}", l.value, l.name)).collect();
                 let message = format!(
                     "--largest-component: there is no label `{name}`: {}",
-                    names.join(", ")
+                    listed(names)
                 );
                 return Err(Usage(message).into());
             }
@@ -243,8 +242,10 @@ pub fn run(predict: &Predict, members: &[PathBuf]) -> anyhow::Result<()> {
     let labels = |device: &Device, ensemble: &mut Ensemble, job: &Job, scan: Volume| {
         let agreed = pollster::block_on(ensemble.agree(device, &scan))?;
         maps.save(&agreed, &scan.geometry, job, predict)?;
-        let mut confidences = confidences.borrow_mut();
-        confidences.insert(job.files[0].clone(), agreed.confidence());
+        if maps.quality.is_some() {
+            let mut confidences = confidences.borrow_mut();
+            confidences.insert(job.files[0].clone(), agreed.confidence());
+        }
         Ok(agreed.labels(ensemble.preprocessing()))
     };
     let ended = predict.segment_all(jobs, &preprocessing.labels, load, labels);
