@@ -30,7 +30,8 @@ say "Segmenting them with the weights that come with the program"
     --output "$out/shipped" --overlay "$out/shipped/overlays"
 
 say "Trained here: $epochs epochs on 18 scans, a glimpse of what the method can do"
-"$obelisk" evaluate --predictions "$out/trained-here" --labels "$data/labelsTs"
+scores=(--labels "$data/labelsTs" --dataset "$data" --metrics "dice,nsd,hd95")
+"$obelisk" evaluate --predictions "$out/trained-here" "${scores[@]}"
 say "Shipped: a full training on 202 other scans of the same dataset"
-"$obelisk" evaluate --predictions "$out/shipped" --labels "$data/labelsTs"
+"$obelisk" evaluate --predictions "$out/shipped" "${scores[@]}"
 say "Look at $out/run/curve.png, $out/trained-here/overlays and $out/shipped/overlays"
