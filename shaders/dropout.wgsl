@@ -6,20 +6,8 @@
 @group(0) @binding(3) var<storage, read_write> y: array<vec4f>;
 const VECTORS: u32 = 8u;
 
-// A bijection of 32-bit integers that flips each output bit with probability 1/2 (C. Wellons' lowbias32).
-fn mix(value: u32) -> u32 {
-    var v = value;
-    v = (v ^ (v >> 16u)) * 0x7feb352du;
-    v = (v ^ (v >> 15u)) * 0x846ca68bu;
-    return v ^ (v >> 16u);
-}
-
-fn stream() -> u32 {
-    return mix(step.seed ^ mix(step.step ^ mix(params.id + 0x9e3779b9u)));
-}
-
 fn kept(index: u32, key: u32, value: f32) -> f32 {
-    return select(0.0, value * params.scale, mix(mix(index + key) ^ key) >= params.threshold);
+    return select(0.0, value * params.scale, random(index, key) >= params.threshold);
 }
 
 // One invocation a vec4.
@@ -35,7 +23,7 @@ fn flat_elements(
     }
     let v = x[i];
     let at = (params.first + i) * 4u;
-    let key = stream();
+    let key = stream_of(params.id);
     y[i] = vec4f(kept(at, key, v.x), kept(at + 1u, key, v.y), kept(at + 2u, key, v.z), kept(at + 3u, key, v.w));
 }
 
@@ -52,7 +40,7 @@ fn map_elements(
     }
     let slice = params.first + plane / params.blocks;
     let channel = slice / params.depth * params.channels + 4u * (plane % params.blocks);
-    let key = stream();
+    let key = stream_of(params.id);
     let inside = params.by_channel == 0u;
     let volume = params.depth * params.count;
     let stride = select(1u, volume, inside);

@@ -15,6 +15,7 @@ mod timing;
 mod waiting;
 
 pub use device::{AdapterSummary, Device, DeviceOptions, adapters};
+pub(crate) use executable::AVERAGE;
 pub use executable::{Executable, Resident, Weights};
 pub use forms::{FormsChoice, FormsSource};
 pub use memory::{AllocatorMemory, Memory};

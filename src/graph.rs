@@ -54,6 +54,8 @@ pub enum Source {
         /// Whose gradient it follows.
         parameter: Value,
     },
+    /// The moving average of a parameter or state: saved for resuming, and what is predicted with where a training keeps one.
+    Average(Value),
     /// Output `.1` of node `.0`.
     Node(usize, usize),
 }
@@ -177,6 +179,12 @@ impl Graph {
             spec,
             Source::Moment { order, parameter },
         )
+    }
+
+    /// The moving average of a parameter or state.
+    pub fn average(&mut self, of: Value) -> Result<Value, GraphError> {
+        let ValueInfo { spec, name, .. } = self.values[of.0].clone();
+        self.declare(&format!("ema.{name}"), spec, Source::Average(of))
     }
 
     fn declare(&mut self, name: &str, spec: Spec, source: Source) -> Result<Value, GraphError> {

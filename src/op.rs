@@ -1,11 +1,12 @@
 //! The contract of an operation: shapes, dispatches, gradient, reference — one file per operation in `op/`.
 
 pub mod activation;
-pub mod adam;
 pub mod add;
 pub mod affine_grid;
 pub mod arg_max;
+pub mod average;
 pub mod avg_pool3d;
+pub mod axis_filter;
 pub mod batch_norm;
 pub mod concat;
 pub mod conv3d;
@@ -16,6 +17,7 @@ mod fixed_point;
 pub mod grid_sample;
 pub mod hard_mining;
 pub mod instance_norm;
+pub mod intensities;
 pub mod interleave;
 pub mod join;
 pub mod layout;
@@ -26,12 +28,16 @@ pub mod nearest;
 mod norm;
 pub mod obelisk_layer;
 pub mod obelisk_sample;
+pub mod optimiser;
+pub mod paint;
 pub mod probabilities;
+mod random;
 pub mod scale;
 mod separable;
 pub mod soft_dice;
 pub mod turn_offsets;
 pub mod upsample;
+pub mod warp_grid;
 
 use std::any::Any;
 use std::fmt;
@@ -345,6 +351,12 @@ pub enum BufferRef {
     Gradients,
     /// Adam's first (0) or second (1) moments, laid out as the parameters are.
     Moments(usize),
+    /// Moving averages of all parameters, laid out as they are.
+    Averages,
+    /// All states, each at a multiple of 256 bytes.
+    States,
+    /// Moving averages of all states, laid out as they are.
+    StateAverages,
     /// The [`StepScalars`], as a uniform.
     Step,
 }

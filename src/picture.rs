@@ -1,5 +1,6 @@
 //! Pictures to judge a segmentation and a training by: slices with labels on them, and the training curve.
 
+mod batch;
 mod curve;
 mod offsets;
 mod overlay;
@@ -14,6 +15,7 @@ use plotters::style::{FontStyle, register_font};
 
 use crate::file::write_beside;
 
+pub use batch::batch;
 pub use curve::{CurvePoint, training_curve};
 pub use offsets::offset_density;
 pub use overlay::overlay;

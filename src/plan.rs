@@ -30,6 +30,10 @@ pub enum Place {
     Moment(usize, u64),
     /// At this byte of the states.
     State(u64),
+    /// At this byte of the parameters' moving averages.
+    Average(u64),
+    /// At this byte of the states' moving averages.
+    StateAverage(u64),
 }
 
 /// Names, shapes and byte offsets of what outlives a submission.
@@ -79,6 +83,10 @@ pub enum PlanBuffer {
     Moments(usize),
     /// All states.
     States,
+    /// Moving averages of the parameters.
+    Averages,
+    /// Moving averages of the states.
+    StateAverages,
     /// The step's numbers.
     Step,
 }
@@ -308,6 +316,9 @@ impl Plan {
                     BufferRef::Parameters => (PlanBuffer::Parameters, 0, (0, self.parameters.bytes)),
                     BufferRef::Gradients => (PlanBuffer::Gradients, 0, (0, self.parameters.bytes)),
                     BufferRef::Moments(i) => (PlanBuffer::Moments(i), 0, (0, self.parameters.bytes)),
+                    BufferRef::Averages => (PlanBuffer::Averages, 0, (0, self.parameters.bytes)),
+                    BufferRef::States => (PlanBuffer::States, 0, (0, self.states.bytes)),
+                    BufferRef::StateAverages => (PlanBuffer::StateAverages, 0, (0, self.states.bytes)),
                     BufferRef::Step => (PlanBuffer::Step, 0, (0, 16)),
                 };
                 let windowed = |v: &Value| program.values[v.0].window.is_some();
@@ -371,13 +382,22 @@ impl Plan {
         self.slot_bytes() + self.texture_bytes() + self.weight_bytes(trains)
     }
 
-    /// Device bytes of parameters and states, and where it trains also of gradients and moments.
+    /// Device bytes of parameters and states, and where it trains also of gradients, moments and averages.
     pub fn weight_bytes(&self, trains: bool) -> u64 {
+        let averages = u64::from(trains && self.has_averages());
         let copies = if trains { 4 } else { 1 };
-        copies * self.parameters.bytes + self.states.bytes
+        (copies + averages) * self.parameters.bytes + (1 + averages) * self.states.bytes
     }
 
-    /// Position of the first kernel that changes parameters; all there are, where none does. A training step's come last.
+    /// Whether a step keeps moving averages of what it trains.
+    pub fn has_averages(&self) -> bool {
+        self.places
+            .values()
+            .any(|place| matches!(place, Place::Average(..)))
+    }
+
+    /// Position of the first kernel of the first node that changes parameters; all there are, where none does. A training
+    /// step's come last.
     pub fn update(&self) -> usize {
         let changes = |launch: &Launch| {
             let mut bindings = launch.dispatch.bindings.iter().zip(&launch.bound);
@@ -385,8 +405,11 @@ impl Plan {
                 bound.buffer == PlanBuffer::Parameters && binding.access == Access::ReadWrite
             })
         };
-        let first = self.launches.iter().position(changes);
-        first.unwrap_or(self.launches.len())
+        let first = self.launches.iter().find(|launch| changes(launch));
+        let of = |node| self.launches.iter().position(|launch| launch.node == node);
+        first
+            .and_then(|first| of(first.node))
+            .unwrap_or(self.launches.len())
     }
 
     /// Floating-point operations of one submission.
@@ -452,6 +475,8 @@ fn resolve(place: Place) -> (PlanBuffer, u64) {
         Place::Gradient(offset) => (PlanBuffer::Gradients, offset),
         Place::Moment(order, offset) => (PlanBuffer::Moments(order), offset),
         Place::State(offset) => (PlanBuffer::States, offset),
+        Place::Average(offset) => (PlanBuffer::Averages, offset),
+        Place::StateAverage(offset) => (PlanBuffer::StateAverages, offset),
     }
 }
 
@@ -481,6 +506,14 @@ fn fixed_places(graph: &Graph, parameters: &Arena, states: &Arena) -> HashMap<Va
             Source::Moment { order, parameter } => {
                 let at = offset(&places, &parameter);
                 places.insert(Value(i), Place::Moment(order, at));
+            }
+            Source::Average(of) => {
+                let place = match places[&of] {
+                    Place::Parameter(at) => Place::Average(at),
+                    Place::State(at) => Place::StateAverage(at),
+                    _ => unreachable!("a parameter's or state's place"),
+                };
+                places.insert(Value(i), place);
             }
             _ => {}
         }

@@ -278,6 +278,11 @@ pub fn check_grid(grid: [usize; 3]) -> Result<(), String> {
 }
 
 impl Preprocessing {
+    /// Millimetres from voxel to voxel of the grid (D, H, W); 1 where scans are taken as they are stored.
+    pub fn grid_spacing(&self) -> [f64; 3] {
+        self.spacing.unwrap_or([1.0; 3])
+    }
+
     /// The settings that suit a dataset: its most common orientation (the first in alphabetical order among
     /// equals), the median spacing per axis in that orientation, and a grid that holds 95 % of the resampled scans
     /// per axis, in multiples of 8, at least 16.

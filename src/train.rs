@@ -1,6 +1,7 @@
 //! Training: settings, the graph of one step, the loop over epochs, validation, checkpoints and resuming.
 
 mod accumulate;
+mod augment;
 mod checkpoint;
 mod data;
 mod dense;
@@ -12,6 +13,7 @@ mod log;
 pub mod mpi;
 mod settings;
 mod sparse;
+mod start;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::{ControlFlow, Range};
@@ -22,13 +24,14 @@ use rand_chacha::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
 use web_time::Instant;
 
+pub use self::augment::{Augment, Axes, Part, Preset};
 pub use self::lock::RunFolder;
 pub use self::log::EpochRecord;
 pub use checkpoint::{checkpointed, has_checkpoint, remove_checkpoints};
 pub use data::{TrainingCase, TrainingData, ValidationCase};
 pub use exchange::{Alone, Exchange, ExchangeError};
 pub use graph::{add_loss, training_graph};
-pub use settings::{Loss, Schedule, Settings};
+pub use settings::{Loss, Rule, Schedule, Settings};
 pub use sparse::{Residents, sparse_training_graph};
 
 use self::log::log_csv;
@@ -36,7 +39,9 @@ use accumulate::{Ranks, mean};
 use checkpoint::{Begun, CheckpointRecord, Checkpoints};
 use data::label_counts;
 use dense::Dense;
-use sparse::Sparse;
+use graph::{Recipe, dense_graph};
+use sparse::{Sparse, sparse_graph};
+use start::initial;
 
 use crate::evaluate::Report;
 use crate::file::write_beside;
@@ -52,7 +57,7 @@ use crate::op::cross_entropy::class_weights;
 use crate::plan::Plan;
 use crate::predict::{Keep, PredictError, Predictor, plan as plan_of};
 use crate::preprocess::{Preprocessing, check_tiles, tiles};
-use crate::tensor::Tensor;
+use crate::tensor::{Spec, Tensor};
 use crate::weights::{self, Model, ModelInfo, TrainingRecord, WeightsError};
 
 /// What can go wrong while training.
@@ -419,8 +424,11 @@ impl Steps<'_> {
 
 /// What an epoch left, until it is known to be good: weights whose loss is finite replace older ones.
 struct Trained {
+    /// What is predicted with: the weights or, where a training keeps them, their averages.
     model: Model,
-    /// Of Adam.
+    /// The weights, where the model has averages.
+    weights: Option<HashMap<String, Tensor>>,
+    /// Of the optimiser, with the averages.
     moments: Vec<(String, Tensor)>,
     /// Whether no epoch before was better.
     better: bool,
@@ -444,9 +452,14 @@ impl Trained {
         Ok(checkpoints.save(record, &self.into_tensors())?)
     }
 
+    /// The weights that the next step changes.
+    fn weights(&self) -> &HashMap<String, Tensor> {
+        self.weights.as_ref().unwrap_or(&self.model.tensors)
+    }
+
     /// Weights and moments.
     fn into_tensors(self) -> HashMap<String, Tensor> {
-        let mut tensors = self.model.tensors;
+        let mut tensors = self.weights.unwrap_or(self.model.tensors);
         tensors.extend(self.moments);
         tensors
     }
@@ -587,7 +600,9 @@ pub async fn train_on_ranks(
                     run.display()
                 );
             }
-            weights.upload(device, &weights::initialise(&graph, settings.seed))?;
+            let start = initial(&graph, settings, preprocessing)?;
+            weights.upload(device, &start)?;
+            weights.upload_moments(device, &start)?;
             CheckpointRecord {
                 settings: own,
                 epochs_done: 0,
@@ -599,10 +614,18 @@ pub async fn train_on_ranks(
     };
 
     let mut executable = Executable::new(device, plan, &weights).await?;
-    let mut predictor = Predictor::planned(device, network, preprocessing, validation, &weights).await?;
+    let averages = match settings.ema {
+        Some(_) => Some(Weights::new(device, &validation, false).await?),
+        None => None,
+    };
+    let judged = averages.as_ref().unwrap_or(&weights);
+    let mut predictor = Predictor::planned(device, network, preprocessing, validation, judged).await?;
     let mut trained: Option<Trained> = None;
 
     for epoch in record.epochs_done..settings.epochs {
+        if is_exhausted(settings, &record.log) {
+            break;
+        }
         let start = Instant::now();
         let begun = record.begun.take().unwrap_or_default();
         let (mut next, mut sum) = (begun.steps, begun.loss_sum);
@@ -644,7 +667,9 @@ pub async fn train_on_ranks(
             if !loss.is_finite() {
                 let known = match trained.take() {
                     Some(trained) => Some((trained.into_tensors(), 0)),
-                    None if epoch == 0 && begun.steps == 0 => Some((initial(&graph, settings.seed), 0)),
+                    None if epoch == 0 && begun.steps == 0 => {
+                        Some((initial(&graph, settings, preprocessing)?, 0))
+                    }
                     None => Checkpoints::of(run)
                         .load()?
                         .map(|(_, tensors)| (tensors, begun.steps)),
@@ -711,11 +736,16 @@ pub async fn train_on_ranks(
 
         let start = Instant::now();
         let last = epoch + 1 == settings.epochs;
+        let averaged = averages_of(&moments, settings);
+        if let (Some(tensors), Some(on_device)) = (&averaged, &averages) {
+            on_device.upload(device, tensors)?;
+        }
+        let judged = averaged.as_ref().unwrap_or(&tensors);
         let mut scores = vec![Vec::new(); METRICS.len()];
         let due = last || (epoch + 1).is_multiple_of(settings.validate_every);
         if due && !data.validation.is_empty() && !ranks.are_stopping() {
             let cases = &data.validation;
-            match validate(device, &mut predictor, &tensors, cases, ranks, &mut report).await? {
+            match validate(device, &mut predictor, judged, cases, ranks, &mut report).await? {
                 Validation::Done(found) => scores = found,
                 Validation::Stopped => ranks.stop(),
                 Validation::NotFinite(what) => return Err(diverged(what)),
@@ -746,7 +776,7 @@ pub async fn train_on_ranks(
             means: means.clone(),
             train_seconds,
             validation_seconds,
-            offset_sigma: offsets::sigmas(&tensors),
+            offset_sigma: offsets::sigmas(judged),
         });
         record.epochs_done = epoch + 1;
 
@@ -757,21 +787,26 @@ pub async fn train_on_ranks(
         };
         record.best = if better { means[0] } else { record.best };
         let info = model_info(settings, data, epoch + 1, means);
+        let (tensors, weights) = match averaged {
+            Some(averaged) => (averaged, Some(tensors)),
+            None => (tensors, None),
+        };
         trained = Some(Trained {
             model: Model {
                 info,
                 tensors,
                 batches: Default::default(),
             },
+            weights,
             moments,
             better,
         });
     }
     if let Some(trained) = trained {
         if data.validation.is_empty() {
-            let last = (settings.epochs - 1, steps - 1);
+            let last = (record.epochs_done - 1, steps - 1);
             training
-                .check_loss(&mut executable, &weights, ranks, &trained.model.tensors, last)
+                .check_loss(&mut executable, &weights, ranks, trained.weights(), last)
                 .await?;
         }
         if ranks.is_first() {
@@ -805,7 +840,9 @@ pub async fn train_in_memory(
         return Err(TrainError::Settings("stopped before the first step".into()));
     }
     let weights = Weights::new(device, &plan, true).await?;
-    weights.upload(device, &weights::initialise(&graph, settings.seed))?;
+    let start = initial(&graph, settings, &data.preprocessing)?;
+    weights.upload(device, &start)?;
+    weights.upload_moments(device, &start)?;
     let mut executable = Executable::new(device, plan, &weights).await?;
     let training = Steps {
         device,
@@ -844,7 +881,8 @@ pub async fn train_in_memory(
             break;
         }
     }
-    let tensors: HashMap<String, Tensor> = weights.download(device).await?.into_iter().collect();
+    let mut tensors: HashMap<String, Tensor> = weights.download(device).await?.into_iter().collect();
+    let moments = weights.download_moments(device).await?;
     if let Some(last) = done.checked_sub(1) {
         let at = (last / steps, last % steps);
         let (epoch, step) = at;
@@ -854,6 +892,7 @@ pub async fn train_in_memory(
             .check_loss(&mut executable, &weights, ranks, &tensors, at)
             .await?;
     }
+    tensors = averages_of(&moments, settings).unwrap_or(tensors);
     Ok(Model {
         info: model_info(settings, data, done / steps, Vec::new()),
         tensors,
@@ -879,20 +918,47 @@ pub fn step_graph(settings: &Settings, preprocessing: &Preprocessing) -> Result<
     let [d, h, w] = training_grid(preprocessing)?;
     let network = &model::find(&settings.arch)?;
     let (channels, classes) = (preprocessing.channels.len(), preprocessing.labels.len());
-    let Settings { batch, loss, .. } = *settings;
-    let augment = settings.affine > 0.0;
+    let (batch, recipe) = (settings.batch, &Recipe::new(settings));
     Ok(match settings.samples {
-        None => training_graph(network, [batch, channels, d, h, w], classes, loss, augment)?,
-        Some(samples) => sparse_training_graph(
-            network,
-            [channels, d, h, w],
-            batch,
-            samples,
-            classes,
-            loss,
-            augment,
-        )?,
+        None => dense_graph(network, [batch, channels, d, h, w], classes, recipe)?,
+        Some(samples) => sparse_graph(network, [channels, d, h, w], batch, samples, classes, recipe)?,
     })
+}
+
+/// The first batch of a dense training as its network gets it: images `[N, C, D, H, W]` and labels `[N, 1, D, H, W]` (class index,
+/// −1 ignored), augmented.
+///
+/// # Errors
+/// Settings of a sparse training, which has no such images; data that don't fit; the device's failures.
+pub async fn first_batch(
+    device: &Device,
+    settings: &Settings,
+    data: &TrainingData,
+) -> Result<(Tensor, Tensor), TrainError> {
+    if settings.samples.is_some() {
+        let message = "a sparse training reads scans at random locations, so no batch of images can be shown";
+        return Err(TrainError::Settings(message.into()));
+    }
+    let grid @ [d, h, w] = training_grid(&data.preprocessing)?;
+    let dense = Dense::new(settings, data, grid)?;
+    let (n, c) = (settings.batch, data.preprocessing.channels.len());
+    let mut graph = Graph::new();
+    let image = graph.input("image", Spec::flat(&[n, c, d, h, w]))?;
+    let labels = graph.input("labels", Spec::flat(&[n, 1, d, h, w]))?;
+    let (image, labels) = settings.stages().add(&mut graph, image, labels)?;
+    graph.keep("fed image", image);
+    graph.keep("fed labels", labels);
+    let plan = Plan::new(&graph, device.caps())?;
+    let weights = Weights::new(device, &plan, false).await?;
+    let executable = Executable::new(device, plan, &weights).await?;
+    dense.upload(device, &executable, 0, 0)?;
+    let scalars = StepScalars {
+        seed: settings.seed as u32,
+        ..StepScalars::default()
+    };
+    executable.submit(device, &scalars)?;
+    let image = executable.read(device, "fed image").await?;
+    Ok((image, executable.read(device, "fed labels").await?))
 }
 
 /// Whether there is memory for a training: a step, the scans that stay on the device, and what its caller has there besides.
@@ -987,16 +1053,31 @@ fn training_grid(preprocessing: &Preprocessing) -> Result<[usize; 3], TrainError
     preprocessing.grid.ok_or(TrainError::NoGrid)
 }
 
-/// The tensors that a training starts from: weights, and the optimiser's moments of nothing.
-fn initial(graph: &Graph, seed: u64) -> HashMap<String, Tensor> {
-    let mut tensors = weights::initialise(graph, seed);
-    for (_, parameter) in graph.parameters() {
-        for order in 0..2 {
-            let name = format!("adam.{order}.{}", parameter.name);
-            tensors.insert(name, Tensor::zeros(&parameter.spec.shape));
+/// What an epoch is judged by where a training keeps moving averages: those, by the names of what they are of.
+fn averages_of(moments: &[(String, Tensor)], settings: &Settings) -> Option<HashMap<String, Tensor>> {
+    settings.ema?;
+    let averages = moments.iter().filter_map(|(name, tensor)| {
+        let of = name.strip_prefix(crate::gpu::AVERAGE)?;
+        Some((of.to_owned(), tensor.clone()))
+    });
+    Some(averages.collect())
+}
+
+/// Whether so many epochs as the settings have patience for have passed since the best one.
+fn is_exhausted(settings: &Settings, log: &[EpochRecord]) -> bool {
+    let Some(patience) = settings.patience else {
+        return false;
+    };
+    let mut best: Option<(f64, usize)> = None;
+    for line in log {
+        if let Some(score) = line.means.first().copied().flatten()
+            && best.is_none_or(|(before, _)| METRICS[0].is_better(score, before))
+        {
+            best = Some((score, line.epoch));
         }
     }
-    tensors
+    let since = best.zip(log.last()).map(|((_, epoch), last)| last.epoch - epoch);
+    since.is_some_and(|epochs| epochs >= patience)
 }
 
 /// How a validation ended.

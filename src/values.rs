@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 use crate::tensor::Elements;
+use crate::train::Part;
 use crate::volume::Orientation;
 
 /// A number from 1 up to what 32 bits hold.
@@ -51,6 +52,48 @@ pub fn grid(text: &str) -> Result<[usize; 3], String> {
 /// Millimetres along D, H and W, each above zero.
 pub fn spacing(text: &str) -> Result<[f64; 3], String> {
     several(text, "1.5,1,1", positive)
+}
+
+/// A part of the augmentation: the share of the cases that have it, and how strong it is.
+pub fn part(text: &str) -> Result<Part, String> {
+    let [probability, strength] = several(text, "0.2,30", not_negative::<f32>)?;
+    match probability <= 1.0 {
+        true => Ok(Part {
+            probability,
+            strength,
+        }),
+        false => Err(format!("the share of the cases, {probability}, is above 1")),
+    }
+}
+
+/// [`part`], its strength a factor.
+pub fn factor_part(text: &str) -> Result<Part, String> {
+    let part = part(text)?;
+    match part.strength >= 1.0 {
+        true => Ok(part),
+        false => Err("the second number must be 1 or above".into()),
+    }
+}
+
+/// [`part`], its strength a share below 1.
+pub fn share_part(text: &str) -> Result<Part, String> {
+    let part = part(text)?;
+    match part.strength < 1.0 {
+        true => Ok(part),
+        false => Err("the second number must be below 1".into()),
+    }
+}
+
+/// A share from 0 to 1.
+pub fn share(text: &str) -> Result<f32, String> {
+    let number = f32::finite(text).filter(|n| (0.0..=1.0).contains(n));
+    number.ok_or_else(|| "it must be a number from 0 to 1".to_owned())
+}
+
+/// A share from 0 up to but not 1.
+pub fn below_one(text: &str) -> Result<f32, String> {
+    let number = share(text).ok().filter(|n| *n < 1.0);
+    number.ok_or_else(|| "it must be a number from 0 up to but not 1".to_owned())
 }
 
 /// Which way axes point, such as RAS.

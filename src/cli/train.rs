@@ -3,6 +3,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use clap::builder::ArgPredicate;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use indicatif::{ProgressBar, ProgressStyle};
 use obelisk::dataset::{Dataset, Fold};
@@ -10,11 +11,14 @@ use obelisk::gpu::{Device, DeviceOptions, FormsChoice, GpuError};
 use obelisk::metrics::METRICS;
 use obelisk::model::{self, Architecture};
 use obelisk::nnunet;
+use obelisk::picture;
 use obelisk::preprocess::{Overrides, Preprocessing};
-use obelisk::train::{Event, RunFolder, Settings, TrainError, TrainingData, has_checkpoint, train_on_ranks};
+use obelisk::train::{
+    Event, Preset, RunFolder, Settings, TrainError, TrainingData, first_batch, has_checkpoint, train_on_ranks,
+};
 
 use super::device::{self, DeviceArguments, Losses};
-use super::files::Files;
+use super::files::{self, Files};
 use super::interrupt::{self, Finishing, Interrupted};
 use super::pictures::draw_run;
 use super::print::{errln, outln};
@@ -34,8 +38,17 @@ pub struct Train {
     #[arg(long, value_name = "NAME|plans.json")]
     arch: Option<String>,
     /// Folder of the run, made when absent
-    #[arg(long, value_name = "RUN")]
+    #[arg(
+        long,
+        value_name = "RUN",
+        required = false,
+        required_unless_present = "show_batch"
+    )]
+    #[arg(default_value_if("show_batch", ArgPredicate::IsPresent, "."))]
     out: PathBuf,
+    /// Draw the first batch as the network gets it, augmented, a row a case, and train nothing
+    #[arg(long, value_name = "FILE.png", conflicts_with_all = ["out", "resume"])]
+    show_batch: Option<PathBuf>,
     /// Settings from a run's config.toml; other options override them
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -64,6 +77,9 @@ pub(super) struct TrainingOptions {
     /// Train obelisk networks on all voxels instead of at random locations
     #[arg(long, conflicts_with_all = ["samples", "steps", "paper"])]
     pub(super) dense: bool,
+    /// Augmentation as a whole, which options of its parts override [default: affine]
+    #[arg(long, value_name = "PRESET")]
+    augment: Option<Preset>,
     #[command(flatten)]
     given: Given,
 }
@@ -108,6 +124,9 @@ impl Train {
         ranks.check_same(format!("{} {}", self.out.display(), toml::to_string(&settings)?))?;
         let is_first = ranks.is_first();
         let config_path = self.out.join("config.toml");
+        if let Some(picture) = &self.show_batch {
+            return self.draw_batch(&settings, picture);
+        }
         let goes_on = self.resume && has_checkpoint(&self.out);
         if goes_on && let Some(difference) = read.difference(&settings) {
             let message =
@@ -124,7 +143,7 @@ impl Train {
         model::find(&settings.arch).map_err(|e| Usage(e.to_string()))?;
         let dataset = Dataset::open(&settings.dataset)?;
         if is_first {
-            self.check_files(&dataset)?;
+            self.check_files(&dataset, &settings)?;
         }
         let fold = fold(&settings, &dataset)?;
         dataset.check()?;
@@ -220,6 +239,25 @@ impl Train {
         Ok(())
     }
 
+    /// Draws the first batch that the settings make.
+    fn draw_batch(&self, settings: &Settings, picture: &Path) -> anyhow::Result<()> {
+        model::find(&settings.arch).map_err(|e| Usage(e.to_string()))?;
+        let dataset = Dataset::open(&settings.dataset)?;
+        let mut files = Files::new();
+        files.read_dataset(&dataset).read_all("--config", &self.config);
+        files.write("--show-batch", picture).check()?;
+        files::claim(picture, self.force)?;
+        dataset.check()?;
+        let preprocessing = derive_preprocessing(&dataset, settings)?;
+        let data = TrainingData::load(&dataset, preprocessing, fold(settings, &dataset)?.as_ref())?;
+        let device = device::open(&self.device.options())?;
+        let (images, labels) = pollster::block_on(first_batch(&device, settings, &data))?;
+        let spacing = data.preprocessing.grid_spacing();
+        picture::batch(picture, &images, &labels, spacing, self.force)?;
+        outln!("{}", picture.display());
+        Ok(())
+    }
+
     /// Gives each rank its batches of a step: one where nothing says how many a step takes.
     fn divide(&self, settings: &mut Settings, ranks: usize) -> Result<(), Usage> {
         let is_given = self.resume || self.options.gives("accumulate");
@@ -240,9 +278,13 @@ impl Train {
         }))
     }
 
-    fn check_files(&self, dataset: &Dataset) -> anyhow::Result<()> {
+    fn check_files(&self, dataset: &Dataset, settings: &Settings) -> anyhow::Result<()> {
         let mut files = Files::new();
-        files.read_dataset(dataset).read_all("--config", &self.config);
+        let start = &settings.warm_start;
+        files
+            .read_dataset(dataset)
+            .read_all("--config", &self.config)
+            .read_all("--warm-start", start);
         files
             .write("--out", &self.out)
             .write("--out", self.out.join("config.toml"))
@@ -384,6 +426,9 @@ impl TrainingOptions {
     pub(super) fn apply(&self, settings: &mut Settings) -> Result<(), Usage> {
         if self.dense {
             (settings.samples, settings.steps) = (None, None);
+        }
+        if let Some(preset) = self.augment {
+            (settings.affine, settings.augment) = preset.parts();
         }
         settings.update(&self.given.0);
         if settings.stored_spacing && settings.spacing.is_some() {

@@ -11,6 +11,9 @@ use crate::op::Texel;
 use crate::plan::{self, Arena, Held, Place, Plan, PlanBuffer, ResidentInput};
 use crate::tensor::{ALIGNMENT, Spec, Tensor};
 
+/// What names of moving averages begin with.
+pub(crate) const AVERAGE: &str = "ema.";
+
 /// Parameters and states on the device: what training changes, what several executables share.
 #[derive(Debug)]
 pub struct Weights {
@@ -18,15 +21,23 @@ pub struct Weights {
     states: Buffer,
     moments: Option<[Buffer; 2]>,
     gradients: Option<Buffer>,
+    /// Of parameters and states.
+    averages: Option<[Buffer; 2]>,
     layout: (Arena, Arena),
 }
 
 impl Weights {
-    /// Buffers for a plan's parameters and states, all zero; with `training`, gradients and moments too.
+    /// Buffers for a plan's parameters and states, all zero; with `training`, gradients, moments and the plan's averages too.
     pub async fn new(device: &Device, plan: &Plan, training: bool) -> Result<Weights, GpuError> {
         let bytes = plan.parameters.bytes;
         device.require(plan.weight_bytes(training), 0)?;
-        let (mut moments, mut gradients) = (None, None);
+        let (mut moments, mut gradients, mut averages) = (None, None, None);
+        if training && plan.has_averages() {
+            averages = Some([
+                device.buffer("averages of parameters", bytes).await?,
+                device.buffer("averages of states", plan.states.bytes).await?,
+            ]);
+        }
         if training {
             gradients = Some(device.buffer("parameter gradients", bytes).await?);
             moments = Some([
@@ -39,6 +50,7 @@ impl Weights {
             states: device.buffer("states", plan.states.bytes).await?,
             moments,
             gradients,
+            averages,
             layout: (plan.parameters.clone(), plan.states.clone()),
         })
     }
@@ -51,12 +63,22 @@ impl Weights {
         Ok(())
     }
 
-    /// Copies the optimiser's moments to the device; names are `adam.0.NAME` and `adam.1.NAME`.
+    /// Copies to the device what else a training carries from step to step: the optimiser's moments, `adam.0.NAME` and
+    /// `adam.1.NAME`, and where there are averages, `ema.NAME`.
     pub fn upload_moments(&self, device: &Device, tensors: &HashMap<String, Tensor>) -> Result<(), GpuError> {
-        for (order, buffer) in self.moments.iter().flatten().enumerate() {
-            upload_arena(device, buffer, &self.layout.0, tensors, &format!("adam.{order}."))?;
+        for (buffer, arena, prefix) in self.carried() {
+            upload_arena(device, buffer, arena, tensors, &prefix)?;
         }
         Ok(())
+    }
+
+    /// What a training carries beside parameters and states: where it is, how it is laid out, and what its names begin with.
+    fn carried(&self) -> impl Iterator<Item = (&Buffer, &Arena, String)> {
+        let (parameters, states) = (&self.layout.0, &self.layout.1);
+        let moments = self.moments.iter().flatten().enumerate();
+        let moments = moments.map(move |(order, buffer)| (buffer, parameters, format!("adam.{order}.")));
+        let averages = self.averages.iter().flatten().zip([parameters, states]);
+        moments.chain(averages.map(|(buffer, arena)| (buffer, arena, AVERAGE.to_owned())))
     }
 
     /// Parameters and states by name.
@@ -66,11 +88,12 @@ impl Weights {
         Ok(tensors)
     }
 
-    /// The optimiser's moments by name; empty where the weights are not for training.
+    /// The optimiser's moments, and averages, by the names of [`Weights::upload_moments`]; empty where the weights are not for
+    /// training.
     pub async fn download_moments(&self, device: &Device) -> Result<Vec<(String, Tensor)>, GpuError> {
         let mut tensors = Vec::new();
-        for (order, buffer) in self.moments.iter().flatten().enumerate() {
-            tensors.extend(download_arena(device, buffer, &self.layout.0, &format!("adam.{order}.")).await?);
+        for (buffer, arena, prefix) in self.carried() {
+            tensors.extend(download_arena(device, buffer, arena, &prefix).await?);
         }
         Ok(tensors)
     }
@@ -451,6 +474,12 @@ impl Executable {
                     PlanBuffer::Gradients => fixed(weights.gradients()?),
                     PlanBuffer::Moments(i) => {
                         fixed(&weights.moments.as_ref().ok_or_else(not_for_training)?[i])
+                    }
+                    PlanBuffer::Averages => {
+                        fixed(&weights.averages.as_ref().ok_or_else(not_for_training)?[0])
+                    }
+                    PlanBuffer::StateAverages => {
+                        fixed(&weights.averages.as_ref().ok_or_else(not_for_training)?[1])
                     }
                     PlanBuffer::Step => fixed(&step),
                 };

@@ -1,5 +1,6 @@
 //! Dropout of elements (Srivastava et al. 2014) and of whole 3-D channels (Tompson et al. 2015).
 
+use super::random::{random, stream_of};
 use super::*;
 
 params! {
@@ -59,13 +60,6 @@ struct Dropout {
     by_channel: bool,
 }
 
-/// C. Wellons' lowbias32, as the shader has it.
-fn mix(value: u32) -> u32 {
-    let v = (value ^ (value >> 16)).wrapping_mul(0x7feb_352d);
-    let v = (v ^ (v >> 15)).wrapping_mul(0x846c_a68b);
-    v ^ (v >> 16)
-}
-
 impl Dropout {
     fn threshold(&self) -> u32 {
         (self.rate as f64 * 2f64.powi(32)) as u32
@@ -116,7 +110,10 @@ impl Op for Dropout {
             }
             .into(),
             flops: (count * planes * 4) as u64,
-            ..Dispatch::new(shader!("dropout"; Params, StepScalars), "flat_elements")
+            ..Dispatch::new(
+                shader!("dropout", "common/random"; Params, StepScalars),
+                "flat_elements",
+            )
         };
         Ok(match x.layout {
             Layout::Flat => ranges(x.bytes(), caps)
@@ -174,14 +171,14 @@ impl Op for Dropout {
 
     fn reference(&self, inputs: &[&Tensor], step: &StepScalars) -> Vec<Tensor> {
         let x = inputs[0];
-        let key = mix(step.seed ^ mix(step.step ^ mix(self.id.wrapping_add(0x9e37_79b9))));
+        let key = stream_of(self.id, step);
         let volume: usize = if self.by_channel {
             x.shape[2..].iter().product()
         } else {
             1
         };
         vec![Tensor::from_fn(&x.shape, |i| {
-            let number = mix(mix(((i / volume) as u32).wrapping_add(key)) ^ key);
+            let number = random((i / volume) as u32, key);
             if number >= self.threshold() {
                 x.data[i] * self.scale()
             } else {

@@ -9,21 +9,21 @@ use super::{Area, Canvas, Drawn, OVERSAMPLING, PictureError, text};
 use crate::dataset::Label;
 use crate::volume::{Orientation, Volume};
 
-const BACKGROUND: RGBColor = RGBColor(18, 18, 20);
-const BRIGHT: RGBColor = RGBColor(235, 235, 235);
+pub(super) const BACKGROUND: RGBColor = RGBColor(18, 18, 20);
+pub(super) const BRIGHT: RGBColor = RGBColor(235, 235, 235);
 
 /// A slice of a scan turned to RAS: which world axes run right and up in the picture.
-struct Plane {
-    name: &'static str,
+pub(super) struct Plane {
+    pub name: &'static str,
     /// Across, up, and the axis that the plane is perpendicular to.
-    axes: [usize; 3],
+    pub axes: [usize; 3],
     /// Letters at the left and right side.
     sides: [&'static str; 2],
 }
 
 /// As radiologists look at them: the patient's right is at the picture's left, and anterior is at the left of a
 /// sagittal slice.
-const PLANES: [Plane; 3] = [
+pub(super) const PLANES: [Plane; 3] = [
     Plane {
         name: "axial",
         axes: [0, 1, 2],
@@ -42,7 +42,7 @@ const PLANES: [Plane; 3] = [
 ];
 
 /// A scan turned to RAS, with its label maps.
-struct Scene {
+pub(super) struct Scene {
     image: Vec<f32>,
     labels: Vec<i32>,
     reference: Option<Vec<i32>>,
@@ -79,6 +79,19 @@ impl Scene {
         }
     }
 
+    /// An image and labels `[X, Y, Z]` as they are.
+    pub fn of(image: Vec<f32>, labels: Vec<i32>, shape: [usize; 3], spacing: [f64; 3]) -> Scene {
+        let window = window(&image, &labels, shape);
+        Scene {
+            image,
+            labels,
+            reference: None,
+            shape,
+            spacing,
+            window,
+        }
+    }
+
     /// Whether a map has the label.
     fn has(&self, label: i32) -> bool {
         self.labels.contains(&label) || self.reference.as_ref().is_some_and(|r| r.contains(&label))
@@ -99,7 +112,7 @@ impl Scene {
 
     /// The voxel through which the planes go: the labels' centre of mass (the reference's if there are no labels),
     /// or where no label lies in that plane, the plane with most of them.
-    fn centre(&self) -> [usize; 3] {
+    pub fn centre(&self) -> [usize; 3] {
         let none = |map: &&Vec<i32>| map.iter().all(|v| *v == 0);
         let Some(map) = [Some(&self.labels), self.reference.as_ref()]
             .into_iter()
@@ -294,7 +307,7 @@ fn label_colour(index: usize) -> RGBColor {
 }
 
 /// A point of the file on the canvas.
-fn point(x: u32, y: u32) -> (i32, i32) {
+pub(super) fn point(x: u32, y: u32) -> (i32, i32) {
     ((x * OVERSAMPLING) as i32, (y * OVERSAMPLING) as i32)
 }
 
@@ -317,7 +330,7 @@ fn draw_names(area: &Area, plane: &Plane, slice: usize, corner: (u32, u32), size
 }
 
 /// Paints one slice: the image interpolated linearly, labels as the voxels they are.
-fn draw_plane(
+pub(super) fn draw_plane(
     canvas: &mut Canvas,
     scene: &Scene,
     plane: &Plane,

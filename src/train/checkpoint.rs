@@ -312,6 +312,7 @@ mod tests {
                 let better = half != 4;
                 Trained {
                     model,
+                    weights: None,
                     moments,
                     better,
                 }

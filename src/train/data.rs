@@ -1,5 +1,7 @@
 //! What training draws: the order of the cases and the augmentation of each.
 
+use std::collections::BTreeMap;
+
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
@@ -24,17 +26,65 @@ pub struct TrainingCase {
 impl TrainingCase {
     /// Image and labels on the training grid: centred along an axis that fits, at a random place along one that is longer.
     pub fn crop(&self, grid: [usize; 3], rng: &mut ChaCha8Rng) -> (Tensor, Tensor) {
+        self.crop_about(grid, None, rng)
+    }
+
+    /// [`TrainingCase::crop`]; with `foreground` that share of the crops contains a voxel of a random one of the case's labels.
+    pub(super) fn crop_about(
+        &self,
+        grid: [usize; 3],
+        foreground: Option<(&Foreground, f32)>,
+        rng: &mut ChaCha8Rng,
+    ) -> (Tensor, Tensor) {
         let shape: [usize; 3] = std::array::from_fn(|a| self.image.shape[a + 1]);
         let mut origin = centre(shape, grid);
+        let below = |rng: &mut ChaCha8Rng, n: usize| (rng.next_u64() % n as u64) as usize;
+        let voxel = match foreground {
+            Some((voxels, share)) if (0..3).any(|a| shape[a] > grid[a]) => {
+                let is_chosen = (rng.next_u32() as f64) < share as f64 * u32::MAX as f64;
+                voxels
+                    .0
+                    .get(below(rng, voxels.0.len().max(1)))
+                    .filter(|_| is_chosen)
+            }
+            _ => None,
+        };
+        let voxel = voxel.map(|places| places[below(rng, places.len())] as usize);
         for a in 0..3 {
             if shape[a] > grid[a] {
-                origin[a] = (rng.next_u64() % (shape[a] - grid[a] + 1) as u64) as isize;
+                let inner: usize = shape[a + 1..].iter().product();
+                let (least, most) = match voxel.map(|voxel| voxel / inner % shape[a]) {
+                    Some(at) => ((at + 1).saturating_sub(grid[a]), at.min(shape[a] - grid[a])),
+                    None => (0, shape[a] - grid[a]),
+                };
+                origin[a] = (least + below(rng, most - least + 1)) as isize;
             }
         }
         (
             crop_or_pad(&self.image, origin, grid, 0.0),
             crop_or_pad(&self.labels, origin, grid, 0.0),
         )
+    }
+}
+
+/// Voxels of each label of a case but background: thousands of each at most, evenly taken.
+#[derive(Clone, Debug)]
+pub(super) struct Foreground(Vec<Vec<u32>>);
+
+impl Foreground {
+    const MOST: usize = 10_000;
+
+    /// Of labels `[1, D, H, W]`.
+    pub fn of(labels: &Tensor) -> Foreground {
+        let mut places = BTreeMap::<u32, Vec<u32>>::new();
+        for (i, label) in labels.data.iter().enumerate().filter(|(_, label)| **label >= 1.0) {
+            places.entry(*label as u32).or_default().push(i as u32);
+        }
+        let few = |all: Vec<u32>| {
+            let step = all.len().div_ceil(Foreground::MOST);
+            all.into_iter().step_by(step).collect()
+        };
+        Foreground(places.into_values().map(few).collect())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Dense training: every voxel of a few scans a step, uploaded and augmented anew each time.
 
-use super::data::{augmentation, epoch_order};
+use super::augment::{Drawn, Histogram};
+use super::data::{Foreground, epoch_order};
 use super::{Settings, TrainError, TrainingData, stream};
 use crate::gpu::{Device, Executable};
 use crate::tensor::Tensor;
@@ -11,6 +12,10 @@ pub struct Dense<'a> {
     data: &'a TrainingData,
     grid: [usize; 3],
     batches: usize,
+    /// By case; empty where intensities stay.
+    histograms: Vec<Vec<Histogram>>,
+    /// By case; empty where crops are placed anywhere.
+    foreground: Vec<Foreground>,
 }
 
 impl<'a> Dense<'a> {
@@ -22,11 +27,22 @@ impl<'a> Dense<'a> {
                 step: settings.batch.saturating_mul(settings.accumulate),
             });
         }
+        let cases = || data.training.iter();
+        let histograms = match settings.stages().shades {
+            true => cases().map(|case| Histogram::of(&case.image)).collect(),
+            false => Vec::new(),
+        };
+        let foreground = match settings.foreground > 0.0 {
+            true => cases().map(|case| Foreground::of(&case.labels)).collect(),
+            false => Vec::new(),
+        };
         Ok(Dense {
             settings,
             data,
             grid,
             batches,
+            histograms,
+            foreground,
         })
     }
 
@@ -63,22 +79,28 @@ impl<'a> Dense<'a> {
         let Settings {
             seed, batch, affine, ..
         } = *self.settings;
+        let spacing = self.data.preprocessing.grid_spacing();
         let shape @ [_, _, d, h, w] = self.shape();
         let cases = self.cases(epoch, position);
         let mut image = Vec::with_capacity(shape.iter().product());
         let mut labels = Vec::with_capacity(batch * d * h * w);
-        let mut theta = Vec::with_capacity(batch * 12);
+        let mut drawn = Drawn::default();
         for (slot, case) in cases.iter().enumerate() {
             let mut rng = stream(seed, epoch * self.batches + position, slot);
-            let (cropped, classes) = self.data.training[*case].crop(self.grid, &mut rng);
+            let foreground = self.foreground.get(*case);
+            let foreground = foreground.map(|voxels| (voxels, self.settings.foreground));
+            let (cropped, classes) = self.data.training[*case].crop_about(self.grid, foreground, &mut rng);
             image.extend(cropped.data);
             labels.extend(classes.data);
-            theta.extend(augmentation(&mut rng, affine));
+            let histograms = self.histograms.get(*case).map_or(&[][..], Vec::as_slice);
+            let place = (self.grid, spacing);
+            let augment = &self.settings.augment;
+            augment.draw(&mut rng, affine, place, histograms, &mut drawn);
         }
         executable.upload(device, "image", &Tensor::new(&shape, image))?;
         executable.upload(device, "labels", &Tensor::new(&[batch, 1, d, h, w], labels))?;
-        if affine > 0.0 {
-            executable.upload(device, "theta", &Tensor::new(&[batch, 3, 4], theta))?;
+        for (name, tensor) in drawn.inputs(self.settings.stages(), batch, shape[1], self.grid) {
+            executable.upload(device, name, &tensor)?;
         }
         Ok(())
     }

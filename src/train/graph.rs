@@ -1,14 +1,15 @@
 //! One training step as a graph.
 
+use super::Settings;
+use super::augment::Stages;
 use super::settings::Loss;
 use crate::graph::{Graph, GraphError, Value};
 use crate::model::{Builder, Network};
-use crate::op::adam::adam;
 use crate::op::add::Add;
-use crate::op::affine_grid::AffineGrid;
+use crate::op::average::average;
 use crate::op::cross_entropy::{cross_entropy, hard_mining};
-use crate::op::grid_sample::{GridSample, Mode, Padding};
 use crate::op::nearest::Nearest;
+use crate::op::optimiser::{Optimiser, optimise};
 use crate::op::scale::Scale;
 use crate::op::soft_dice::{hinge_dice, soft_dice};
 use crate::tensor::Spec;
@@ -26,36 +27,69 @@ pub fn training_graph(
     loss: Loss,
     augment: bool,
 ) -> Result<Graph, GraphError> {
+    dense_graph(network, shape, classes, &Recipe::plain(loss, augment))
+}
+
+/// What a step does, beside its network and shapes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Recipe {
+    pub loss: Loss,
+    pub stages: Stages,
+    pub optimiser: Optimiser,
+    /// Longest gradient.
+    pub clip: Option<f32>,
+    /// Decay of moving averages.
+    pub ema: Option<f32>,
+}
+
+impl Recipe {
+    /// Adam, with an affine augmentation or none.
+    pub fn plain(loss: Loss, augment: bool) -> Self {
+        Recipe {
+            loss,
+            stages: Stages {
+                moves: augment,
+                ..Stages::default()
+            },
+            optimiser: Optimiser::Adam,
+            clip: None,
+            ema: None,
+        }
+    }
+
+    /// Of a run.
+    pub fn new(settings: &Settings) -> Self {
+        Recipe {
+            loss: settings.loss,
+            stages: settings.stages(),
+            optimiser: settings.rule(),
+            clip: settings.clip,
+            ema: settings.ema,
+        }
+    }
+}
+
+/// [`training_graph`] by a recipe.
+pub(super) fn dense_graph(
+    network: &Network,
+    shape: [usize; 5],
+    classes: usize,
+    recipe: &Recipe,
+) -> Result<Graph, GraphError> {
     let mut graph = Graph::new();
     let [n, _, d, h, w] = shape;
-    let mut image = graph.input("image", Spec::flat(&shape))?;
-    let mut labels = graph.input("labels", Spec::flat(&[n, 1, d, h, w]))?;
-    if augment {
-        let theta = graph.input("theta", Spec::flat(&[n, 3, 4]))?;
-        let grid = graph.push1(
-            AffineGrid {
-                size: [d, h, w],
-                align_corners: true,
-            },
-            &[theta],
-        )?;
-        let sample = |mode, padding| GridSample {
-            mode,
-            padding,
-            align_corners: true,
-        };
-        image = graph.push1(sample(Mode::Trilinear, Padding::Border), &[image, grid])?;
-        labels = graph.push1(sample(Mode::Nearest, Padding::Zeros), &[labels, grid])?;
-    }
+    let image = graph.input("image", Spec::flat(&shape))?;
+    let labels = graph.input("labels", Spec::flat(&[n, 1, d, h, w]))?;
+    let (image, labels) = recipe.stages.add(&mut graph, image, labels)?;
     let mut builder = Builder::new(&mut graph, true);
     let logits = network.build(&mut builder, image, classes)?;
     let mut all = vec![logits];
     all.append(&mut builder.auxiliary);
-    train_on(&mut graph, &all, labels, classes, loss)?;
+    train_on(&mut graph, &all, labels, classes, recipe)?;
     Ok(graph)
 }
 
-/// What follows the logits in a step: loss (kept), gradients, Adam. Logits of fewer voxels follow the network's own, and are
+/// What follows the logits in a step: loss (kept), gradients, optimiser, averages. Logits of fewer voxels follow the network's own, and are
 /// scored by the nearest labels, each with half the weight of the one before; the weights sum to 1 (deep supervision as
 /// nnU-Net has it).
 pub(super) fn train_on(
@@ -63,8 +97,9 @@ pub(super) fn train_on(
     logits: &[Value],
     labels: Value,
     classes: usize,
-    loss: Loss,
+    recipe: &Recipe,
 ) -> Result<(), GraphError> {
+    let loss = recipe.loss;
     let weight = |i: usize| 0.5f32.powi(i as i32);
     let total: f32 = (0..logits.len()).map(weight).sum();
     let mut sum = None;
@@ -88,7 +123,8 @@ pub(super) fn train_on(
     let loss = sum.expect("the network's own at least");
     graph.keep("loss", loss);
     graph.parameter_gradient_nodes(loss)?;
-    adam(graph)
+    optimise(graph, recipe.optimiser, recipe.clip)?;
+    recipe.ema.map_or(Ok(()), |decay| average(graph, decay))
 }
 
 /// Adds a loss of logits (map `[N, L, D, H, W]`) and labels (flat `[N, 1, D, H, W]`: class index, −1 ignored), flat

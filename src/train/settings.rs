@@ -5,10 +5,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::augment::{Augment, Stages};
 use crate::dataset::Folds;
 use crate::gpu::FormsChoice;
 use crate::model::{self, Network};
 use crate::op::Forms;
+use crate::op::optimiser::Optimiser;
 use crate::preprocess::{check_grid, check_spacing};
 #[cfg(feature = "cli")]
 use crate::values;
@@ -57,6 +59,25 @@ pub enum Schedule {
     Cosine,
     /// × 0.99 after each epoch (the paper's)
     Exponential,
+    /// (1 − share of the steps that are done)^0.9 (nnU-Net's)
+    Polynomial,
+}
+
+/// How gradients change the weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Rule {
+    /// Adam (the paper's)
+    #[default]
+    Adam,
+    /// Gradient descent with Nesterov's momentum (nnU-Net's, with a learning rate of 0.01)
+    Sgd,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Settings of a training run, written as `config.toml` into the run. What another version of the program wrote is read: fields
@@ -103,12 +124,41 @@ pub struct Settings {
     /// Seed of every random stream.
     #[cfg_attr(feature = "cli", arg(long, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64)))]
     pub seed: u64,
-    /// Adam's learning rate at the start.
+    /// How gradients change the weights.
+    #[serde(skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "RULE"))]
+    pub optimiser: Rule,
+    /// Momentum of gradient descent.
+    #[serde(skip_serializing_if = "is_usual_momentum")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "SHARE", value_parser = values::below_one))]
+    pub momentum: f32,
+    /// Learning rate at the start.
     #[cfg_attr(feature = "cli", arg(long, value_name = "RATE", value_parser = values::positive::<f32>))]
     pub learning_rate: f32,
     /// How the learning rate falls.
     #[cfg_attr(feature = "cli", arg(long))]
     pub schedule: Schedule,
+    /// Epochs at the start in which the learning rate rises from nothing, step by step.
+    #[serde(skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "EPOCHS"))]
+    pub warm_up: u32,
+    /// Longest gradient of a step, over all weights; a longer one is shortened to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "LENGTH", value_parser = values::positive::<f32>))]
+    pub clip: Option<f32>,
+    /// Keep an exponential moving average of the weights, which is what is validated and saved: the share of it that stays at each
+    /// step, such as 0.999.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "SHARE", value_parser = values::below_one))]
+    pub ema: Option<f32>,
+    /// End the training after so many epochs without a better validation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "EPOCHS", value_parser = values::count))]
+    pub patience: Option<usize>,
+    /// Weights to start from: what has the network's names and shapes, and of labels and channels those of the same names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "FILE"))]
+    pub warm_start: Option<PathBuf>,
     /// L2 penalty added to the gradient.
     #[cfg_attr(feature = "cli", arg(long, value_name = "DECAY", value_parser = values::not_negative::<f32>))]
     pub weight_decay: f32,
@@ -118,6 +168,10 @@ pub struct Settings {
     /// Standard deviation of the affine augmentation's twelve entries, in normalised coordinates; 0 for none.
     #[cfg_attr(feature = "cli", arg(long, value_name = "SIGMA", value_parser = values::not_negative::<f32>))]
     pub affine: f32,
+    /// Share of the crops of scans larger than the grid that are placed about a voxel of a random label (nnU-Net's is 0.33).
+    #[serde(skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "SHARE", value_parser = values::share))]
+    pub foreground: f32,
     /// Epochs between validations; the last epoch is always validated.
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", value_parser = values::count))]
     pub validate_every: usize,
@@ -134,11 +188,22 @@ pub struct Settings {
     /// Target grid in voxels (D, H, W); without, it covers the dataset's scans.
     #[cfg_attr(feature = "cli", arg(long, value_name = "D,H,W", value_parser = values::grid))]
     pub size: Option<[usize; 3]>,
+    /// Augmentation beside the affine map.
+    #[serde(skip_serializing_if = "Augment::is_none")]
+    #[cfg_attr(feature = "cli", command(flatten))]
+    pub augment: Augment,
     /// Forms of the kernels that the run was begun with and is resumed with; absent in what older versions wrote, which
     /// stands for the built-in ones. No wish: another run's settings are read without them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "cli", arg(skip))]
     pub forms: Option<Forms>,
+}
+
+/// nnU-Net's.
+const MOMENTUM: f32 = 0.99;
+
+fn is_usual_momentum(momentum: &f32) -> bool {
+    *momentum == MOMENTUM
 }
 
 fn is_one(count: &usize) -> bool {
@@ -184,16 +249,25 @@ impl Settings {
             samples: None,
             steps: None,
             seed: 1,
+            optimiser: Rule::Adam,
+            momentum: MOMENTUM,
             learning_rate: 0.002,
             schedule: Schedule::Cosine,
+            warm_up: 0,
+            clip: None,
+            ema: None,
+            patience: None,
+            warm_start: None,
             weight_decay: 1e-5,
             loss: Loss::CrossEntropyDice,
             affine: 0.075,
+            foreground: 0.0,
             validate_every: 1,
             orientation: None,
             spacing: None,
             stored_spacing: false,
             size: None,
+            augment: Augment::default(),
             forms: None,
         }
     }
@@ -294,6 +368,7 @@ impl Settings {
             ("samples", self.samples),
             ("steps", self.steps),
             ("validate_every", Some(self.validate_every)),
+            ("patience", self.patience),
         ];
         for (name, count) in counts {
             if let Some(count) = count.filter(|count| !(1..=u32::MAX as usize).contains(count)) {
@@ -309,6 +384,19 @@ impl Settings {
                 return Err(format!("`{name}` is {number}; it must be a number, 0 or above"));
             }
         }
+        for (name, share) in [("momentum", Some(self.momentum)), ("ema", self.ema)] {
+            if let Some(share) = share.filter(|share| !(0.0..1.0).contains(share)) {
+                return Err(format!("`{name}` is {share}; it must be from 0 up to but not 1"));
+            }
+        }
+        if !(0.0..=1.0).contains(&self.foreground) {
+            let share = self.foreground;
+            return Err(format!("`foreground` is {share}; it must be from 0 to 1"));
+        }
+        if let Some(length) = self.clip.filter(|length| !(length.is_finite() && *length > 0.0)) {
+            return Err(format!("`clip` is {length}; it must be a number above 0"));
+        }
+        self.augment.check()?;
         if i64::try_from(self.seed).is_err() {
             return Err(format!(
                 "`seed` is {}; it must be at most {}",
@@ -327,12 +415,38 @@ impl Settings {
     /// Learning rate at step `step` of `steps` an epoch.
     pub(super) fn rate(&self, step: usize, steps: usize) -> f32 {
         let epoch = step / steps;
-        match self.schedule {
+        let done = step as f64 / (steps * self.epochs) as f64;
+        let warm = steps * self.warm_up as usize;
+        let risen = match step < warm {
+            true => (step + 1) as f32 / (warm + 1) as f32,
+            false => 1.0,
+        };
+        let rate = match self.schedule {
             Schedule::Exponential => self.learning_rate * 0.99f32.powi(epoch as i32),
             Schedule::Cosine => {
-                let done = step as f64 / (steps * self.epochs) as f64;
                 (self.learning_rate as f64 * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())) as f32
             }
+            Schedule::Polynomial => (self.learning_rate as f64 * (1.0 - done).powf(0.9)) as f32,
+        };
+        risen * rate
+    }
+
+    /// What a step does to its scans.
+    pub(super) fn stages(&self) -> Stages {
+        let stages = self.augment.stages(self.affine);
+        match self.samples {
+            None => stages,
+            Some(_) => stages.of_places(),
+        }
+    }
+
+    /// How a step's gradients change the weights.
+    pub(super) fn rule(&self) -> Optimiser {
+        match self.optimiser {
+            Rule::Adam => Optimiser::Adam,
+            Rule::Sgd => Optimiser::Sgd {
+                momentum: self.momentum,
+            },
         }
     }
 }

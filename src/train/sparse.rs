@@ -5,8 +5,8 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 
-use super::data::{augmentation, epoch_order};
-use super::graph::train_on;
+use super::data::epoch_order;
+use super::graph::{Recipe, train_on};
 use super::{Loss, Settings, TrainError, TrainingData, stream};
 use crate::gpu::{Device, Executable, Resident};
 use crate::graph::{Graph, GraphError};
@@ -28,6 +28,19 @@ pub fn sparse_training_graph(
     loss: Loss,
     augment: bool,
 ) -> Result<Graph, GraphError> {
+    let recipe = &Recipe::plain(loss, augment);
+    sparse_graph(network, shape, scans, samples, classes, recipe)
+}
+
+/// [`sparse_training_graph`] by a recipe.
+pub(super) fn sparse_graph(
+    network: &Network,
+    shape: [usize; 4],
+    scans: usize,
+    samples: usize,
+    classes: usize,
+    recipe: &Recipe,
+) -> Result<Graph, GraphError> {
     let points = point_network(network)?;
     let mut graph = Graph::new();
     let [c, d, h, w] = shape;
@@ -35,7 +48,7 @@ pub fn sparse_training_graph(
     for i in 0..scans {
         let image = graph.resident(&format!("image.{i}"), Spec::flat(&[1, c, d, h, w]))?;
         let at = At::Points(graph.input(&format!("points.{i}"), Spec::flat(&[1, samples, 3]))?);
-        let theta = match augment {
+        let theta = match recipe.stages.moves {
             true => Some(graph.input(&format!("theta.{i}"), Spec::flat(&[1, 3, 4]))?),
             false => None,
         };
@@ -44,7 +57,7 @@ pub fn sparse_training_graph(
     let labels = graph.input("labels", Spec::flat(&[scans, 1, 1, 1, samples]))?;
     let mut builder = Builder::new(&mut graph, true);
     let logits = (points.at)(&mut builder, &sites, classes)?;
-    train_on(&mut graph, &[logits], labels, classes, loss)?;
+    train_on(&mut graph, &[logits], labels, classes, recipe)?;
     Ok(graph)
 }
 
@@ -165,19 +178,22 @@ impl<'a> Sparse<'a> {
         let Settings {
             seed, batch, affine, ..
         } = *self.settings;
+        let moves = self.settings.stages().moves;
+        let spacing = self.data.preprocessing.grid_spacing();
         let mut labels = Vec::with_capacity(batch * self.samples);
         for slot in 0..batch {
             let case = &self.scans[self.case(index, slot)];
             let mut rng = stream(seed, index, slot);
             let scan = &case[below(&mut rng, case.len())];
-            let theta = augmentation(&mut rng, affine);
+            let augment = &self.settings.augment;
+            let theta = augment.theta(&mut rng, affine, self.grid, spacing);
             let (points, classes) = draw(&mut rng, &scan.labels, &theta, self.samples);
             executable
                 .bind(device, &format!("image.{slot}"), &scan.image)
                 .await?;
             let points = Tensor::new(&[1, self.samples, 3], points);
             executable.upload(device, &format!("points.{slot}"), &points)?;
-            if affine > 0.0 {
+            if moves {
                 let theta = Tensor::new(&[1, 3, 4], theta.to_vec());
                 executable.upload(device, &format!("theta.{slot}"), &theta)?;
             }

@@ -125,6 +125,32 @@ def train(network, loss_function, images, labels, class_weights):
     return torch.tensor(losses, dtype=torch.float64), gradients, network.state_dict()
 
 
+SGD = {"lr": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay": 3e-5}
+CLIP = 0.5
+DECAY = 0.9
+
+
+def train_by_recipe(network, images, labels):
+    """Ten steps with Nesterov's momentum, gradients clipped, and moving averages of weights and statistics: losses, averages."""
+    optimiser = torch.optim.SGD(network.parameters(), **SGD)
+    dtype = next(network.parameters()).dtype
+    averages = {k: v.clone() for k, v in network.state_dict().items() if v.is_floating_point()}
+    losses, clipped = [], 0
+    for step, (image, label) in enumerate(zip(images.to(dtype), labels.long())):
+        optimiser.zero_grad()
+        loss = cross_entropy_dice(network(image), label, None)
+        loss.backward()
+        clipped += torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP) > CLIP
+        optimiser.step()
+        decay = min(DECAY, (1 + step) / (10 + step))
+        for k, v in network.state_dict().items():
+            if k in averages:
+                averages[k] += (1 - decay) * (v - averages[k])
+        losses.append(loss.item())
+    assert 0 < clipped
+    return torch.tensor(losses, dtype=torch.float64), averages
+
+
 def save(name, tensors, metadata=None):
     tensors = {k: v if v.dtype == torch.uint8 else v.float() for k, v in tensors.items()}
     path = HERE / name
@@ -143,6 +169,15 @@ def main():
     class_weights[0] = 0.5
     class_weights = class_weights.float()
     print("voxels of each label", count.tolist(), "class weights", class_weights.tolist())
+    if not sys.argv[2:] or "recipe" in sys.argv[2:]:
+        def hybrid(dtype):
+            return initialise(ObeliskHybrid(LABELS), seed=SEED).to(dtype).train()
+
+        exact, averages = train_by_recipe(hybrid(torch.float64), images, labels)
+        single, _ = train_by_recipe(hybrid(torch.float32), images, labels)
+        print("recipe", [round(x, 5) for x in exact.tolist()], (single - exact).abs().max().item())
+        own = {f"averages/{k}": v for k, v in averages.items() if k in FINAL["hybrid"] or k.endswith("running_var")}
+        save("training_recipe.safetensors", {"losses_float64": exact, "losses_float32": single, **own})
     if not sys.argv[2:]:
         save("training_batches.safetensors", {"images": images, "labels": labels, "class_weights": class_weights})
     steps = [[1] * 3, [2] * 3, [1, 2, 2], [2] * 3]

@@ -218,15 +218,15 @@ fn a_training_that_failed_at_its_start_does_not_block_the_corrected_command() {
     );
 
     // A setting of another version does not keep a run from going on; in a file that a person gives it is a mistake.
-    let newer = format!("momentum = 0.5\n{}", config("again"));
+    let newer = format!("lookahead = 0.5\n{}", config("again"));
     std::fs::write(path("again").join("config.toml"), &newer).unwrap();
     let resumed = resume("again", &[]);
     done(&resumed);
-    assert!(String::from_utf8_lossy(&resumed.stderr).contains("momentum"));
+    assert!(String::from_utf8_lossy(&resumed.stderr).contains("lookahead"));
     assert_eq!(config("again"), newer);
     let (given, run) = (path("again").join("config.toml"), path("other"));
     let given = obelisk(&["train", "--config", text(&given), "--out", text(&run)]);
-    refused(&given, 2, "unknown settings: momentum");
+    refused(&given, 2, "unknown settings: lookahead");
     assert!(!run.exists());
 }
 

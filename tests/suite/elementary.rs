@@ -1,10 +1,11 @@
 //! Sums, constants and the optimiser.
 
 use crate::common::*;
-use obelisk::graph::Graph;
+use obelisk::graph::{Graph, Init};
 use obelisk::op::StepScalars;
-use obelisk::op::adam::adam;
 use obelisk::op::add::Add;
+use obelisk::op::average::average;
+use obelisk::op::optimiser::{Optimiser, optimise};
 use obelisk::op::scale::Scale;
 use obelisk::tensor::Spec;
 
@@ -50,7 +51,20 @@ fn adding_different_shapes_names_the_op_and_both_shapes() {
 }
 
 #[test]
-fn adam_on_the_device_equals_its_reference_at_early_and_late_steps() {
+fn optimisers_on_the_device_equal_their_references_at_early_and_late_steps() {
+    let sgd = Optimiser::Sgd { momentum: 0.9 };
+    for (optimiser, clip) in [
+        (Optimiser::Adam, None),
+        (Optimiser::Adam, Some(0.1)),
+        (sgd, None),
+        (sgd, Some(0.1)),
+        (sgd, Some(1e6)),
+    ] {
+        check_optimiser(optimiser, clip);
+    }
+}
+
+fn check_optimiser(optimiser: Optimiser, clip: Option<f32>) {
     let mut g = Graph::new();
     let p = parameter(&mut g, "p", &[5, 3]);
     let q = parameter(&mut g, "q", &[70]);
@@ -67,13 +81,19 @@ fn adam_on_the_device_equals_its_reference_at_early_and_late_steps() {
     let gq = g.push1(Add, &[b, zeros]).unwrap();
     g.place_gradient(p, gp);
     g.place_gradient(q, gq);
-    adam(&mut g).unwrap();
+    optimise(&mut g, optimiser, clip).unwrap();
+    g.state("s", &[9], Init::Constant(0.0)).unwrap();
+    average(&mut g, 0.99).unwrap();
     for step in [0, 1, 99, 5000] {
         let mut data = Data::from([
             ("p".into(), noise(&[5, 3], 1)),
             ("q".into(), noise(&[70], 2)),
             ("a".into(), noise(&[5, 3], 3)),
             ("b".into(), noise(&[70], 4)),
+            ("s".into(), noise(&[9], 7)),
+            ("ema.p".into(), noise(&[5, 3], 8)),
+            ("ema.q".into(), noise(&[70], 9)),
+            ("ema.s".into(), noise(&[9], 10)),
         ]);
         for (name, shape, seed) in [("p", &[5, 3][..], 5), ("q", &[70], 6)] {
             data.insert(format!("adam.0.{name}"), noise(shape, seed));

@@ -4,6 +4,7 @@
 mod common;
 
 mod activation;
+mod augment;
 mod batch_norm;
 mod brainchop;
 mod check;

@@ -10,7 +10,7 @@ use obelisk::op::arg_max::ArgMax;
 use obelisk::op::{Caps, Dispatch, Forms, Target};
 use obelisk::plan::Plan;
 use obelisk::tensor::Spec;
-use obelisk::train::{Loss, training_graph};
+use obelisk::train::{Loss, Preset, Rule, Settings, step_graph, training_graph};
 
 /// What adapters look like: WebGPU's promises, which a GPU's kernels need no more of, and drivers on the processor.
 fn adapters() -> [Caps; 4] {
@@ -56,6 +56,7 @@ fn plans() -> Vec<Plan> {
         }
     }
     graphs.push(other_operations());
+    graphs.push(augmented_step());
     let plan = |caps: Caps| {
         graphs
             .iter()
@@ -63,6 +64,19 @@ fn plans() -> Vec<Plan> {
             .collect::<Vec<_>>()
     };
     adapters().into_iter().flat_map(plan).collect()
+}
+
+/// A step with all augmentation, clipped gradients, momentum and averages.
+fn augmented_step() -> Graph {
+    let mut settings = Settings::dense("".into(), "obelisk-hybrid");
+    (_, settings.augment) = Preset::Strong.parts();
+    (settings.optimiser, settings.clip, settings.ema) = (Rule::Sgd, Some(1.0), Some(0.9));
+    let mut preprocessing = obelisk::model::find("obelisk_visceral")
+        .unwrap()
+        .published
+        .unwrap()();
+    preprocessing.grid = Some([16, 16, 16]);
+    step_graph(&settings, &preprocessing).unwrap()
 }
 
 /// Operations that no network trains with.
@@ -83,6 +97,9 @@ fn other_operations() -> Graph {
     let labels = g.push1(ArgMax, &[logits]).unwrap();
     g.keep("labels", labels);
     let theta = g.input("theta", Spec::flat(&[1, 3, 4])).unwrap();
+    let table = g.input("table", Spec::flat(&[1, 9, 2])).unwrap();
+    let painted = obelisk::op::paint::paint(&mut g, labels, table).unwrap();
+    g.keep("painted", painted);
     let grid = g
         .push1(
             AffineGrid {

@@ -8,7 +8,7 @@ use obelisk::model;
 use obelisk::op::StepScalars;
 use obelisk::plan::Plan;
 use obelisk::tensor::Tensor;
-use obelisk::train::{Loss, training_graph};
+use obelisk::train::{Loss, Rule, Settings, step_graph, training_graph};
 
 fn load(name: &str) -> HashMap<String, Tensor> {
     read_tensors(&reference(&format!("{name}.safetensors")))
@@ -102,6 +102,86 @@ fn the_hybrid_with_cross_entropy_and_dice_learns_as_in_pytorch() {
         Loss::CrossEntropyDice,
         "cross_entropy_dice",
     );
+}
+
+/// Nesterov's momentum, clipped gradients, and moving averages of weights and running statistics.
+#[test]
+fn the_hybrid_learns_by_another_recipe_as_in_pytorch() {
+    let (recipe, hybrid, batches) = (
+        load("training_recipe"),
+        load("training_hybrid"),
+        load("training_batches"),
+    );
+    let (images, labels) = (&batches["images"], &batches["labels"]);
+    let [n, c, d, h, w]: [usize; 5] = images.shape[1..].try_into().unwrap();
+    let mut settings = Settings::dense("".into(), "obelisk-hybrid");
+    (settings.optimiser, settings.momentum) = (Rule::Sgd, 0.9);
+    (settings.clip, settings.ema, settings.affine) = (Some(0.5), Some(0.9), 0.0);
+    settings.batch = n;
+    let mut preprocessing = model::find("obelisk_visceral").unwrap().published.unwrap()();
+    preprocessing.grid = Some([d, h, w]);
+    preprocessing.labels.truncate(3);
+    assert_eq!(preprocessing.channels.len(), c);
+    let graph = step_graph(&settings, &preprocessing).unwrap();
+    let mut initial: HashMap<String, Tensor> = hybrid
+        .iter()
+        .filter_map(|(k, t)| Some((k.strip_prefix("weights/")?.to_owned(), t.clone())))
+        .collect();
+    for (name, tensor) in initial.clone() {
+        initial.insert(format!("ema.{name}"), tensor);
+    }
+    let parameters: Vec<_> = graph.parameters().map(|(_, info)| info).collect();
+    for info in parameters {
+        for order in 0..2 {
+            initial.insert(
+                format!("adam.{order}.{}", info.name),
+                Tensor::zeros(&info.spec.shape),
+            );
+        }
+    }
+    let device = &devices()[0];
+    pollster::block_on(async {
+        let plan = Plan::new(&graph, device.caps()).unwrap();
+        reflect(&plan);
+        let weights = Weights::new(device, &plan, true).await.unwrap();
+        weights.upload(device, &initial).unwrap();
+        weights.upload_moments(device, &initial).unwrap();
+        let executable = Executable::new(device, plan, &weights).await.unwrap();
+        let item = |t: &Tensor, step: usize, shape: &[usize]| {
+            let count: usize = shape.iter().product();
+            Tensor::new(shape, t.data[step * count..(step + 1) * count].to_vec())
+        };
+        for step in 0..10 {
+            let image = item(images, step, &[n, c, d, h, w]);
+            executable.upload(device, "image", &image).unwrap();
+            let labels = item(labels, step, &[n, 1, d, h, w]);
+            executable.upload(device, "labels", &labels).unwrap();
+            let scalars = StepScalars {
+                step: step as u32,
+                seed: 0,
+                learning_rate: 0.01,
+                weight_decay: 3e-5,
+            };
+            executable.submit(device, &scalars).unwrap();
+            let loss = executable.read(device, "loss").await.unwrap().data[0];
+            let expected = recipe["losses_float64"].data[step];
+            println!("step {step}: {loss} against {expected}");
+            assert!(
+                (loss - expected).abs() <= 1e-3 * expected,
+                "step {step}: {loss} against {expected}"
+            );
+        }
+        let moments = weights.download_moments(device).await.unwrap();
+        let mut compared = 0;
+        for (name, tensor) in &moments {
+            let of = name.strip_prefix("ema.").unwrap_or_default();
+            if let Some(expected) = recipe.get(&format!("averages/{of}")) {
+                assert_close(name, tensor, expected, 1e-3);
+                compared += 1;
+            }
+        }
+        assert!(compared >= 14, "{compared} averages");
+    });
 }
 
 #[test]
