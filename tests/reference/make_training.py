@@ -24,6 +24,10 @@ training_nnunet.safetensors, training_nnunet-resenc.safetensors (the batches' fi
   A convolution's bias before a batch norm has no effect on the loss: its gradient is rounding error, and what Adam
   makes of that differs between any two programs.
 
+training_recipe.safetensors    ten steps of the hybrid from training_hybrid's weights with Nesterov's momentum (SGD below), gradients
+                               clipped to CLIP, and moving averages of weights and running statistics with DECAY
+  losses_float64, losses_float32 [10]; averages/NAME after ten steps
+
 LOSS is `cross_entropy_dice` (mean cross-entropy + soft Dice, denominators without squares, eps 1e-5) or `hard_mining`
 (a quarter of the batch's voxels, class weights count^-1/2 over all batches divided by their mean, then 0.5 for the
 background) for the hybrid, `cross_entropy` (mean) for the unet and the meshnet, `deep_supervision` (cross_entropy_dice of

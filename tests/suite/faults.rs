@@ -18,7 +18,8 @@ use obelisk::predict::Predictor;
 use obelisk::preprocess::{Overrides, Preprocessing};
 use obelisk::tensor::Tensor;
 use obelisk::train::{
-    Event, RunFolder, Settings, TrainError, TrainingData, has_checkpoint, train, train_in_memory,
+    Event, Preset, Rule, RunFolder, Settings, TrainError, TrainingData, has_checkpoint, train,
+    train_in_memory,
 };
 use obelisk::volume::{self, write_labels};
 use obelisk::weights::Model;
@@ -118,6 +119,9 @@ fn a_training_stopped_anywhere_resumes_to_the_same_bytes() {
     (sparse.steps, sparse.validate_every) = (Some(3), 1);
     let mut dense = sparse.clone();
     (dense.steps, dense.samples) = (None, None);
+    // With all that a step may carry to the next.
+    (_, dense.augment) = Preset::Strong.parts();
+    (dense.optimiser, dense.clip, dense.ema, dense.warm_up) = (Rule::Sgd, Some(1.0), Some(0.9), 1);
     for (settings, every, steps) in [(sparse, 1, 3), (dense, 3, 2)] {
         let folder = folder();
         let path = |run: &str| folder.path().join(run);

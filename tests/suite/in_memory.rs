@@ -4,9 +4,10 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use crate::common::*;
+use obelisk::dataset::Fold;
 use obelisk::model::NETWORKS;
 use obelisk::preprocess::{Overrides, Preprocessing};
-use obelisk::train::{Event, Settings, TrainingData, train, train_in_memory};
+use obelisk::train::{Event, Settings, TrainingData, first_batch, train, train_in_memory};
 
 #[test]
 fn training_in_memory_gives_the_bytes_of_a_run() {
@@ -51,4 +52,145 @@ fn training_in_memory_gives_the_bytes_of_a_run() {
         pollster::block_on(train_in_memory(device, &settings, &data, stop)).unwrap();
         assert_eq!(steps, 1, "{arch}");
     }
+}
+
+/// Two cases to train on and two that are held out, at 4 mm.
+fn small() -> (TrainingData, Settings) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data");
+    let dataset = obelisk::dataset::Dataset::open(&folder).unwrap();
+    let overrides = Overrides {
+        grid: Some([16, 16, 16]),
+        spacing: Some([4.0; 3]),
+        ..Default::default()
+    };
+    let preprocessing = Preprocessing::derive(&dataset, overrides).unwrap();
+    let fold = Fold {
+        train: vec![0, 1],
+        validation: vec![2, 3],
+    };
+    let data = TrainingData::load(&dataset, preprocessing, Some(&fold)).unwrap();
+    let mut settings = Settings::dense(folder, "obelisk-hybrid");
+    (settings.epochs, settings.batch) = (2, 1);
+    (data, settings)
+}
+
+fn go_on(_: Event) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+#[test]
+fn a_warm_start_takes_what_fits_and_labels_by_their_names() {
+    let Some(device) = devices().get(1) else { return };
+    let (mut data, mut settings) = small();
+    let first = pollster::block_on(train_in_memory(device, &settings, &data, go_on)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("first.safetensors");
+    first.save(&path, false).unwrap();
+
+    // So low a rate that the weights stay.
+    (settings.learning_rate, settings.epochs, settings.weight_decay) = (1e-30, 1, 0.0);
+    settings.warm_start = Some(path);
+    let again = pollster::block_on(train_in_memory(device, &settings, &data, go_on)).unwrap();
+    let parameters = |name: &&String| !name.contains("running_");
+    let mut compared = 0;
+    for name in first.tensors.keys().filter(parameters) {
+        assert_eq!(first.tensors[name], again.tensors[name], "{name}");
+        compared += 1;
+    }
+    assert!(compared > 20);
+
+    // One label more, and those that were there in another order.
+    let names = |data: &TrainingData| -> Vec<String> {
+        data.preprocessing.labels.iter().map(|l| l.name.clone()).collect()
+    };
+    let before = names(&data);
+    data.preprocessing.labels.swap(1, 2);
+    let mut more = data.preprocessing.labels[1].clone();
+    (more.value, more.name) = (77, "another".into());
+    data.preprocessing.labels.push(more);
+    let other = pollster::block_on(train_in_memory(device, &settings, &data, go_on)).unwrap();
+    let now = names(&data);
+    let bias = |tensors: &std::collections::HashMap<String, obelisk::tensor::Tensor>, labels: usize| {
+        let found = tensors
+            .iter()
+            .find(|(_, t)| t.shape.len() == 5 && t.shape[0] == labels);
+        found.map(|(name, t)| (name.clone(), t.clone())).unwrap()
+    };
+    let (name, was) = bias(&first.tensors, before.len());
+    let is = &other.tensors[&name];
+    let row = |t: &obelisk::tensor::Tensor, i: usize| {
+        let length = t.data.len() / t.shape[0];
+        t.data[i * length..(i + 1) * length].to_vec()
+    };
+    for (i, label) in now.iter().enumerate() {
+        match before.iter().position(|b| b == label) {
+            Some(j) => assert_eq!(row(is, i), row(&was, j), "{label}"),
+            None => assert!((0..before.len()).all(|j| row(is, i) != row(&was, j))),
+        }
+    }
+
+    settings.arch = "unet".into();
+    let refused = pollster::block_on(train_in_memory(device, &settings, &data, go_on));
+    // Both networks have layers of these names.
+    assert!(refused.is_ok(), "{refused:?}");
+    settings.arch = "meshnet".into();
+    let refused = pollster::block_on(train_in_memory(device, &settings, &data, go_on)).unwrap_err();
+    assert!(
+        refused.to_string().contains("no tensor of the name and shape"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_training_ends_when_its_patience_does_and_stays_ended() {
+    let Some(device) = devices().get(1) else { return };
+    let (data, mut settings) = small();
+    (settings.learning_rate, settings.epochs, settings.patience) = (1e-30, 9, Some(2));
+    settings.ema = Some(0.5);
+    let run = tempfile::tempdir().unwrap();
+    let log = pollster::block_on(train(device, &settings, &data, run.path(), false, go_on)).unwrap();
+    let scores: Vec<_> = log.iter().map(|line| line.means[0]).collect();
+    assert!((3..9).contains(&log.len()), "{scores:?}");
+    let best = scores.iter().flatten().fold(f64::MIN, |a, b| a.max(*b));
+    let first = scores.iter().position(|s| *s == Some(best)).unwrap();
+    assert_eq!(log.len(), first + 3, "{scores:?}");
+    let again = pollster::block_on(train(device, &settings, &data, run.path(), true, go_on)).unwrap();
+    assert_eq!(again.len(), log.len());
+}
+
+#[test]
+fn batches_are_shown_as_they_are_fed_and_none_of_a_sparse_training() {
+    let Some(device) = devices().get(1) else { return };
+    let (data, mut settings) = small();
+    (settings.affine, settings.batch) = (0.0, 2);
+    let (image, labels) = pollster::block_on(first_batch(device, &settings, &data)).unwrap();
+    assert_eq!(
+        (&image.shape[..], &labels.shape[..]),
+        (&[2, 1, 16, 16, 16][..], &[2, 1, 16, 16, 16][..])
+    );
+    settings.augment.mirror = Some("w".parse().unwrap());
+    let (mirrored, _) = pollster::block_on(first_batch(device, &settings, &data)).unwrap();
+    let turned = |t: &obelisk::tensor::Tensor| {
+        obelisk::tensor::Tensor::from_fn(&t.shape, |i| t.data[i / 16 * 16 + 15 - i % 16])
+    };
+    for case in 0..2 {
+        let of = |t: &obelisk::tensor::Tensor| {
+            obelisk::tensor::Tensor::new(
+                &[1, 1, 16, 16, 16],
+                t.data[case * 4096..(case + 1) * 4096].to_vec(),
+            )
+        };
+        let (own, other) = (of(&image), of(&mirrored));
+        let near = |a: &obelisk::tensor::Tensor, b: &obelisk::tensor::Tensor| {
+            a.data.iter().zip(&b.data).all(|(a, b)| (a - b).abs() < 1e-4)
+        };
+        assert!(near(&own, &other) || near(&turned(&own), &other), "case {case}");
+    }
+    let picture = tempfile::tempdir().unwrap();
+    let path = picture.path().join("batch.png");
+    obelisk::picture::batch(&path, &image, &labels, [4.0; 3], false).unwrap();
+    assert!(std::fs::metadata(path).unwrap().len() > 1000);
+    settings.samples = Some(10);
+    let refused = pollster::block_on(first_batch(device, &settings, &data)).unwrap_err();
+    assert!(refused.to_string().contains("random locations"), "{refused}");
 }

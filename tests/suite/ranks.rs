@@ -15,7 +15,7 @@ use obelisk::plan::Plan;
 use obelisk::preprocess::{Overrides, Preprocessing};
 use obelisk::tensor::Tensor;
 use obelisk::train::{
-    Alone, Event, Exchange, ExchangeError, Schedule, Settings, TrainError, TrainingData, train,
+    Alone, Event, Exchange, ExchangeError, Preset, Schedule, Settings, TrainError, TrainingData, train,
     train_in_memory, train_on_ranks, training_graph,
 };
 use obelisk::weights::{Model, initialise};
@@ -112,6 +112,8 @@ fn settings() -> [Settings; 2] {
     (sparse.samples, sparse.steps) = (Some(32), Some(9));
     let mut dense = Settings::dense(folder(), "obelisk-hybrid");
     (dense.epochs, dense.batch, dense.accumulate) = (2, 1, 2);
+    (_, dense.augment) = Preset::Nnunet.parts();
+    (dense.clip, dense.ema) = (Some(1.0), Some(0.9));
     [sparse, dense]
 }
 
