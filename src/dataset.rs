@@ -6,6 +6,7 @@ mod files;
 mod folds;
 mod nnunet;
 mod part;
+mod synthesis;
 
 use std::path::{Path, PathBuf};
 
@@ -18,9 +19,10 @@ use crate::volume::{self, Geometry, SAME_PLACE, Volume, VolumeError};
 pub use files::{FoundScans, find_scans, read_channels, scans};
 pub use folds::{Fold, Folds};
 pub use part::Part;
+pub use synthesis::{Intensities, Synthesis};
 
 /// The ways to lay out a dataset, in the order in which they are tried. One more is a file, its `mod` above and its name here.
-const CONVENTIONS: &[Convention] = &[decathlon::DECATHLON, nnunet::NNUNET];
+const CONVENTIONS: &[Convention] = &[synthesis::SYNTHETIC, decathlon::DECATHLON, nnunet::NNUNET];
 
 /// A way to lay out a dataset.
 struct Convention {
@@ -38,6 +40,8 @@ struct Contents {
     ignore: Option<i32>,
     /// In any order; their files need not exist.
     cases: Vec<Case>,
+    /// Where the cases are label maps alone.
+    synthesis: Option<Synthesis>,
 }
 
 /// A class of a segmentation: what a file's voxels of `value` are.
@@ -116,6 +120,8 @@ pub struct Dataset {
     pub ignore: Option<i32>,
     /// The training cases, sorted by id.
     pub cases: Vec<Case>,
+    /// How images are made of the cases, where they are label maps alone: then a case's image is its label map.
+    pub synthesis: Option<Synthesis>,
     /// From `splits_final.json`, if the folder has one.
     splits: Option<Vec<Fold>>,
 }
@@ -230,6 +236,7 @@ impl Dataset {
             labels,
             ignore,
             mut cases,
+            synthesis,
         } = contents;
         if cases.is_empty() {
             return invalid(folder, "the dataset has no training cases");
@@ -266,6 +273,7 @@ impl Dataset {
                 labels,
                 ignore,
                 cases,
+                synthesis,
                 splits,
             },
             faults,
@@ -418,6 +426,7 @@ mod tests {
                 images: vec![folder.join("other.txt")],
                 label: folder.join("other.txt"),
             }],
+            synthesis: None,
         }))
     }
 

@@ -103,6 +103,12 @@ impl Intensity {
         offset: 1.0,
     };
 
+    /// For networks that learned from images of label maps, whose intensities are between 0 and 1: bright specks don't count.
+    pub const MADE: Intensity = Intensity::Range {
+        low: 0.0,
+        high: 0.995,
+    };
+
     /// The least and the largest value become 0 and 1.
     pub const MIN_MAX: Intensity = Intensity::Range { low: 0.0, high: 1.0 };
 
@@ -360,7 +366,10 @@ impl Preprocessing {
                 .iter()
                 .map(|name| Channel {
                     name: name.clone(),
-                    intensity: Intensity::of_channel(name),
+                    intensity: match dataset.synthesis {
+                        Some(_) => Intensity::MADE,
+                        None => Intensity::of_channel(name),
+                    },
                 })
                 .collect(),
             labels: dataset.labels.clone(),

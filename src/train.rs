@@ -57,7 +57,7 @@ use crate::op::cross_entropy::class_weights;
 use crate::plan::Plan;
 use crate::predict::{Keep, PredictError, Predictor, plan as plan_of};
 use crate::preprocess::{Preprocessing, check_tiles, tiles};
-use crate::tensor::{Spec, Tensor};
+use crate::tensor::Tensor;
 use crate::weights::{self, Model, ModelInfo, TrainingRecord, WeightsError};
 
 /// What can go wrong while training.
@@ -902,7 +902,7 @@ pub async fn train_in_memory(
 
 fn weights_of_classes(settings: &Settings, data: &TrainingData) -> Option<Tensor> {
     let classes = data.preprocessing.labels.len();
-    let weights = || class_weights(&label_counts(&data.training, classes));
+    let weights = || class_weights(&label_counts(data, classes));
     settings
         .loss
         .has_class_weights()
@@ -943,9 +943,7 @@ pub async fn first_batch(
     let dense = Dense::new(settings, data, grid)?;
     let (n, c) = (settings.batch, data.preprocessing.channels.len());
     let mut graph = Graph::new();
-    let image = graph.input("image", Spec::flat(&[n, c, d, h, w]))?;
-    let labels = graph.input("labels", Spec::flat(&[n, 1, d, h, w]))?;
-    let (image, labels) = settings.stages().add(&mut graph, image, labels)?;
+    let (image, labels) = settings.stages().add(&mut graph, [n, c, d, h, w])?;
     graph.keep("fed image", image);
     graph.keep("fed labels", labels);
     let plan = Plan::new(&graph, device.caps())?;

@@ -427,7 +427,8 @@ impl TrainingOptions {
         if self.dense {
             (settings.samples, settings.steps) = (None, None);
         }
-        if let Some(preset) = self.augment {
+        let makes = self.given.0.get_flag("synthetic").then_some(Preset::Synthetic);
+        if let Some(preset) = self.augment.or(makes) {
             (settings.affine, settings.augment) = preset.parts();
         }
         settings.update(&self.given.0);

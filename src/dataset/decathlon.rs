@@ -29,6 +29,7 @@ fn read(folder: &Path) -> Result<Option<Contents>, DatasetError> {
         channels,
         labels,
         ignore,
+        synthesis: None,
     }))
 }
 

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde_json::Value;
 
+use super::synthesis::Table;
 use super::{DatasetError, Label, invalid, json};
 
 /// The most classes that labels can distinguish.
@@ -22,6 +23,8 @@ pub(super) struct Description {
     pub training: Option<Vec<Value>>,
     /// nnU-Net: `.nii.gz` or `.nii`.
     pub file_ending: Option<String>,
+    /// How images are made of label maps.
+    pub synthesis: Option<Table>,
     /// The file.
     #[serde(skip)]
     pub path: PathBuf,

@@ -42,5 +42,6 @@ fn read(folder: &Path) -> Result<Option<Contents>, DatasetError> {
         channels,
         labels,
         ignore,
+        synthesis: None,
     }))
 }

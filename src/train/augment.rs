@@ -6,11 +6,13 @@ use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
 
 use super::data::augmentation;
+use crate::dataset::Synthesis;
 use crate::graph::{Graph, GraphError, Value};
 use crate::op::affine_grid::AffineGrid;
 use crate::op::axis_filter::AxisFilter;
 use crate::op::grid_sample::{GridSample, Mode, Padding};
 use crate::op::intensities::intensities;
+use crate::op::paint::paint;
 use crate::op::warp_grid::WarpGrid;
 use crate::tensor::{Spec, Tensor};
 #[cfg(feature = "cli")]
@@ -100,6 +102,8 @@ pub enum Preset {
     Nnunet,
     /// More of it, with smooth deformation, bias fields and thick slices
     Strong,
+    /// For images that are made of label maps (the default with --synthetic)
+    Synthetic,
 }
 
 /// The parts beside [`Settings::affine`](super::Settings::affine); those that are absent are not done. Sparse training does those
@@ -195,6 +199,22 @@ impl Preset {
                     ..Augment::default()
                 },
             ),
+            // In the manner of SynthSeg (Billot et al. 2023): ranges of theirs, resolutions up to 5 times lower along one axis.
+            Preset::Synthetic => (
+                0.0,
+                Augment {
+                    rotation: part(1.0, 20.0),
+                    zoom: part(1.0, 1.2),
+                    deformation: part(1.0, 4.0),
+                    noise: part(0.9, 0.15),
+                    blur: part(1.0, 0.8),
+                    gamma: part(0.9, 1.6),
+                    low_resolution: part(0.2, 1.6),
+                    thick_slices: part(0.4, 5.0),
+                    bias_field: part(0.95, 0.5),
+                    ..Augment::default()
+                },
+            ),
             Preset::Strong => (
                 0.05,
                 Augment {
@@ -228,6 +248,9 @@ pub(super) struct Stages {
     pub filters: bool,
     /// Whether intensities change: inputs `curve`, `sigma`, `bias`.
     pub shades: bool,
+    /// Whether images are made of the labels, after those have been moved: inputs `made` and `learned`, `[N, 128, 2]`, in place of
+    /// `image`.
+    pub makes: bool,
 }
 
 /// Most taps of a filter.
@@ -253,7 +276,7 @@ impl Augment {
     }
 
     /// What a step does, with an affine map of these entries' standard deviation.
-    pub(super) fn stages(&self, affine: f32) -> Stages {
+    pub(super) fn stages(&self, affine: f32, makes: bool) -> Stages {
         let some = |parts: &[&Option<Part>]| parts.iter().any(|part| part.is_some());
         let deforms = self.deformation.is_some();
         let turns = self.mirror.is_some() || some(&[&self.rotation, &self.zoom]);
@@ -269,6 +292,7 @@ impl Augment {
                 &self.inverted_gamma,
                 &self.bias_field,
             ]),
+            makes,
         }
     }
 
@@ -323,15 +347,15 @@ impl Stages {
         }
     }
 
-    /// Adds what a step does to image and labels, with the inputs for it.
-    pub fn add(
-        self,
-        graph: &mut Graph,
-        mut image: Value,
-        mut labels: Value,
-    ) -> Result<(Value, Value), GraphError> {
-        let [n, c, d, h, w] = graph.spec(image).ncdhw().expect("an image");
+    /// Adds image and labels of a step, and what it does to them, with the inputs for all of it.
+    pub fn add(self, graph: &mut Graph, shape: [usize; 5]) -> Result<(Value, Value), GraphError> {
+        let [n, c, d, h, w] = shape;
         let size = [d, h, w];
+        let mut labels = graph.input("labels", Spec::flat(&[n, 1, d, h, w]))?;
+        let mut image = match self.makes {
+            false => Some(graph.input("image", Spec::flat(&shape))?),
+            true => None,
+        };
         if self.moves {
             let theta = graph.input("theta", Spec::flat(&[n, 3, 4]))?;
             let grid = if self.deforms {
@@ -347,9 +371,21 @@ impl Stages {
                 padding,
                 align_corners: true,
             };
-            image = graph.push1(sample(Mode::Trilinear, Padding::Border), &[image, grid])?;
+            if let Some(image) = &mut image {
+                *image = graph.push1(sample(Mode::Trilinear, Padding::Border), &[*image, grid])?;
+            }
             labels = graph.push1(sample(Mode::Nearest, Padding::Zeros), &[labels, grid])?;
         }
+        let mut image = match image {
+            Some(image) => image,
+            None => {
+                let mut table = |name| graph.input(name, Spec::flat(&[n, Synthesis::MOST, 2]));
+                let (made, learned) = (table("made")?, table("learned")?);
+                let image = paint(graph, labels, made)?;
+                labels = paint(graph, labels, learned)?;
+                image
+            }
+        };
         if self.filters {
             for (axis, name) in TAP_INPUTS.iter().enumerate() {
                 let taps = graph.input(name, Spec::flat(&[n, size[axis], 2 + TAPS]))?;
@@ -378,6 +414,16 @@ pub(super) struct Histogram {
 }
 
 impl Histogram {
+    /// Of an image that is made: evenly from 0 to 1.
+    pub fn made() -> Histogram {
+        Histogram {
+            low: 0.0,
+            high: 1.0,
+            sd: 0.25,
+            shares: vec![1.0 / (POINTS - 1) as f64; POINTS - 1],
+        }
+    }
+
     /// Of each channel of an image `[C, D, H, W]`.
     pub fn of(image: &Tensor) -> Vec<Histogram> {
         let voxels = image.shape[1..].iter().product::<usize>().max(1);
@@ -431,6 +477,8 @@ pub(super) struct Drawn {
     curve: Vec<f32>,
     sigma: Vec<f32>,
     bias: Vec<f32>,
+    made: Vec<f32>,
+    learned: Vec<f32>,
 }
 
 /// A number from `low` to `high`.
@@ -594,7 +642,7 @@ impl Augment {
         case: &[Histogram],
         drawn: &mut Drawn,
     ) {
-        let stages = self.stages(affine);
+        let stages = self.stages(affine, false);
         drawn.theta.extend(self.theta(rng, affine, grid, spacing));
         if stages.deforms {
             self.deform(rng, grid, spacing, drawn);
@@ -704,6 +752,16 @@ impl Augment {
 }
 
 impl Drawn {
+    /// Adds the intensities of an image that is made, and what is learned of it.
+    pub fn make(&mut self, rng: &mut ChaCha8Rng, synthesis: &Synthesis) {
+        let rest = Synthesis::MOST - synthesis.values.len();
+        self.made.extend(synthesis.intensities(rng).iter().flatten());
+        self.made.extend(std::iter::repeat_n(0.0, 2 * rest));
+        self.learned
+            .extend(synthesis.learned.iter().flat_map(|class| [*class as f32, 0.0]));
+        self.learned.extend(std::iter::repeat_n(0.0, 2 * rest));
+    }
+
     /// The inputs by name, for a batch of so many.
     pub fn inputs(
         self,
@@ -733,6 +791,11 @@ impl Drawn {
             inputs.push(("curve", Tensor::new(&[batch, channels, 2 + POINTS], self.curve)));
             inputs.push(("sigma", Tensor::new(&[batch, channels], self.sigma)));
             inputs.push(("bias", Tensor::new(&[batch, 1, d, h, w], self.bias)));
+        }
+        if stages.makes {
+            let shape = [batch, Synthesis::MOST, 2];
+            inputs.push(("made", Tensor::new(&shape, self.made)));
+            inputs.push(("learned", Tensor::new(&shape, self.learned)));
         }
         inputs
     }

@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use rand_distr::{Distribution, StandardNormal};
 
-use crate::dataset::{Dataset, DatasetError, Fold};
+use crate::dataset::{Dataset, DatasetError, Fold, Synthesis};
 use crate::host_memory;
 use crate::preprocess::{Prepared, Preprocessing, centre, crop_or_pad};
 use crate::tensor::Tensor;
@@ -74,11 +74,15 @@ pub(super) struct Foreground(Vec<Vec<u32>>);
 impl Foreground {
     const MOST: usize = 10_000;
 
-    /// Of labels `[1, D, H, W]`.
-    pub fn of(labels: &Tensor) -> Foreground {
-        let mut places = BTreeMap::<u32, Vec<u32>>::new();
+    /// Of labels `[1, D, H, W]`; of what is learned, where images are made of them.
+    pub fn of(labels: &Tensor, synthesis: Option<&Synthesis>) -> Foreground {
+        let mut places = BTreeMap::<usize, Vec<u32>>::new();
         for (i, label) in labels.data.iter().enumerate().filter(|(_, label)| **label >= 1.0) {
-            places.entry(*label as u32).or_default().push(i as u32);
+            let label = *label as usize;
+            let class = synthesis.map_or(label, |made| made.learned[label]);
+            if class > 0 {
+                places.entry(class).or_default().push(i as u32);
+            }
         }
         let few = |all: Vec<u32>| {
             let step = all.len().div_ceil(Foreground::MOST);
@@ -101,6 +105,9 @@ pub struct ValidationCase {
     pub labels: Vec<i32>,
 }
 
+/// What images of held-out label maps are made by: no other image has these intensities.
+const VALIDATION_SEED: u64 = 1 << 40;
+
 /// Everything that training needs beside the settings.
 #[derive(Clone, Debug)]
 pub struct TrainingData {
@@ -112,6 +119,9 @@ pub struct TrainingData {
     pub training: Vec<TrainingCase>,
     /// Cases validated on.
     pub validation: Vec<ValidationCase>,
+    /// How images are made of the training cases, whose image is then their label map, and both hold positions of
+    /// [`Synthesis::values`].
+    pub synthesis: Option<Synthesis>,
 }
 
 impl TrainingData {
@@ -143,6 +153,18 @@ impl TrainingData {
             .into_iter()
             .map(|i| {
                 let case = &dataset.cases[i];
+                if let Some(synthesis) = &dataset.synthesis {
+                    let made = Preprocessing {
+                        labels: synthesis.labels(),
+                        ..preprocessing.clone()
+                    };
+                    let labels = made.prepare_labels(&volume::read(&case.label)?)?;
+                    return Ok(TrainingCase {
+                        id: case.id.clone(),
+                        image: labels.clone(),
+                        labels,
+                    });
+                }
                 let scan = dataset.image(case)?;
                 let image = preprocessing.prepare_image(&scan)?.image;
                 let labels = preprocessing.prepare_labels(&dataset.label(case, &scan.geometry)?)?;
@@ -157,6 +179,16 @@ impl TrainingData {
             .into_iter()
             .map(|i| {
                 let case = &dataset.cases[i];
+                if let Some(synthesis) = &dataset.synthesis {
+                    let map = volume::read(&case.label)?;
+                    let (scan, labels) = synthesis.scan(&map, &dataset.labels, VALIDATION_SEED + i as u64)?;
+                    return Ok(ValidationCase {
+                        id: case.id.clone(),
+                        prepared: preprocessing.prepare_image(&scan)?,
+                        labels,
+                        geometry: map.geometry,
+                    });
+                }
                 let scan = dataset.image(case)?;
                 Ok(ValidationCase {
                     id: case.id.clone(),
@@ -179,6 +211,7 @@ impl TrainingData {
             preprocessing,
             training,
             validation,
+            synthesis: dataset.synthesis.clone(),
         })
     }
 }
@@ -228,10 +261,13 @@ pub fn augmentation(rng: &mut ChaCha8Rng, sigma: f32) -> [f32; 12] {
 }
 
 /// Voxels of each class over all training cases.
-pub fn label_counts(cases: &[TrainingCase], classes: usize) -> Vec<u64> {
+pub fn label_counts(data: &TrainingData, classes: usize) -> Vec<u64> {
     let mut counts = vec![0; classes];
-    for label in cases.iter().flat_map(|c| &c.labels.data).filter(|l| **l >= 0.0) {
-        counts[*label as usize] += 1;
+    let labels = data.training.iter().flat_map(|case| &case.labels.data);
+    for label in labels.filter(|label| **label >= 0.0) {
+        let label = *label as usize;
+        let class = data.synthesis.as_ref().map_or(label, |made| made.learned[label]);
+        counts[class] += 1;
     }
     counts
 }

@@ -20,6 +20,13 @@ pub struct Dense<'a> {
 
 impl<'a> Dense<'a> {
     pub fn new(settings: &'a Settings, data: &'a TrainingData, grid: [usize; 3]) -> Result<Self, TrainError> {
+        if settings.synthetic != data.synthesis.is_some() {
+            let message = match settings.synthetic {
+                true => "images are made of label maps only where dataset.json has a `synthesis` table",
+                false => "the dataset has label maps alone; a synthetic training makes images of them",
+            };
+            return Err(TrainError::Settings(message.into()));
+        }
         let batches = data.training.len() / settings.batch;
         if batches < settings.accumulate {
             return Err(TrainError::FewCases {
@@ -29,11 +36,18 @@ impl<'a> Dense<'a> {
         }
         let cases = || data.training.iter();
         let histograms = match settings.stages().shades {
-            true => cases().map(|case| Histogram::of(&case.image)).collect(),
+            true => cases()
+                .map(|case| match data.synthesis {
+                    Some(_) => vec![Histogram::made()],
+                    None => Histogram::of(&case.image),
+                })
+                .collect(),
             false => Vec::new(),
         };
         let foreground = match settings.foreground > 0.0 {
-            true => cases().map(|case| Foreground::of(&case.labels)).collect(),
+            true => cases()
+                .map(|case| Foreground::of(&case.labels, data.synthesis.as_ref()))
+                .collect(),
             false => Vec::new(),
         };
         Ok(Dense {
@@ -96,8 +110,13 @@ impl<'a> Dense<'a> {
             let place = (self.grid, spacing);
             let augment = &self.settings.augment;
             augment.draw(&mut rng, affine, place, histograms, &mut drawn);
+            if let Some(synthesis) = &self.data.synthesis {
+                drawn.make(&mut rng, synthesis);
+            }
         }
-        executable.upload(device, "image", &Tensor::new(&shape, image))?;
+        if self.data.synthesis.is_none() {
+            executable.upload(device, "image", &Tensor::new(&shape, image))?;
+        }
         executable.upload(device, "labels", &Tensor::new(&[batch, 1, d, h, w], labels))?;
         for (name, tensor) in drawn.inputs(self.settings.stages(), batch, shape[1], self.grid) {
             executable.upload(device, name, &tensor)?;

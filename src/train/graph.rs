@@ -77,10 +77,7 @@ pub(super) fn dense_graph(
     recipe: &Recipe,
 ) -> Result<Graph, GraphError> {
     let mut graph = Graph::new();
-    let [n, _, d, h, w] = shape;
-    let image = graph.input("image", Spec::flat(&shape))?;
-    let labels = graph.input("labels", Spec::flat(&[n, 1, d, h, w]))?;
-    let (image, labels) = recipe.stages.add(&mut graph, image, labels)?;
+    let (image, labels) = recipe.stages.add(&mut graph, shape)?;
     let mut builder = Builder::new(&mut graph, true);
     let logits = network.build(&mut builder, image, classes)?;
     let mut all = vec![logits];

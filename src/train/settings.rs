@@ -168,6 +168,10 @@ pub struct Settings {
     /// Standard deviation of the affine augmentation's twelve entries, in normalised coordinates; 0 for none.
     #[cfg_attr(feature = "cli", arg(long, value_name = "SIGMA", value_parser = values::not_negative::<f32>))]
     pub affine: f32,
+    /// Train on images that are made of label maps alone, new ones in each step; the dataset says what is made of them.
+    #[serde(skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "cli", arg(long))]
+    pub synthetic: bool,
     /// Share of the crops of scans larger than the grid that are placed about a voxel of a random label (nnU-Net's is 0.33).
     #[serde(skip_serializing_if = "is_default")]
     #[cfg_attr(feature = "cli", arg(long, value_name = "SHARE", value_parser = values::share))]
@@ -261,6 +265,7 @@ impl Settings {
             weight_decay: 1e-5,
             loss: Loss::CrossEntropyDice,
             affine: 0.075,
+            synthetic: false,
             foreground: 0.0,
             validate_every: 1,
             orientation: None,
@@ -326,10 +331,11 @@ impl Settings {
     /// If the matches are of a command without the options of [`clap::Args`] for these settings.
     #[cfg(feature = "cli")]
     pub fn update(&mut self, given: &clap::ArgMatches) {
-        let stored_spacing = self.stored_spacing;
+        let (stored_spacing, synthetic) = (self.stored_spacing, self.synthetic);
         clap::FromArgMatches::update_from_arg_matches(self, given).expect("the options of these settings");
         // An absent flag reads as one that says no.
         self.stored_spacing |= stored_spacing;
+        self.synthetic |= synthetic;
     }
 
     /// The choice of forms that resumes the run.
@@ -433,7 +439,7 @@ impl Settings {
 
     /// What a step does to its scans.
     pub(super) fn stages(&self) -> Stages {
-        let stages = self.augment.stages(self.affine);
+        let stages = self.augment.stages(self.affine, self.synthetic);
         match self.samples {
             None => stages,
             Some(_) => stages.of_places(),

@@ -100,6 +100,10 @@ impl<'a> Sparse<'a> {
         grid: [usize; 3],
         samples: usize,
     ) -> Result<(Self, Residents), TrainError> {
+        if data.synthesis.is_some() || settings.synthetic {
+            let message = "images of label maps are made for trainings on all voxels only";
+            return Err(TrainError::Settings(message.into()));
+        }
         if data.training.is_empty() || samples == 0 {
             let message = "sparse training needs a case to train on and at least one sample";
             return Err(TrainError::Settings(message.into()));
