@@ -371,7 +371,13 @@ fn faults_of_a_dataset_are_named() {
     let path = folder.path().join("dataset.json");
     for (text, reason) in [
         ("{", "not JSON"),
-        ("{}", "of no known layout: the Medical Segmentation Decathlon's"),
+        ("{}", "of no known layout: "),
+        ("{}", "the Medical Segmentation Decathlon's"),
+        ("{}", "label maps to make images of"),
+        (
+            r#"{"modality": {"0": "MR"}, "labels": {"0": "b", "1": "a"}, "synthesis": {"made": {"x": [1]}, "learned": {"c": [1]}}}"#,
+            "`synthesis`: `learned` has c",
+        ),
         ("[]", "not a dataset's description"),
         (r#"{"training": []}"#, "neither `modality`"),
         (r#"{"training": {}}"#, "not a dataset's description"),

@@ -7,7 +7,7 @@ use crate::common::*;
 use obelisk::dataset::Fold;
 use obelisk::model::NETWORKS;
 use obelisk::preprocess::{Overrides, Preprocessing};
-use obelisk::train::{Event, Settings, TrainingData, first_batch, train, train_in_memory};
+use obelisk::train::{Event, Preset, Settings, TrainingData, first_batch, train, train_in_memory};
 
 #[test]
 fn training_in_memory_gives_the_bytes_of_a_run() {
@@ -110,23 +110,24 @@ fn a_warm_start_takes_what_fits_and_labels_by_their_names() {
     data.preprocessing.labels.push(more);
     let other = pollster::block_on(train_in_memory(device, &settings, &data, go_on)).unwrap();
     let now = names(&data);
-    let bias = |tensors: &std::collections::HashMap<String, obelisk::tensor::Tensor>, labels: usize| {
-        let found = tensors
-            .iter()
-            .find(|(_, t)| t.shape.len() == 5 && t.shape[0] == labels);
-        found.map(|(name, t)| (name.clone(), t.clone())).unwrap()
-    };
-    let (name, was) = bias(&first.tensors, before.len());
-    let is = &other.tensors[&name];
-    let row = |t: &obelisk::tensor::Tensor, i: usize| {
-        let length = t.data.len() / t.shape[0];
-        t.data[i * length..(i + 1) * length].to_vec()
-    };
+    let (name, was) = ("conv77U.bias", &first.tensors["conv77U.bias"]);
+    let is = &other.tensors[name];
+    assert_eq!((was.data.len(), is.data.len()), (before.len(), now.len()));
     for (i, label) in now.iter().enumerate() {
         match before.iter().position(|b| b == label) {
-            Some(j) => assert_eq!(row(is, i), row(&was, j), "{label}"),
-            None => assert!((0..before.len()).all(|j| row(is, i) != row(&was, j))),
+            Some(j) => assert_eq!(is.data[i], was.data[j], "{label}"),
+            None => assert!(!was.data.contains(&is.data[i])),
         }
+    }
+    // As many labels, of which one is another: its weights are its own.
+    data.preprocessing.labels.remove(1);
+    data.preprocessing.labels[2].value = 78;
+    let other = pollster::block_on(train_in_memory(device, &settings, &data, go_on)).unwrap();
+    let now = names(&data);
+    assert_eq!(now.len(), before.len());
+    for (i, label) in now.iter().enumerate() {
+        let was = before.iter().position(|b| b == label).map(|j| was.data[j]);
+        assert_eq!(was == Some(other.tensors[name].data[i]), was.is_some(), "{label}");
     }
 
     settings.arch = "meshnet".into();
@@ -189,4 +190,68 @@ fn batches_are_shown_as_they_are_fed_and_none_of_a_sparse_training() {
     settings.samples = Some(10);
     let refused = pollster::block_on(first_batch(device, &settings, &data)).unwrap_err();
     assert!(refused.to_string().contains("random locations"), "{refused}");
+}
+
+/// Label maps alone, of the sample dataset: two values with intensities of their own, learned as one label.
+#[test]
+fn images_are_made_of_label_maps_and_learned_from() {
+    let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data");
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("labelsTr")).unwrap();
+    for file in std::fs::read_dir(samples.join("labelsTr")).unwrap().take(4) {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), folder.path().join("labelsTr").join(file.file_name())).unwrap();
+    }
+    let description = r#"{"channel_names": {"0": "MR"}, "labels": {"background": 0, "hippocampus": 1},
+        "synthesis": {"made": {"front": [1], "back": [2]}, "learned": {"hippocampus": [1, 2]}}}"#;
+    std::fs::write(folder.path().join("dataset.json"), description).unwrap();
+    let dataset = obelisk::dataset::Dataset::open(folder.path()).unwrap();
+    dataset.check().unwrap();
+    let overrides = Overrides {
+        grid: Some([16, 16, 16]),
+        spacing: Some([4.0; 3]),
+        ..Default::default()
+    };
+    let preprocessing = Preprocessing::derive(&dataset, overrides).unwrap();
+    let fold = Fold {
+        train: vec![0, 1, 2],
+        validation: vec![3],
+    };
+    let data = TrainingData::load(&dataset, preprocessing, Some(&fold)).unwrap();
+    let held_out = &data.validation[0];
+    assert!(held_out.labels.iter().all(|label| [0, 1].contains(label)) && held_out.labels.contains(&1));
+    let Some(device) = devices().get(1) else { return };
+    let mut settings = Settings::dense(folder.path().into(), "obelisk-hybrid");
+    (settings.epochs, settings.batch) = (2, 3);
+    let refused = pollster::block_on(train_in_memory(device, &settings, &data, go_on)).unwrap_err();
+    assert!(refused.to_string().contains("label maps alone"), "{refused}");
+
+    settings.synthetic = true;
+    (settings.affine, settings.augment) = Preset::Synthetic.parts();
+    let (image, labels) = pollster::block_on(first_batch(device, &settings, &data)).unwrap();
+    let again = pollster::block_on(first_batch(device, &settings, &data)).unwrap();
+    assert!((&image, &labels) == (&again.0, &again.1));
+    assert!(labels.data.iter().all(|label| [0.0, 1.0].contains(label)));
+    for case in 0..3 {
+        let of = |t: &obelisk::tensor::Tensor| t.data[case * 4096..(case + 1) * 4096].to_vec();
+        let (image, labels) = (of(&image), of(&labels));
+        assert!(
+            labels.contains(&1.0) && image.iter().all(|v| v.is_finite()),
+            "case {case}"
+        );
+        assert!(image.iter().any(|v| *v != image[0]), "case {case}");
+    }
+    settings.seed = 2;
+    let (other, _) = pollster::block_on(first_batch(device, &settings, &data)).unwrap();
+    assert!(other.data != image.data);
+
+    let run = tempfile::tempdir().unwrap();
+    let log = pollster::block_on(train(device, &settings, &data, run.path(), false, go_on)).unwrap();
+    assert!(log.len() == 2 && log[1].means[0].is_some());
+    let model = obelisk::weights::Model::load(&run.path().join("last.safetensors")).unwrap();
+    assert_eq!(model.info.preprocessing.labels.len(), 2);
+    settings.samples = Some(20);
+    settings.arch = "obelisk".into();
+    let refused = pollster::block_on(train_in_memory(device, &settings, &data, go_on)).unwrap_err();
+    assert!(refused.to_string().contains("on all voxels only"), "{refused}");
 }
