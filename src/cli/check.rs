@@ -47,6 +47,10 @@ impl Check {
         let mut files = Files::new();
         files.read("DATASET", &self.dataset);
         let (mut dataset, faults) = Dataset::survey(&self.dataset)?;
+        if dataset.synthesis.is_some() {
+            let problem = "has label maps alone, no scans to check; `obelisk train --synthetic --show-batch FILE.png` draws images of them";
+            return Err(Usage(format!("{} {problem}", self.dataset.display())).into());
+        }
         files
             .read_dataset(&dataset)
             .write_all("--plan", &self.plan)

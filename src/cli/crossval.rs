@@ -66,6 +66,10 @@ impl Crossval {
         let rows = self.rows()?;
         self.refuse_other_tables()?;
         let dataset = Dataset::open(&rows[0].settings.dataset)?;
+        if dataset.synthesis.is_some() {
+            let problem = "has label maps alone, and held-out cases need scans; `obelisk train --synthetic --fold K` learns from it";
+            return Err(Usage(format!("{} {problem}", dataset.folder.display())).into());
+        }
         let folds = self.folds(&dataset, &rows)?;
         self.check_files(&dataset, &rows, &folds)?;
         self.score_again(&dataset, &rows)?;

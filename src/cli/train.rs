@@ -141,7 +141,7 @@ impl Train {
             );
         }
         model::find(&settings.arch).map_err(|e| Usage(e.to_string()))?;
-        let dataset = Dataset::open(&settings.dataset)?;
+        let dataset = open_dataset(&settings)?;
         if is_first {
             self.check_files(&dataset, &settings)?;
         }
@@ -242,7 +242,7 @@ impl Train {
     /// Draws the first batch that the settings make.
     fn draw_batch(&self, settings: &Settings, picture: &Path) -> anyhow::Result<()> {
         model::find(&settings.arch).map_err(|e| Usage(e.to_string()))?;
-        let dataset = Dataset::open(&settings.dataset)?;
+        let dataset = open_dataset(&settings)?;
         let mut files = Files::new();
         files.read_dataset(&dataset).read_all("--config", &self.config);
         files.write("--show-batch", picture).check()?;
@@ -459,6 +459,23 @@ impl TrainingOptions {
             ));
         }
         Ok(())
+    }
+}
+
+/// Opens the settings' dataset, which must have scans, or label maps to make images of, as they say.
+fn open_dataset(settings: &Settings) -> anyhow::Result<Dataset> {
+    let dataset = Dataset::open(&settings.dataset)?;
+    let folder = dataset.folder.display();
+    match (settings.synthetic, dataset.synthesis.is_some()) {
+        (true, false) => Err(Usage(format!(
+            "{folder} has scans; --synthetic is for label maps, whose dataset.json has a `synthesis` table"
+        ))
+        .into()),
+        (false, true) => Err(Usage(format!(
+            "{folder} has label maps alone; --synthetic makes images of them"
+        ))
+        .into()),
+        _ => Ok(dataset),
     }
 }
 
