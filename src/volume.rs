@@ -1,5 +1,7 @@
 //! Scans and label maps: NIfTI, MGH and NRRD files in and out with their geometry, reorientation and resampling.
 
+#[cfg(feature = "dicom")]
+pub mod dicom;
 mod file;
 mod mgh;
 mod nifti;

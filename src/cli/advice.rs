@@ -7,6 +7,7 @@ use obelisk::graph::GraphError;
 use obelisk::host_memory::TooLarge;
 use obelisk::predict::PredictError;
 use obelisk::train::TrainError;
+use obelisk::volume::dicom::DicomError;
 
 /// What the user can do, where the error shows it.
 pub fn advice(error: &anyhow::Error) -> Option<&'static str> {
@@ -28,6 +29,10 @@ pub fn advice(error: &anyhow::Error) -> Option<&'static str> {
             Some(ExportError::Regions) => Some("leave out --labels"),
             _ => None,
         };
+        let of_series = match cause.downcast_ref() {
+            Some(DicomError::Choice { .. }) => Some("--series NUMBER or UID chooses one"),
+            _ => None,
+        };
         let exists = cause.downcast_ref::<std::io::Error>();
         let exists = exists.filter(|e| e.kind() == std::io::ErrorKind::AlreadyExists);
         let limited = cause.downcast_ref().is_some_and(|memory: &TooLarge| memory.limited);
@@ -37,6 +42,7 @@ pub fn advice(error: &anyhow::Error) -> Option<&'static str> {
             .or(of_device)
             .or(of_prediction)
             .or(of_export)
+            .or(of_series)
             .or(exists.map(|_| "--force replaces it"))
     })
 }

@@ -2,7 +2,9 @@ mod maps;
 mod nnunet;
 mod points;
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -14,6 +16,7 @@ use obelisk::predict::points::PointPredictor;
 use obelisk::predict::{PredictError, Predictor};
 use obelisk::preprocess::Intensity;
 use obelisk::tensor::Tensor;
+use obelisk::volume::dicom::{self, Folder, Holds, Series};
 use obelisk::volume::{self, Orientation, Volume};
 use obelisk::weights::{Model, brainchop};
 use obelisk::{model, picture, weights};
@@ -37,13 +40,22 @@ pub struct Predict {
     /// between them, such as the folds of a cross-validation, are an ensemble: the mean of their probabilities counts
     #[arg(long, value_name = "MODEL,…")]
     model: PathBuf,
-    /// A scan (.nii, .nii.gz, .mgz, .mgh, .nrrd, .nhdr, or .hdr beside its .img), or a folder of scans; scans of several files
-    /// are CASE_0000.nii.gz, CASE_0001.nii.gz …
+    /// A scan (.nii, .nii.gz, .mgz, .mgh, .nrrd, .nhdr, .hdr beside its .img, or the folder of a DICOM series), or a folder of
+    /// scans; scans of several files are CASE_0000.nii.gz, CASE_0001.nii.gz …
     #[arg(long, value_name = "SCAN|FOLDER")]
     input: PathBuf,
-    /// The label file (.nii.gz, .nii, .mgz, .mgh or .nrrd), or the folder of label files (.nii.gz)
+    /// The label file (.nii.gz, .nii, .mgz, .mgh, .nrrd, or .dcm for a DICOM segmentation of a series), or the folder of label
+    /// files
     #[arg(long, value_name = "LABELS|FOLDER")]
     output: PathBuf,
+    /// The DICOM series to take where a folder holds several: its number or UID
+    #[arg(long, value_name = "NUMBER|UID")]
+    series: Option<String>,
+    /// What label files of a folder of scans are [default: nifti]; one scan's is as its name says
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    format: Option<Format>,
+    #[arg(skip)]
+    kind: OnceCell<Input>,
     /// Network, instead of the one that the weights name or are recognised as
     #[arg(long, value_name = "NAME")]
     arch: Option<String>,
@@ -89,6 +101,26 @@ pub struct Predict {
     json: bool,
     #[command(flatten)]
     pub(super) device: DeviceArguments,
+}
+
+/// What label files are.
+#[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
+enum Format {
+    /// .nii.gz
+    Nifti,
+    /// DICOM segmentations, .dcm
+    DicomSeg,
+}
+
+/// What `--input` is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Input {
+    /// A file of a scan.
+    File,
+    /// A DICOM series.
+    Series,
+    /// A folder of scans.
+    Folder,
 }
 
 impl Predict {
@@ -180,7 +212,7 @@ impl Predict {
                 }
             };
             if let Err(error) = segmented {
-                if !self.input.is_dir() {
+                if !self.is_folder() {
                     return Err(error);
                 }
                 errln!("error: {}", message(&error));
@@ -205,18 +237,111 @@ impl Predict {
         }
     }
 
+    /// What `--input` is. What is ignored is said once.
+    fn kind(&self) -> Input {
+        *self.kind.get_or_init(|| {
+            if !self.input.is_dir() {
+                return match dicom::is_dicom(&self.input) {
+                    true => Input::Series,
+                    false => Input::File,
+                };
+            }
+            // What can't be listed is told where it is read.
+            let Ok(folder) = Folder::open(&self.input) else {
+                return Input::Folder;
+            };
+            if !folder.ignored.is_empty() {
+                let (count, names) = (folder.ignored.len(), dicom::names(&folder.ignored));
+                let why = match folder.holds {
+                    Holds::Series => "it holds a DICOM series; folders in it",
+                    Holds::Folders(_) => "it holds folders of DICOM series; what else is there",
+                    Holds::Others => {
+                        "it holds scans of other formats; DICOM files, which need a folder of their own,"
+                    }
+                };
+                errln!("{}: {why} are ignored ({count}): {names}", self.input.display());
+            }
+            match folder.holds {
+                Holds::Series => Input::Series,
+                _ => Input::Folder,
+            }
+        })
+    }
+
+    /// Whether `--input` is several scans.
+    fn is_folder(&self) -> bool {
+        self.kind() == Input::Folder
+    }
+
+    /// Whether label files are DICOM segmentations, which are of series alone.
+    fn segmentations(&self) -> anyhow::Result<bool> {
+        let output = self.output.display();
+        let is_named = self
+            .output
+            .extension()
+            .is_some_and(|e| e.eq_ignore_ascii_case("dcm"));
+        let is_one = !self.is_folder();
+        if is_one && !is_named {
+            let wrong = |problem| {
+                Usage(format!(
+                    "--output {output}: {problem}, or in .dcm for a DICOM segmentation"
+                ))
+            };
+            volume::check_written(&self.output).map_err(wrong)?;
+        }
+        match self.format {
+            Some(Format::DicomSeg) if is_one && !is_named => {
+                return Err(Usage(format!(
+                    "--output {output}: a DICOM segmentation's name ends in .dcm"
+                ))
+                .into());
+            }
+            Some(Format::Nifti) if is_one && is_named => {
+                return Err(Usage(format!(
+                    "--output {output}: a NIfTI file's name ends in .nii.gz or .nii"
+                ))
+                .into());
+            }
+            _ => {}
+        }
+        let wanted = if is_one {
+            is_named
+        } else {
+            self.format == Some(Format::DicomSeg)
+        };
+        if wanted && self.kind() == Input::File {
+            return Err(Usage(format!(
+                "--output {output}: a DICOM segmentation refers to the images of a series, and --input {} is none; write .nii.gz, or \
+                 give the folder of the series",
+                self.input.display()
+            ))
+            .into());
+        }
+        Ok(wanted)
+    }
+
+    /// The series of a job; `None` where it is of files of other formats.
+    fn series(&self, job: &Job) -> anyhow::Result<Option<Rc<Series>>> {
+        let path = &job.files[0];
+        match &job.series {
+            Some(series) => Ok(Some(series.clone())),
+            None if path.is_dir() || dicom::is_dicom(path) => {
+                Ok(Some(Series::open(path, self.series.as_deref())?.into()))
+            }
+            None => Ok(None),
+        }
+    }
+
     /// The scans to segment, those of a folder that have no labels yet, or one; and how many more lack a file.
     fn jobs(&self, channels: usize) -> anyhow::Result<(Vec<Job>, usize)> {
-        let is_folder = self.input.is_dir();
+        let is_folder = self.is_folder();
         if self.part.is_some() && !is_folder {
             return Err(Usage("--part takes a folder, not one scan".into()).into());
         }
-        if !is_folder {
-            let wrong = |problem| Usage(format!("--output {}: {problem}", self.output.display()));
-            volume::check_written(&self.output).map_err(wrong)?;
-        }
+        let segmentations = self.segmentations()?;
+        let ending = if segmentations { "dcm" } else { "nii.gz" };
         let mut incomplete = 0;
-        let jobs: Vec<Job> = match is_folder {
+        let mut jobs: Vec<Job> = match is_folder {
             true if self.logits.is_some() => {
                 return Err(Usage("--logits takes one scan, not a folder".into()).into());
             }
@@ -238,15 +363,40 @@ impl Predict {
                 incomplete = found.incomplete.len();
                 let job = |(id, files): (String, Vec<PathBuf>)| Job {
                     files,
-                    output: self.output.join(format!("{id}.nii.gz")),
+                    series: None,
+                    output: self.output.join(format!("{id}.{ending}")),
                 };
                 found.scans.into_iter().map(job).collect()
             }
             false => vec![Job {
                 files: vec![self.input.clone()],
                 output: self.output.clone(),
+                series: None,
             }],
         };
+        if segmentations
+            && let Some(job) = jobs.iter().find(|job| !job.files[0].is_dir())
+            && is_folder
+        {
+            return Err(Usage(format!(
+                "--format dicom-seg: a DICOM segmentation refers to the images of a series, and {} is none",
+                job.files[0].display()
+            ))
+            .into());
+        }
+        if self.series.is_some()
+            && !jobs.iter().any(|job| job.files[0].is_dir())
+            && self.kind() != Input::Series
+        {
+            return Err(Usage(format!(
+                "--series is for DICOM, and {} holds none",
+                self.input.display()
+            ))
+            .into());
+        }
+        if let (Input::Series, [job]) = (self.kind(), &mut jobs[..]) {
+            job.series = self.series(job)?; // what is wrong with it is told before a device opens
+        }
         let mut files = Files::new();
         for job in &jobs {
             files
@@ -286,7 +436,8 @@ impl Predict {
     /// Where the picture of a scan with these labels goes.
     fn picture(&self, labels: &Path) -> Option<PathBuf> {
         let folder = self.overlay.as_ref()?;
-        Some(folder.join(format!("{}.png", volume::stem(labels)?)))
+        let stem = volume::stem(labels).or(labels.file_stem().map(|stem| stem.to_string_lossy()));
+        Some(folder.join(format!("{}.png", stem?)))
     }
 
     /// The models that `--model` names: the one file or folder of that name, or those between commas.
@@ -338,15 +489,32 @@ impl Predict {
         labels: impl FnOnce(Volume) -> anyhow::Result<Vec<i32>>,
     ) -> anyhow::Result<()> {
         let start = std::time::Instant::now();
-        let scan = read_channels(&job.files)?;
+        let series = self.series(job)?;
+        if let Some(series) = &series {
+            let mut files = Files::new();
+            for file in series.files() {
+                files.read("--input", file);
+            }
+            files.write("--output", &job.output).check()?;
+        }
+        let read = || match &series {
+            Some(series) => series.volume(),
+            None => read_channels(&job.files),
+        };
+        let scan = read()?;
         let geometry = scan.geometry.clone();
         // The scan is given away: with its labels it may be more than there is memory for.
         let mut labels = labels(scan).with_context(|| format!("{}", job.files[0].display()))?;
         let cleaned = self.maps.clean(&mut labels, &geometry, names);
         cleaned.with_context(|| format!("{}", job.files[0].display()))?;
-        volume::write_labels(&job.output, &labels, &geometry, self.force)?;
+        match &series {
+            Some(series) if self.segmentations()? => {
+                series.write_segmentation(&job.output, &labels, names, self.force)?;
+            }
+            _ => volume::write_labels(&job.output, &labels, &geometry, self.force)?,
+        }
         if let Some(path) = self.picture(&job.output) {
-            let scan = read_channels(&job.files)?;
+            let scan = read()?;
             picture::overlay(&path, &scan, &labels, None, names, self.force)?;
         }
         let seconds = start.elapsed().as_secs_f64();
@@ -451,4 +619,6 @@ impl Segmenter {
 struct Job {
     files: Vec<PathBuf>,
     output: PathBuf,
+    /// Where it was opened already.
+    series: Option<Rc<Series>>,
 }

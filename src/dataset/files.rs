@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::{DatasetError, invalid};
+#[cfg(feature = "dicom")]
+use crate::volume::dicom::{Folder, Holds};
 use crate::volume::{self, SAME_PLACE, Volume, VolumeError};
 
 /// Reads a scan from one file of all channels or from one file a channel, which must share a grid.
@@ -60,11 +62,22 @@ pub fn scans(folder: &Path, channels: usize) -> Result<BTreeMap<String, Vec<Path
 
 /// The scans in a folder by id, each with its channel files: `CASE.nii.gz`, or `CASE_0000.nii.gz`, `CASE_0001.nii.gz` … for a
 /// scan of several channels. Files of one channel are `CASE_0000.nii.gz` where all names end so. Hidden files and files of
-/// other endings are left out.
+/// other endings are left out. With the feature `dicom`, folders of DICOM files are scans, too, where there are no files of scans.
 ///
 /// # Errors
 /// A folder that cannot be listed, without scans, or with two files of one id.
 pub fn find_scans(folder: &Path, channels: usize) -> Result<FoundScans, DatasetError> {
+    #[cfg(feature = "dicom")]
+    if let Ok(Folder {
+        holds: Holds::Folders(series),
+        ..
+    }) = Folder::open(folder)
+    {
+        return Ok(FoundScans {
+            scans: series.into_iter().map(|(id, path)| (id, vec![path])).collect(),
+            incomplete: Vec::new(),
+        });
+    }
     let files = files(folder)?;
     let numbered: Vec<Option<(&str, usize)>> = files.keys().map(|stem| channel_of(stem)).collect();
     let one_each = channels == 1 && numbered.iter().all(|n| matches!(n, Some((_, 0))));

@@ -16,13 +16,17 @@ use super::{Geometry, Volume, VolumeError, mgh, nifti, nrrd};
 use crate::file::write_beside;
 use crate::host_memory::{self, TooLarge};
 
-/// Reads a scan.
+/// Reads a scan: a file, or with the feature `dicom` also the folder of a DICOM series.
 ///
 /// # Errors
 /// A file that cannot be opened, is cut off or damaged, is no NIfTI, MGH or NRRD file, holds colours or complex numbers, has
 /// impossible dimensions, more than one axis beyond space or more voxels than there is memory for, or says where it lies in a way
 /// that cannot be; one whose voxels are in another file that is not there.
 pub fn read(path: &Path) -> Result<Volume, VolumeError> {
+    #[cfg(feature = "dicom")]
+    if super::dicom::is_here(path) {
+        return super::dicom::read(path);
+    }
     open(path)?
         .and_then(|scan| scan.volume(path))
         .map_err(|problem| problem.at(path))
@@ -52,6 +56,10 @@ pub fn read_bytes(bytes: &[u8], name: &Path) -> Result<Volume, VolumeError> {
 /// # Errors
 /// As [`read`], for the header alone.
 pub fn read_geometry(path: &Path) -> Result<(Geometry, usize), VolumeError> {
+    #[cfg(feature = "dicom")]
+    if super::dicom::is_here(path) {
+        return Ok((super::dicom::only(path)?.geometry().clone(), 1));
+    }
     match open(path)? {
         Ok(scan) => Ok((scan.geometry, scan.channels)),
         Err(problem) => Err(problem.at(path)),
@@ -243,7 +251,7 @@ pub(super) enum Problem {
 }
 
 impl Problem {
-    fn at(self, path: &Path) -> VolumeError {
+    pub fn at(self, path: &Path) -> VolumeError {
         let path = path.to_path_buf();
         match self {
             Problem::Io(source) if source.kind() == io::ErrorKind::UnexpectedEof => VolumeError::Format {

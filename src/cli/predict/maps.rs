@@ -149,7 +149,7 @@ impl Maps {
 
     /// Writes a scan's maps.
     fn save(&self, agreed: &Agreed, like: &Geometry, job: &Job, predict: &Predict) -> anyhow::Result<()> {
-        let is_folder = predict.input.is_dir();
+        let is_folder = predict.is_folder();
         if let Some(path) = of(&self.probabilities, job, is_folder) {
             let labels = agreed.probabilities.shape[0];
             let maps: Vec<Vec<f32>> = (0..labels).map(|label| agreed.probability(label)).collect();
@@ -170,6 +170,10 @@ fn is(label: &Label, name: &str) -> bool {
 fn of(given: &Option<PathBuf>, job: &Job, is_folder: bool) -> Option<PathBuf> {
     let given = given.as_ref()?;
     match is_folder {
+        // Beside DICOM segmentations, which hold no such maps, they are NIfTI files all the same.
+        true if job.output.extension().is_some_and(|ending| ending == "dcm") => {
+            Some(given.join(job.output.with_extension("nii.gz").file_name()?))
+        }
         true => Some(given.join(job.output.file_name()?)),
         false => Some(given.clone()),
     }

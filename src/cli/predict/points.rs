@@ -14,11 +14,11 @@ use obelisk::tensor::Tensor;
 use obelisk::volume::Geometry;
 use obelisk::weights::Model;
 
-use super::{Losses, Predict, Usage, claim, device};
+use super::{Job, Losses, Predict, Usage, claim, device};
 use crate::cli::print::{errln, outln};
 
 pub fn run(command: &Predict, model: &Model, file: &Path) -> anyhow::Result<()> {
-    if command.input.is_dir() {
+    if command.is_folder() {
         return Err(Usage("--points takes one scan, not a folder".into()).into());
     }
     claim(&command.output, command.force)?;
@@ -40,7 +40,15 @@ pub fn run(command: &Predict, model: &Model, file: &Path) -> anyhow::Result<()> 
     let (lines, points): (Vec<usize>, Vec<[f64; 3]>) = points.into_iter().map(|p| (p.line, p.at)).unzip();
 
     let start = std::time::Instant::now();
-    let scan = read_channels(std::slice::from_ref(&command.input))?;
+    let job = Job {
+        files: vec![command.input.clone()],
+        output: command.output.clone(),
+        series: None,
+    };
+    let scan = match command.series(&job)? {
+        Some(series) => series.volume()?,
+        None => read_channels(&job.files)?,
+    };
     let voxels: Vec<[f64; 3]> = match command.voxels {
         true => points.clone(),
         false => points.iter().map(|p| to_voxel(*p, &scan.geometry)).collect(),
