@@ -240,6 +240,11 @@ fn nrrd() {
 }
 
 #[test]
+fn dicom() {
+    mutate("dicom", 5_000);
+}
+
+#[test]
 fn dataset_json() {
     mutate("dataset", 10_000);
 }

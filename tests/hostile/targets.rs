@@ -10,12 +10,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use obelisk::crossval;
-use obelisk::dataset::Dataset;
+use obelisk::dataset::{Dataset, Label};
 use obelisk::nnunet::{self, Description, Plan};
 use obelisk::predict::points::table::{self, Axes};
 use obelisk::prepare::cropping_list;
 use obelisk::preprocess::{Overrides, Preprocessing};
 use obelisk::train::{Settings, checkpointed};
+use obelisk::volume::dicom::Series;
 use obelisk::volume::{self, Volume};
 use obelisk::weights::Model;
 use obelisk::weights::pth::Checkpoint;
@@ -46,6 +47,7 @@ targets! {
     nifti_in_gzip: || files("tests/reference/nifti", ".nii"),
     mgh: || files("tests/reference/volumes", ".mgh"),
     nrrd: || files("tests/reference/volumes", ".nrrd"),
+    dicom: slices,
     dataset: || texts(&[DECATHLON, NNUNET]),
     splits: || texts(&[
         r#"[{"train": ["a", "b"], "val": ["c"]}, {"train": ["b", "c"], "val": ["a"]}]"#,
@@ -149,6 +151,46 @@ pub fn nrrd(bytes: &[u8]) -> bool {
     volume::read_bytes(bytes, Path::new("a.nrrd")).is_ok_and(|volume| sound(&volume))
 }
 
+const SERIES: &str = "tests/reference/dicom/oblique";
+/// Slices of it; one number more is a file of many frames.
+const SLICES: u8 = 10;
+
+/// Slices in several transfer syntaxes, each behind its number, and a file of many frames.
+fn slices() -> Vec<Vec<u8>> {
+    let mut all = files(SERIES, ".dcm");
+    assert_eq!(all.len(), usize::from(SLICES));
+    all.extend(files("tests/reference/dicom", "enhanced.dcm"));
+    let numbered = |(number, bytes): (u8, Vec<u8>)| [vec![number], bytes].concat();
+    (0..).zip(all).map(numbered).collect()
+}
+
+/// A slice of a DICOM series among the others, or all of a series in one file, and its segmentation.
+pub fn dicom(bytes: &[u8]) -> bool {
+    let Some((number, bytes)) = bytes.split_first() else {
+        return false;
+    };
+    let number = number % (SLICES + 1);
+    DICOM.with(|folder| {
+        let path = folder.path().join(format!("{number:03}.dcm"));
+        let good = fs::read(&path);
+        put(&path, bytes);
+        let series = match number {
+            SLICES => Series::open(&path, None),
+            _ => Series::open(folder.path(), None),
+        };
+        let scan = series.and_then(|series| Ok((series.volume()?, series)));
+        match good {
+            Ok(good) => put(&path, &good),
+            Err(_) => fs::remove_file(&path).unwrap(),
+        }
+        scan.is_ok_and(|(scan, series)| {
+            let name = "a label".into();
+            let _ = series.encode_segmentation(&vec![1; scan.data.len()], &[Label { value: 1, name }]);
+            sound(&scan)
+        })
+    })
+}
+
 /// A read volume holds nothing that later steps can't have.
 fn sound(volume: &Volume) -> bool {
     let geometry = &volume.geometry;
@@ -185,6 +227,13 @@ fn cases() -> TempDir {
 }
 
 thread_local! {
+    static DICOM: LazyCell<TempDir> = LazyCell::new(|| {
+        let folder = tempfile::tempdir().unwrap();
+        for (number, bytes) in files(SERIES, ".dcm").iter().enumerate() {
+            fs::write(folder.path().join(format!("{number:03}.dcm")), bytes).unwrap();
+        }
+        folder
+    });
     static DATASET: LazyCell<TempDir> = LazyCell::new(cases);
     static SPLITS: LazyCell<TempDir> = LazyCell::new(|| {
         let folder = cases();

@@ -15,6 +15,8 @@ mod conv_transpose3d;
 mod cross_entropy;
 mod data;
 mod dice;
+#[cfg(feature = "dicom")]
+mod dicom;
 mod dropout;
 mod elementary;
 mod ensemble;

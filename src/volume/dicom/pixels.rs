@@ -1,12 +1,12 @@
 //! From stored pixels to a frame's values.
 //!
 //! Runs of bytes (RLE) are decoded here: dicom-rs's decoder trusts the numbers of a piece's header. JPEG is left to a crate, once the
-//! picture's header says that it is of the size that the file promises.
+//! picture's header says that it is lossless and of the size that the file promises.
 
 use std::borrow::Cow;
 
 use dicom_dictionary_std::{tags, uids};
-use jpeg_decoder::{Decoder, PixelFormat};
+use jpeg_decoder::{CodingProcess, Decoder, PixelFormat};
 
 use super::elements::{Elements, Pixels, syntax_name};
 use crate::volume::file::{Problem, wrong};
@@ -135,10 +135,7 @@ impl Format {
                 let data = self.compressed(offsets, pieces, frame)?;
                 let decoded = match syntax {
                     uids::RLE_LOSSLESS => self.runs(&data),
-                    uids::JPEG_BASELINE8_BIT
-                    | uids::JPEG_EXTENDED12_BIT
-                    | uids::JPEG_LOSSLESS
-                    | uids::JPEG_LOSSLESS_SV1 => self.jpeg(&data),
+                    uids::JPEG_LOSSLESS | uids::JPEG_LOSSLESS_SV1 => self.jpeg(&data),
                     other => Err(format!(
                         "its transfer syntax {} is not read; decompress it, for example with dcmdjpeg or gdcmconv --raw",
                         syntax_name(other)
@@ -245,6 +242,10 @@ impl Format {
                 self.rows,
                 self.bytes
             ));
+        }
+        // Other pictures would go through the crate's unsafe code.
+        if info.coding_process != CodingProcess::Lossless {
+            return Err("its compressed picture is not lossless, as its transfer syntax says".into());
         }
         let bytes = decoder.decode().map_err(damaged)?;
         if bytes.len() as u64 != self.frame() {

@@ -1,0 +1,2 @@
+#![no_main]
+obelisk_fuzz::fuzz!(dicom);
