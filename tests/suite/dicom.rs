@@ -8,10 +8,10 @@ use dicom_core::value::{DataSetSequence, PixelFragmentSequence, Value};
 use dicom_core::{DataElement, PrimitiveValue, Tag, VR};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::{DefaultDicomObject, InMemDicomObject, open_file};
-use glam::DMat4;
+use glam::{DMat3, DMat4, DVec3, EulerRot};
 use obelisk::dataset::Label;
 use obelisk::volume::dicom::{DicomError, Folder, Holds, Series};
-use obelisk::volume::{self, SpatialHeader};
+use obelisk::volume::{self, Geometry, SpatialHeader};
 use tempfile::TempDir;
 
 use crate::common::*;
@@ -187,6 +187,7 @@ fn what_is_no_scan_is_refused() {
     type Change = fn(&mut DefaultDicomObject);
     let compressed: Change = |file| {
         file.meta_mut().transfer_syntax = uids::JPEG2000_LOSSLESS.into();
+        file.meta_mut().update_information_group_length();
         let pieces = PixelFragmentSequence::new_fragments(vec![vec![0_u8; 16]]);
         file.put(DataElement::new(tags::PIXEL_DATA, VR::OB, Value::from(pieces)));
     };
@@ -329,8 +330,8 @@ fn code(object: &InMemDicomObject, tag: Tag) -> (String, String, String) {
 }
 
 /// The labels that a segmentation of a series has, each frame's references and places compared with the images'.
-fn decoded(seg: &DefaultDicomObject, name: &str, values: &[i32], shape: [usize; 3]) -> Vec<i32> {
-    let [x, y, z] = shape;
+fn decoded(seg: &DefaultDicomObject, name: &str, values: &[i32], geometry: &Geometry) -> Vec<i32> {
+    let [x, y, z] = geometry.shape;
     let about = &expected()[name];
     let instances: Vec<&str> = about["instances"]
         .as_array()
@@ -345,7 +346,6 @@ fn decoded(seg: &DefaultDicomObject, name: &str, values: &[i32], shape: [usize; 
     assert_eq!(frames.len(), number(tags::NUMBER_OF_FRAMES));
     let bits = seg.element(tags::PIXEL_DATA).unwrap().to_bytes().unwrap();
     assert_eq!(bits.len(), (frames.len() * x * y).div_ceil(8).next_multiple_of(2));
-    let geometry = open(name).geometry().clone();
     let mut labels = vec![0; x * y * z];
     let mut before = (0, 0);
     for (n, frame) in frames.iter().enumerate() {
@@ -432,7 +432,7 @@ fn segmentations_have_every_voxel_and_refer_to_its_image() {
         let again = open(name).encode_segmentation(&labels, &names()).unwrap();
         assert!(bytes == again, "{name}: the same bytes");
         let seg = dicom_object::from_reader(&bytes[..]).unwrap();
-        let back = decoded(&seg, name, &[1, 2, 7, 9], shape);
+        let back = decoded(&seg, name, &[1, 2, 7, 9], series.geometry());
         assert!(back == labels, "{name}: voxels differ");
 
         let path = reference("dicom").join(name);
@@ -503,7 +503,7 @@ fn segmentations_have_every_voxel_and_refer_to_its_image() {
             text(&seg, tags::SOP_INSTANCE_UID)
         );
         assert!(
-            decoded(&other, name, &[1, 2, 7, 9], shape)
+            decoded(&other, name, &[1, 2, 7, 9], series.geometry())
                 .iter()
                 .all(|v| *v == 0)
         );
@@ -527,9 +527,26 @@ fn predictions_are_those_of_nifti_files() {
     for sub in ["series", "scans"] {
         fs::create_dir(at(sub)).unwrap();
     }
-    for name in ["ct", "oblique"] {
-        crate::program::copy(&reference("dicom").join(name), &at("series").join(name));
-        let scan = open(name).volume().unwrap();
+    // As it lies, and turned on all axes.
+    let turn = DMat3::from_euler(EulerRot::XYZ, 0.3, -0.4, 0.2);
+    let turned = changed("ct", |_, file| {
+        let each = |tag| {
+            let numbers = numbers(file, tag);
+            let vectors = numbers
+                .chunks(3)
+                .map(|v| (turn * DVec3::from_slice(v)).to_array());
+            let texts: Vec<String> = vectors.flatten().map(|n| format!("{n:.9}")).collect();
+            texts.join("\\")
+        };
+        let [at, along] = [tags::IMAGE_POSITION_PATIENT, tags::IMAGE_ORIENTATION_PATIENT].map(each);
+        put(file, tags::IMAGE_POSITION_PATIENT, VR::DS, &at);
+        put(file, tags::IMAGE_ORIENTATION_PATIENT, VR::DS, &along);
+        put(file, tags::SERIES_NUMBER, VR::IS, "3");
+        put(file, tags::SERIES_INSTANCE_UID, VR::UI, "1.2.3");
+    });
+    for (name, from) in [("ct", &*reference("dicom/ct")), ("oblique", turned.path())] {
+        crate::program::copy(from, &at("series").join(name));
+        let scan = volume::read(from).unwrap();
         let path = at("scans").join(format!("{name}.nii.gz"));
         volume::write_image(&path, &scan.data, &scan.geometry, false).unwrap();
     }
@@ -563,7 +580,7 @@ fn predictions_are_those_of_nifti_files() {
         );
         assert!(expected.geometry.difference(&labels.geometry, 1e-5).is_none());
         let seg = open_file(at(&format!("segs/{name}.dcm"))).unwrap();
-        let back = decoded(&seg, name, &[1, 2], labels.geometry.shape);
+        let back = decoded(&seg, "ct", &[1, 2], &labels.geometry);
         assert!(
             back == labels.labels().unwrap(),
             "{name}: the segmentation differs"
@@ -620,7 +637,7 @@ fn predictions_are_those_of_nifti_files() {
         "--input",
         "series/oblique",
         "--output",
-        "series/oblique/000.dcm",
+        "series/oblique/00.dcm",
         "--force",
     ]);
     refused(&over, 2, "which is never written to");
