@@ -15,7 +15,6 @@ use super::elements::COPIED;
 use super::{Series, VolumeError};
 use crate::dataset::Label;
 use crate::file::write_beside;
-use crate::label_table;
 
 /// Characters of a long string and of a short one.
 const LONG: usize = 64;
@@ -476,20 +475,9 @@ struct Frames {
 }
 
 fn segments(file: &mut InMemDicomObject, names: &[&Label]) {
-    let background = Label {
-        value: 0,
-        name: String::new(),
-    };
-    let all: Vec<Label> = [&background]
-        .into_iter()
-        .chain(names.iter().copied())
-        .cloned()
-        .collect();
-    let entries = label_table::coloured(&all);
-    let items = entries.iter().enumerate().skip(1).map(|(number, entry)| {
-        let label = &entry.label;
+    let items = names.iter().enumerate().map(|(index, label)| {
         let mut item = InMemDicomObject::new_empty();
-        let number = PrimitiveValue::from(number as u16);
+        let number = PrimitiveValue::from(index as u16 + 1);
         item.put(DataElement::new(tags::SEGMENT_NUMBER, VR::US, number));
         let name = match short(&label.name, LONG) {
             name if name.is_empty() => format!("label {}", label.value),
@@ -522,11 +510,12 @@ fn segments(file: &mut InMemDicomObject, names: &[&Label]) {
             );
         }
         put_items(&mut item, tags::SEGMENTED_PROPERTY_TYPE_CODE_SEQUENCE, vec![kind]);
-        let colour = PrimitiveValue::U16(lab(entry.colour).into_iter().collect());
+        // That of pictures, which only the program has.
+        #[cfg(feature = "cli")]
         item.put(DataElement::new(
             tags::RECOMMENDED_DISPLAY_CIE_LAB_VALUE,
             VR::US,
-            colour,
+            PrimitiveValue::U16(lab(crate::picture::label_colour(index + 1)).into_iter().collect()),
         ));
         item
     });
@@ -618,6 +607,7 @@ fn is_uid(text: &str) -> bool {
 }
 
 /// sRGB as PCS values: CIE L*a*b* for the white D50, L* of 100 and a*, b* of 255 as 65535 (PS3.3, C.10.7.1.1).
+#[cfg(feature = "cli")]
 fn lab(colour: [u8; 3]) -> [u16; 3] {
     let linear = colour.map(|value| {
         let value = f64::from(value) / 255.0;
@@ -712,6 +702,7 @@ mod tests {
     }
 
     /// Against colour-science's `RGB_to_XYZ` and `XYZ_to_Lab` for D50.
+    #[cfg(feature = "cli")]
     #[test]
     fn colours_are_of_d50() {
         assert_eq!(lab([255; 3]), [65535, 32896, 32896]);
