@@ -47,6 +47,22 @@ pub fn write_beside_keeping(path: &Path, kept: &Path, bytes: &[u8]) -> io::Resul
     Ok(())
 }
 
+/// Makes a file hold `kept` and then `more`. Where it begins with `kept`, it is not replaced: what follows is cut off and `more`
+/// appended, so that a reader who has it open goes on. A crash may leave part of `more`, for formats whose readers notice that.
+///
+/// # Errors
+/// As [`write_beside`] with `force`.
+pub(crate) fn append_to(path: &Path, kept: &[u8], more: &[u8]) -> io::Result<()> {
+    let begins = check_place(path)? && fs::read(path)?.starts_with(kept);
+    if !begins {
+        return write_beside(path, &[kept, more].concat(), true);
+    }
+    let mut file = File::options().write(true).open(path)?;
+    change(|| file.set_len(kept.len() as u64))?;
+    io::Seek::seek(&mut file, io::SeekFrom::End(0))?;
+    change(|| file.write_all(more))
+}
+
 /// Writes a file as [`write_beside`] does with `force`, that no other user reads or writes; in a folder that is made so where
 /// it is not there.
 ///
@@ -215,6 +231,27 @@ mod tests {
         write_beside_keeping(&path, &kept, &[3]).unwrap();
         assert_eq!((contents(&path), contents(&kept)), (Some(vec![3]), Some(vec![1])));
         assert_eq!(names(folder.path()), ["before", "new"]);
+    }
+
+    #[test]
+    fn appends_to_what_begins_so_and_replaces_what_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events");
+        for (before, kept, more, after) in [
+            (None, "", "ab", "ab"),
+            (Some("ab"), "ab", "cd", "abcd"),
+            (Some("abXY"), "ab", "", "ab"),
+            (Some("other"), "ab", "cd", "abcd"),
+        ] {
+            match before {
+                Some(before) => fs::write(&path, before).unwrap(),
+                None => assert!(!path.exists()),
+            }
+            append_to(&path, kept.as_bytes(), more.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), after);
+        }
+        assert!(append_to(folder.path(), b"", b"x").is_err());
+        assert_eq!(names(folder.path()), ["events"]);
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub mod mpi;
 mod settings;
 mod sparse;
 mod start;
+#[cfg(feature = "cli")]
+pub mod tensorboard;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::{ControlFlow, Range};
@@ -27,7 +29,7 @@ use web_time::Instant;
 pub use self::augment::{Augment, Axes, Part, Preset};
 pub use self::lock::RunFolder;
 pub use self::log::EpochRecord;
-pub use checkpoint::{checkpointed, has_checkpoint, remove_checkpoints};
+pub use checkpoint::{checkpointed, has_checkpoint, logged, remove_checkpoints};
 pub use data::{TrainingCase, TrainingData, ValidationCase};
 pub use exchange::{Alone, Exchange, ExchangeError};
 pub use graph::{add_loss, training_graph};

@@ -13,6 +13,7 @@ use obelisk::model::{self, Architecture};
 use obelisk::nnunet;
 use obelisk::picture;
 use obelisk::preprocess::{Overrides, Preprocessing};
+use obelisk::train::tensorboard::TensorBoard;
 use obelisk::train::{
     Event, Preset, RunFolder, Settings, TrainError, TrainingData, first_batch, has_checkpoint, train_on_ranks,
 };
@@ -61,6 +62,9 @@ pub struct Train {
     /// Fold to validate on, from 0; absent to train on every case
     #[arg(long, value_name = "K")]
     fold: Option<usize>,
+    /// Also write losses, rates and scores for TensorBoard into the run's folder
+    #[arg(long)]
+    tensorboard: bool,
     #[command(flatten)]
     options: TrainingOptions,
     #[command(flatten)]
@@ -177,6 +181,7 @@ impl Train {
         settings.forms = forms;
         let names = data.preprocessing.foreground_names();
         let step = settings.batch.saturating_mul(settings.accumulate);
+        let mut board = (self.tensorboard && is_first).then(|| TensorBoard::new(&self.out, names.clone()));
         let mut progress = Progress::new(settings.epochs, step, names);
         if !is_first {
             progress.silence();
@@ -192,7 +197,10 @@ impl Train {
         let trained = loop {
             // A folder may have another training's checkpoints until this one has saved its own.
             let resume = self.resume || progress.epochs_saved > 0;
-            let report = |event: Event| progress.show(&event);
+            let report = |event: Event| match board.as_mut().map(|board| board.hear(&event)) {
+                Some(ControlFlow::Break(())) => ControlFlow::Break(()),
+                _ => progress.show(&event),
+            };
             let exchange = ranks.exchange();
             // Ranks repeat nothing by themselves: the others are further.
             let alone = exchange.size() == 1;
@@ -206,6 +214,7 @@ impl Train {
             }
         };
         progress.finish();
+        board.map_or(Ok(()), TensorBoard::finish)?;
         let log = match trained {
             Err(stopped @ TrainError::Stopped { .. }) => {
                 return Err(Interrupted::after(format!("{stopped}; {going_on}")).into());

@@ -29,6 +29,15 @@ pub fn checkpointed(run: &Path) -> Result<Option<(Settings, usize)>, WeightsErro
     Ok(found.map(|(record, _)| (record.settings, record.epochs_done)))
 }
 
+/// The log of the epochs that a run's checkpoint has done; `None` where there is no checkpoint.
+///
+/// # Errors
+/// As [`checkpointed`].
+pub fn logged(run: &Path) -> Result<Option<Vec<EpochRecord>>, WeightsError> {
+    let found = Checkpoints::of(run).load()?;
+    Ok(found.map(|(record, _)| record.log))
+}
+
 /// Removes a run's checkpoints, so that its training begins anew.
 ///
 /// # Errors
