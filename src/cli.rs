@@ -18,6 +18,7 @@ mod predict;
 mod prepare;
 pub mod print;
 mod ranks;
+mod report;
 mod scoring;
 mod shell;
 mod train;
@@ -75,6 +76,8 @@ enum Command {
     Offsets(offsets::Offsets),
     /// Score predictions against reference labels
     Evaluate(evaluate::Evaluate),
+    /// Write a training, a cross-validation or scores as one HTML file, with cases to look through
+    Report(Box<report::Report>),
     /// Print a shell's completions of these commands and their options
     Completions(shell::Completions),
     /// Write these helps as manual pages
@@ -92,6 +95,7 @@ impl Command {
             Command::Bench(command) => Some(&command.device.memory),
             Command::Evaluate(command) => Some(&command.memory),
             Command::Offsets(command) => Some(&command.device.memory),
+            Command::Report(command) => Some(&command.device.memory),
             _ => None,
         }
     }
@@ -119,6 +123,7 @@ pub fn run(arguments: Arguments, started: std::time::Instant) -> anyhow::Result<
         Command::Export(command) => command.run(),
         Command::Offsets(command) => command.run(),
         Command::Evaluate(command) => command.run(),
+        Command::Report(command) => command.run(),
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(),
     }
@@ -220,7 +225,7 @@ mod tests {
         for command in all.get_subcommands_mut() {
             let name = command.get_name().to_owned();
             let help = command.render_long_help().to_string();
-            let uses = ["info", "train", "crossval", "predict", "bench", "offsets"].contains(&&*name);
+            let uses = ["info", "train", "crossval", "predict", "bench", "offsets", "report"].contains(&&*name);
             assert_eq!(help.contains("--adapter"), uses, "{name}");
             if uses {
                 let at = |what: &str| help.find(what).expect(what);

@@ -4,7 +4,7 @@
 mod csv;
 mod latex;
 mod methods;
-mod summary;
+pub(crate) mod summary;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -107,7 +107,7 @@ impl Report {
     }
 
     /// A label's name in tables: `1 liver`.
-    fn label_heading(label: &Label) -> String {
+    pub(crate) fn label_heading(label: &Label) -> String {
         match label.name == label.value.to_string() {
             true => label.name.clone(),
             false => label.to_string(),

@@ -87,6 +87,8 @@ pub mod predict;
 pub mod prepare;
 pub mod preprocess;
 pub mod receptive_field;
+#[cfg(feature = "cli")]
+pub mod report;
 pub mod shader;
 pub mod statistics;
 pub mod tensor;

@@ -5,6 +5,7 @@ mod curve;
 mod offsets;
 mod overlay;
 mod scores;
+mod slices;
 
 use std::path::{Path, PathBuf};
 
@@ -20,6 +21,8 @@ pub use curve::{CurvePoint, training_curve};
 pub use offsets::offset_density;
 pub use overlay::overlay;
 pub use scores::score_plot;
+pub(crate) use scores::{Summary as BoxSummary, scatter};
+pub use slices::{Slices, slices};
 
 /// Why a picture could not be made.
 #[derive(Debug, thiserror::Error)]

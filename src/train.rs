@@ -1200,6 +1200,7 @@ fn model_info(
         arch: settings.arch.clone(),
         preprocessing: data.preprocessing.clone(),
         training: Some(TrainingRecord {
+            version: env!("CARGO_PKG_VERSION").into(),
             dataset: data.dataset.clone(),
             epochs,
             seed: settings.seed,

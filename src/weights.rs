@@ -133,6 +133,9 @@ impl Record for ModelInfo {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TrainingRecord {
+    /// Version of the program that trained; empty in what older ones wrote.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub version: String,
     /// Name of the dataset's folder.
     pub dataset: String,
     /// Epochs done when the file was written.

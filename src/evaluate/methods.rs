@@ -91,7 +91,7 @@ impl Methods {
     }
 
     /// The metrics that every method was scored by, by their place in [`METRICS`].
-    pub(super) fn scored(&self) -> Vec<usize> {
+    pub(crate) fn scored(&self) -> Vec<usize> {
         let all = |i: &usize| self.methods.iter().all(|m| m.report.scored().any(|j| j == *i));
         (0..METRICS.len()).filter(all).collect()
     }

@@ -79,14 +79,14 @@ impl Report {
     }
 
     /// A metric's summary of a label, or of all.
-    pub(super) fn summary_of(&self, metric: &Metric, label: Option<i32>) -> Option<&Summary> {
+    pub(crate) fn summary_of(&self, metric: &Metric, label: Option<i32>) -> Option<&Summary> {
         self.summary
             .iter()
             .find(|s| s.metric == metric.name && s.label == label)
     }
 
     /// The labels, then `None` for all of them where they are several, with their headings.
-    pub(super) fn parts(&self) -> Vec<(Option<i32>, String)> {
+    pub(crate) fn parts(&self) -> Vec<(Option<i32>, String)> {
         let labels = self.labels.iter();
         let mut parts: Vec<_> = labels
             .map(|label| (Some(label.value), Report::label_heading(label)))
@@ -97,7 +97,7 @@ impl Report {
         parts
     }
 
-    pub(super) fn write_summary(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    pub(crate) fn write_summary(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let header = [
             "label",
             "metric",
@@ -130,7 +130,7 @@ impl Report {
 }
 
 /// What stands above a summary.
-pub(super) fn heading(surfaces: Option<Surfaces>, cases: usize) -> String {
+pub(crate) fn heading(surfaces: Option<Surfaces>, cases: usize) -> String {
     let of_surfaces = surfaces.map_or(String::new(), |surfaces| {
         let kind = match surfaces.definition {
             Surface::Elements => "surface elements",
@@ -150,7 +150,7 @@ pub(super) fn heading(surfaces: Option<Surfaces>, cases: usize) -> String {
 }
 
 /// A score as its metric shows it, `-` for none.
-pub(super) fn shown(metric: &Metric, score: Option<f64>) -> String {
+pub(crate) fn shown(metric: &Metric, score: Option<f64>) -> String {
     match score.map(|score| metric.shown(score)) {
         None => "-".into(),
         Some(score) => format!("{score:.*}", decimals(score)),
@@ -163,7 +163,7 @@ fn decimals(score: f64) -> usize {
 }
 
 /// A summary's interval in brackets, `-` for none.
-pub(super) fn interval(metric: &Metric, summary: &Summary) -> String {
+pub(crate) fn interval(metric: &Metric, summary: &Summary) -> String {
     match (summary.low, summary.high) {
         (Some(low), Some(high)) => format!("[{}, {}]", shown(metric, Some(low)), shown(metric, Some(high))),
         _ => "-".into(),

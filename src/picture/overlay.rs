@@ -18,7 +18,7 @@ pub(super) struct Plane {
     /// Across, up, and the axis that the plane is perpendicular to.
     pub axes: [usize; 3],
     /// Letters at the left and right side.
-    sides: [&'static str; 2],
+    pub(super) sides: [&'static str; 2],
 }
 
 /// As radiologists look at them: the patient's right is at the picture's left, and anterior is at the left of a
@@ -43,16 +43,16 @@ pub(super) const PLANES: [Plane; 3] = [
 
 /// A scan turned to RAS, with its label maps.
 pub(super) struct Scene {
-    image: Vec<f32>,
-    labels: Vec<i32>,
-    reference: Option<Vec<i32>>,
-    shape: [usize; 3],
-    spacing: [f64; 3],
-    window: (f32, f32),
+    pub image: Vec<f32>,
+    pub labels: Vec<i32>,
+    pub reference: Option<Vec<i32>>,
+    pub shape: [usize; 3],
+    pub spacing: [f64; 3],
+    pub window: (f32, f32),
 }
 
 impl Scene {
-    fn new(scan: &Volume, labels: &[i32], reference: Option<&[i32]>) -> Scene {
+    pub(super) fn new(scan: &Volume, labels: &[i32], reference: Option<&[i32]>) -> Scene {
         let turn = scan.geometry.orientation.to(Orientation::RAS);
         let stored = scan.geometry.shape;
         let shape = turn.permute(stored);
@@ -106,7 +106,7 @@ impl Scene {
         extent.map(|mm| (mm * scale).round().max(1.0) as u32)
     }
 
-    fn index(&self, voxel: [usize; 3]) -> usize {
+    pub(super) fn index(&self, voxel: [usize; 3]) -> usize {
         (voxel[0] * self.shape[1] + voxel[1]) * self.shape[2] + voxel[2]
     }
 

@@ -152,23 +152,23 @@ fn draw_legend(area: &Area, labels: &[String]) -> Drawn {
 }
 
 /// The horizontal place of a case's dot in its box: multiples of the golden ratio spread evenly.
-fn scatter(case: usize) -> f64 {
+pub(crate) fn scatter(case: usize) -> f64 {
     ((case as f64 * 0.618_033_988_75).fract() - 0.5) * 0.5
 }
 
 /// What a box shows.
 #[derive(Debug, PartialEq)]
-struct Summary {
-    low: f64,
-    box_low: f64,
-    median: f64,
-    box_high: f64,
-    high: f64,
+pub(crate) struct Summary {
+    pub(crate) low: f64,
+    pub(crate) box_low: f64,
+    pub(crate) median: f64,
+    pub(crate) box_high: f64,
+    pub(crate) high: f64,
 }
 
 impl Summary {
     /// Of at least one value; quartiles by linear interpolation, as numpy's.
-    fn of(values: &[f64]) -> Summary {
+    pub(crate) fn of(values: &[f64]) -> Summary {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
         let quantile = |q: f64| {
