@@ -225,7 +225,10 @@ mod tests {
         for command in all.get_subcommands_mut() {
             let name = command.get_name().to_owned();
             let help = command.render_long_help().to_string();
-            let uses = ["info", "train", "crossval", "predict", "bench", "offsets", "report"].contains(&&*name);
+            let uses = [
+                "info", "train", "crossval", "predict", "bench", "offsets", "report",
+            ]
+            .contains(&&*name);
             assert_eq!(help.contains("--adapter"), uses, "{name}");
             if uses {
                 let at = |what: &str| help.find(what).expect(what);

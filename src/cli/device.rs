@@ -144,7 +144,7 @@ mod tests {
         let bytes = |name: &str| std::fs::read(folder.join(name)).unwrap();
         let mut lost = 0;
 
-        let train = |run: &str| format!("train {data} {tiny} --out @/{run}");
+        let train = |run: &str| format!("train {data} {tiny} --tensorboard --out @/{run}");
         let (trained, whole) = command(folder, &train("whole"), None);
         trained.unwrap();
         // As the first scan is uploaded, half-way, and as the last weights are read.
@@ -154,7 +154,12 @@ mod tests {
             let (trained, counts) = command(folder, &train(&run), Some(Fault::Loss(at)));
             trained.unwrap_or_else(|error| panic!("{at} of {all}: {error:#}"));
             assert!(counts.submissions > all, "{at} of {all}: {counts:?}");
-            assert!(bytes(&format!("{run}/last.safetensors")) == bytes("whole/last.safetensors"));
+            for file in ["last.safetensors", obelisk::train::tensorboard::FILE] {
+                assert!(
+                    bytes(&format!("{run}/{file}")) == bytes(&format!("whole/{file}")),
+                    "{run}/{file}"
+                );
+            }
             lost += 1;
         }
 

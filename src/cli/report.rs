@@ -65,7 +65,12 @@ pub struct Report {
     #[arg(long, value_name = "FOLDER")]
     predictions: Option<PathBuf>,
     /// Scores: folder of the scans
-    #[arg(long, value_name = "FOLDER", requires = "predictions", conflicts_with = "dataset")]
+    #[arg(
+        long,
+        value_name = "FOLDER",
+        requires = "predictions",
+        conflicts_with = "dataset"
+    )]
     images: Option<PathBuf>,
     /// Scores: folder of the reference label files
     #[arg(long, value_name = "FOLDER", requires = "images")]
@@ -101,9 +106,10 @@ impl Report {
         let dataset = self.dataset(&source, &mut document)?;
         self.check_files(&source, dataset.as_ref())?;
         (document.commands, document.attachments) = source.repeat()?;
-        document
-            .versions
-            .push(("This report".into(), concat!("obelisk ", env!("CARGO_PKG_VERSION")).into()));
+        document.versions.push((
+            "This report".into(),
+            concat!("obelisk ", env!("CARGO_PKG_VERSION")).into(),
+        ));
         let mut segmenter = Segmenter::new(self);
         match &source {
             Source::Runs { runs, table } => {
@@ -134,11 +140,7 @@ impl Report {
         let html = document.html();
         write_beside(&self.output, html.as_bytes(), self.force)
             .with_context(|| format!("{}", self.output.display()))?;
-        outln!(
-            "{} ({:.2} MB)",
-            self.output.display(),
-            html.len() as f64 / 1e6
-        );
+        outln!("{} ({:.2} MB)", self.output.display(), html.len() as f64 / 1e6);
         Ok(())
     }
 
@@ -363,16 +365,33 @@ impl Report {
             None => format!("none of {}", run.settings.epochs),
         };
         fact("Epochs", unique(&mut runs.iter().map(epochs)));
-        let cases = trainings().map(|t| format!("{} trained on, {} held out", t.trained_on.len(), t.held_out.len()));
-        fact("Cases of a run", unique(&mut cases.into_iter()));
+        let trained_on = trainings().map(|t| t.trained_on.len());
+        let held_out = trainings().map(|t| t.held_out.len());
+        if let (Some(trained_on), Some(held_out)) = (range(trained_on), range(held_out)) {
+            let cases = format!("{trained_on} trained on, {held_out} held out");
+            fact(
+                if runs.len() > 1 {
+                    "Cases of a fold"
+                } else {
+                    "Cases"
+                },
+                vec![cases],
+            );
+        }
         let labels = infos.first().map(|info| info.preprocessing.foreground_names());
         fact("Labels", labels.unwrap_or_default());
-        let used = runs.iter().filter_map(|run| run.result.as_ref()).map(|r| match r.weights {
-            Epoch::Best => "those that scored best on the held-out cases".to_owned(),
-            _ => "those of the last epoch".to_owned(),
-        });
+        let used = runs
+            .iter()
+            .filter_map(|run| run.result.as_ref())
+            .map(|r| match r.weights {
+                Epoch::Best => "those that scored best on the held-out cases".to_owned(),
+                _ => "those of the last epoch".to_owned(),
+            });
         fact("Weights", unique(&mut used.into_iter()));
-        let adapters = runs.iter().filter_map(|run| run.result.as_ref()).map(|r| r.adapter.clone());
+        let adapters = runs
+            .iter()
+            .filter_map(|run| run.result.as_ref())
+            .map(|r| r.adapter.clone());
         let mut version = |name: &str, values: Vec<String>| {
             if !values.is_empty() {
                 document.versions.push((name.into(), values.join(", ")));
@@ -385,7 +404,10 @@ impl Report {
         version("Training", unique(&mut trained.into_iter()));
         version("Adapter of the training", unique(&mut adapters.into_iter()));
         let forms = runs.iter().filter_map(|run| run.settings.forms);
-        version("Forms of kernels", unique(&mut forms.map(|forms| forms.to_string())));
+        version(
+            "Forms of kernels",
+            unique(&mut forms.map(|forms| forms.to_string())),
+        );
         let prepared = unique(&mut infos.iter().map(|info| info.preprocessing.to_string()));
         for (i, text) in prepared.iter().enumerate() {
             document.attachments.push(Attachment {
@@ -404,7 +426,9 @@ impl Report {
         let names: Vec<&str> = scores.methods.iter().map(|m| m.name.as_str()).collect();
         let title = format!("Scores of {}", names.join(", "));
         document.title = self.title.clone().unwrap_or(title);
-        let Some(first) = scores.methods.first() else { return };
+        let Some(first) = scores.methods.first() else {
+            return;
+        };
         document
             .facts
             .push(("Cases".into(), first.report.cases.len().to_string()));
@@ -449,7 +473,11 @@ impl Report {
             })
             .collect();
         let most = (PIXELS / (3 * chosen.len().max(1))).min(PIXELS_OF_PLANE);
-        let predicted = self.predictions.as_deref().map(|folder| scans(folder, 1)).transpose()?;
+        let predicted = self
+            .predictions
+            .as_deref()
+            .map(|folder| scans(folder, 1))
+            .transpose()?;
         let mut views = Vec::new();
         for (method, place, case) in chosen {
             let (scan, reference) = cases.read(&case.case)?;
@@ -501,16 +529,16 @@ impl Report {
         match source {
             Source::Runs { runs, .. } => {
                 let weights = runs.iter().flat_map(|run| {
-                    let name = run.name();
-                    run.weights().into_iter().map(move |path| {
-                        let file = path.file_name().unwrap_or_default().to_string_lossy();
-                        (format!("{name}: {file}"), path.clone())
-                    })
+                    let weights = run.weights().into_iter();
+                    weights.map(|path| (within(&self.input, &path), path))
                 });
                 add("Weights", weights.collect())?;
             }
             Source::Scores(_) => {
-                add("Scores", vec![(self.input.display().to_string(), self.input.clone())])?;
+                add(
+                    "Scores",
+                    vec![(self.input.display().to_string(), self.input.clone())],
+                )?;
             }
         }
         let folders = [
@@ -534,11 +562,18 @@ impl Report {
         let named = files.into_iter();
         add(
             "Dataset",
-            named
-                .map(|path| (within(&dataset.folder, &path), path))
-                .collect(),
+            named.map(|path| (within(&dataset.folder, &path), path)).collect(),
         )
     }
+}
+
+/// From the least to the most of some numbers, in words.
+fn range(numbers: impl Iterator<Item = usize> + Clone) -> Option<String> {
+    let (least, most) = (numbers.clone().min()?, numbers.max()?);
+    Some(match least == most {
+        true => least.to_string(),
+        false => format!("{least} to {most}"),
+    })
 }
 
 /// A file's path in a folder, with slashes on every system.
@@ -572,7 +607,9 @@ impl Cases<'_> {
                     anyhow::bail!("{} has no scan of {id}", images.display());
                 };
                 let scan = read_channels(files)?;
-                let Some(labels) = labels else { return Ok((scan, None)) };
+                let Some(labels) = labels else {
+                    return Ok((scan, None));
+                };
                 let Some(files) = scans(labels, 1)?.remove(id) else {
                     anyhow::bail!("{} has no labels of {id}", labels.display());
                 };
@@ -600,8 +637,8 @@ fn read_on_grid(path: &Path, scan: &Volume) -> anyhow::Result<Vec<i32>> {
 struct Segmenter<'a> {
     command: &'a Report,
     device: Option<Device>,
-    /// With the weights that it has.
-    predictor: Option<(PathBuf, Predictor)>,
+    /// With the weights that it has, and the cases that these have not seen.
+    predictor: Option<(PathBuf, Vec<String>, Predictor)>,
 }
 
 impl<'a> Segmenter<'a> {
@@ -643,23 +680,20 @@ impl<'a> Segmenter<'a> {
                 missing = Some(run);
                 continue;
             };
-            if self.predictor.as_ref().is_none_or(|(of, _)| *of != path) {
+            if self.predictor.as_ref().is_none_or(|(of, ..)| *of != path) {
                 let model = Model::load(&path)?;
-                let held_out = model.info.training.as_ref().map_or(&[][..], |t| &t.held_out);
-                if !held_out.iter().any(|id| id == case) {
-                    continue;
-                }
+                let training = model.info.training.clone().unwrap_or_default();
                 let network = &model::find(&model.info.arch)?;
-                let preprocessing = model.info.preprocessing.clone();
+                let preprocessing = &model.info.preprocessing;
                 let device = self.device()?;
-                let predictor = Predictor::with_weights(device, network, &preprocessing, &model.tensors);
-                self.predictor = Some((path, pollster::block_on(predictor)?));
+                let predictor = Predictor::with_weights(device, network, preprocessing, &model.tensors);
+                self.predictor = Some((path, training.held_out, pollster::block_on(predictor)?));
             }
-            self.device()?;
-            let (Some(device), Some((_, predictor))) = (&self.device, &mut self.predictor) else {
-                continue;
-            };
-            return Ok(pollster::block_on(predictor.labels(device, scan))?);
+            if let (Some(device), Some((_, held_out, predictor))) = (&self.device, &mut self.predictor)
+                && held_out.iter().any(|id| id == case)
+            {
+                return Ok(pollster::block_on(predictor.labels(device, scan))?);
+            }
         }
         match missing {
             Some(run) => anyhow::bail!(

@@ -18,7 +18,7 @@ pub(super) struct Plane {
     /// Across, up, and the axis that the plane is perpendicular to.
     pub axes: [usize; 3],
     /// Letters at the left and right side.
-    pub(super) sides: [&'static str; 2],
+    pub sides: [&'static str; 2],
 }
 
 /// As radiologists look at them: the patient's right is at the picture's left, and anterior is at the left of a
@@ -52,7 +52,7 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    pub(super) fn new(scan: &Volume, labels: &[i32], reference: Option<&[i32]>) -> Scene {
+    pub fn new(scan: &Volume, labels: &[i32], reference: Option<&[i32]>) -> Scene {
         let turn = scan.geometry.orientation.to(Orientation::RAS);
         let stored = scan.geometry.shape;
         let shape = turn.permute(stored);
@@ -106,7 +106,7 @@ impl Scene {
         extent.map(|mm| (mm * scale).round().max(1.0) as u32)
     }
 
-    pub(super) fn index(&self, voxel: [usize; 3]) -> usize {
+    pub fn index(&self, voxel: [usize; 3]) -> usize {
         (voxel[0] * self.shape[1] + voxel[1]) * self.shape[2] + voxel[2]
     }
 

@@ -62,11 +62,7 @@ pub fn slices(
     }
     let scene = Scene::new(scan, labels, reference);
     let part = part(&scene);
-    let share = part
-        .iter()
-        .map(|p| p.len() + 2)
-        .product::<usize>()
-        .max(1) as f64;
+    let share = part.iter().map(|p| p.len() + 2).product::<usize>().max(1) as f64;
     let scale = (most as f64 / share).cbrt().min(1.0);
     let colour = |value: i32| names.iter().position(|l| l.value == value).filter(|i| *i > 0);
     let planes = PLANES.each_ref().map(|plane| {
@@ -93,7 +89,10 @@ fn part(scene: &Scene) -> [std::ops::Range<usize>; 3] {
         .flat_map(|map| map.iter().enumerate())
         .filter(|(_, value)| **value != 0)
     {
-        for (a, at) in [index / (y * z), index / z % y, index % z].into_iter().enumerate() {
+        for (a, at) in [index / (y * z), index / z % y, index % z]
+            .into_iter()
+            .enumerate()
+        {
             low[a] = low[a].min(at);
             high[a] = high[a].max(at + 1);
         }
@@ -177,10 +176,7 @@ impl Sheet {
         let size = [outer[0] * self.columns, outer[1] * self.rows];
         let mut pixels = vec![0; size[0] * size[1]];
         for (slice, number) in self.numbers.iter().enumerate() {
-            let corner = [
-                slice % self.columns * outer[0],
-                slice / self.columns * outer[1],
-            ];
+            let corner = [slice % self.columns * outer[0], slice / self.columns * outer[1]];
             for y in 0..outer[1] {
                 let line = (corner[1] + y) * size[0] + corner[0];
                 let row = y.saturating_sub(finer).min(inner[1] - 1);
@@ -357,7 +353,12 @@ mod tests {
         for plane in slices(&scan, &nothing, Some(&labels), &names(), most).unwrap() {
             let (pixels, ..) = decode(&plane.labels);
             let kinds: std::collections::BTreeSet<u8> = pixels.iter().copied().collect();
-            assert_eq!(kinds.into_iter().collect::<Vec<_>>(), [0, 13, 14], "{}", plane.name);
+            assert_eq!(
+                kinds.into_iter().collect::<Vec<_>>(),
+                [0, 13, 14],
+                "{}",
+                plane.name
+            );
             let (scan, ..) = decode(&plane.scan);
             assert!(scan.len() < 2 * most, "{}: {}", plane.name, scan.len());
             assert!(plane.numbers.is_sorted() && plane.numbers.len() > 5);

@@ -172,7 +172,7 @@ pub struct BoxChart {
 impl BoxChart {
     /// A figure; nothing where there is no finite value.
     pub fn figure(&self) -> String {
-        const ROW: f64 = 26.0;
+        const ROW: f64 = 32.0;
         let (left, right, top, bottom) = (104.0, 12.0, 4.0, 24.0);
         let boxes = || self.groups.iter().flat_map(|(_, boxes)| boxes);
         let finite = || {
@@ -190,10 +190,7 @@ impl BoxChart {
                 ((lowest / end * 10.0 - 0.2).floor().max(0.0) / 10.0 * end).min(0.9 * end),
                 end.max(highest),
             ),
-            None => (
-                lowest.min(0.0),
-                if highest > 0.0 { highest * 1.02 } else { 1.0 },
-            ),
+            None => (lowest.min(0.0), if highest > 0.0 { highest * 1.02 } else { 1.0 }),
         };
         let headings = self.groups.iter().filter(|(name, _)| !name.is_empty()).count();
         let rows = boxes().count() + headings;
@@ -265,39 +262,39 @@ impl BoxChart {
         }
         let numbers: Vec<f64> = finite.iter().map(|(_, v)| *v).collect();
         let summary = BoxSummary::of(&numbers);
+        for (i, (case, value)) in finite.iter().enumerate() {
+            let outlier = !(summary.low..=summary.high).contains(value);
+            if dots || outlier {
+                let _ = write!(
+                    svg,
+                    "<circle class=\"dot {class}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"1.7\"><title>{}: {}</title></circle>",
+                    x(*value),
+                    middle + 44.0 * scatter(i),
+                    escape(case),
+                    number(*value)
+                );
+            }
+        }
         let (box_left, box_right) = (x(summary.box_low), x(summary.box_high));
         let _ = write!(
             svg,
             "<line class=\"{class}\" x1=\"{:.1}\" x2=\"{:.1}\" y1=\"{middle}\" y2=\"{middle}\"/><rect class=\"{class}\" \
-             x=\"{box_left:.1}\" y=\"{}\" width=\"{:.1}\" height=\"14\" rx=\"2\"><title>{}: median {}, quartiles {} and {}</title></rect>",
+             x=\"{box_left:.1}\" y=\"{}\" width=\"{:.1}\" height=\"18\" rx=\"2\"><title>{}: median {}, quartiles {} and {}</title></rect>",
             x(summary.low),
             x(summary.high),
-            middle - 7.0,
+            middle - 9.0,
             (box_right - box_left).max(1.0),
             escape(name),
             number(summary.median),
             number(summary.box_low),
             number(summary.box_high)
         );
-        for (i, (case, value)) in finite.iter().enumerate() {
-            let outlier = !(summary.low..=summary.high).contains(value);
-            if dots || outlier {
-                let _ = write!(
-                    svg,
-                    "<circle class=\"{class}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"1.8\"><title>{}: {}</title></circle>",
-                    x(*value),
-                    middle + 20.0 * scatter(i),
-                    escape(case),
-                    number(*value)
-                );
-            }
-        }
         let at = x(summary.median);
         let _ = write!(
             svg,
             "<line class=\"median\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{}\" y2=\"{}\"/>",
-            middle - 8.0,
-            middle + 8.0
+            middle - 10.0,
+            middle + 10.0
         );
     }
 }

@@ -91,7 +91,11 @@ impl Log {
 
     /// The metrics of its validations: a column of the mean, and those of the labels after it.
     pub fn validations(&self) -> Vec<Validation<'_>> {
-        let metric = |name: &str| METRICS.iter().position(|m| name.strip_suffix("_mean") == Some(m.name));
+        let metric = |name: &str| {
+            METRICS
+                .iter()
+                .position(|m| name.strip_suffix("_mean") == Some(m.name))
+        };
         let mut found: Vec<Validation<'_>> = Vec::new();
         let mut open = false;
         for (name, values) in &self.columns {

@@ -1,6 +1,5 @@
 //! A report as HTML: one file, with nothing from a network, and nothing of the input that is not escaped.
 
-use std::collections::HashMap;
 use std::fmt::Write;
 
 use data_encoding::BASE64;
@@ -18,6 +17,9 @@ use crate::statistics::mean;
 /// Keeps a browser from asking any network for anything, whatever a name in the data may hold.
 const POLICY: &str =
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'";
+
+/// The metrics that are told in few words, where there are some of them.
+pub(super) const USUAL: [&str; 4] = ["dice", "nsd", "hd95", "assd"];
 
 /// The cases of a table that stand there open.
 const FEW_CASES: usize = 12;
@@ -98,9 +100,8 @@ fn list(facts: &[(String, String)]) -> String {
     if facts.is_empty() {
         return String::new();
     }
-    let fact = |(name, value): &(String, String)| {
-        format!("<dt>{}</dt><dd>{}</dd>", escape(name), escape(value))
-    };
+    let fact =
+        |(name, value): &(String, String)| format!("<dt>{}</dt><dd>{}</dd>", escape(name), escape(value));
     let facts: Vec<String> = facts.iter().map(fact).collect();
     format!("<dl>{}</dl>\n", facts.join("\n"))
 }
@@ -117,7 +118,7 @@ fn judging(scores: &Methods) -> impl Iterator<Item = usize> {
 fn tiles(scores: &Methods) -> String {
     let several = scores.methods.len() > 1;
     let metrics: Vec<usize> = judging(scores)
-        .filter(|i| ["dice", "nsd", "hd95", "assd"].contains(&METRICS[*i].name))
+        .filter(|i| USUAL.contains(&METRICS[*i].name))
         .take(if several { 1 } else { 4 })
         .collect();
     let metrics = match metrics.is_empty() {
@@ -131,19 +132,24 @@ fn tiles(scores: &Methods) -> String {
             let Some(summary) = method.report.summary_of(metric, all) else {
                 continue;
             };
+            let what = if summary.infinite > 0 { "median" } else { "mean" };
             let of = match several {
-                true => format!("{}: {}", method.name, metric.heading()),
-                false => format!("mean {}", metric.heading()),
+                true => format!("{}: {what} {}", method.name, metric.heading()),
+                false => format!("{what} {}", metric.heading()),
+            };
+            let (value, below) = match (summary.infinite, summary.low) {
+                (0, Some(_)) => (summary.mean, format!("95 % {}", interval(metric, summary))),
+                (0, None) => (summary.mean, String::new()),
+                (count, _) => (
+                    summary.median,
+                    format!("mean infinite: {count} of {} cases", summary.cases),
+                ),
             };
             let _ = writeln!(
                 text,
-                "<div class=\"tile\"><b>{}</b><span>{}</span><span>{}</span></div>",
-                shown(metric, summary.mean),
-                escape(&of),
-                match summary.low {
-                    Some(_) => format!("95 % {}", interval(metric, summary)),
-                    None => String::new(),
-                }
+                "<div class=\"tile\"><b>{}</b><span>{}</span><span>{below}</span></div>",
+                shown(metric, value),
+                escape(&of)
             );
         }
     }
@@ -192,9 +198,13 @@ fn curves_of(runs: &[&Run]) -> String {
     let column = |name: &'static str| move |log: &Log| -> Vec<Option<f64>> { log.column(name).to_vec() };
     add("Training loss".into(), None, by_run(runs, 1.0, column("loss")));
     let mut rates = by_run(runs, 1.0, column("learning_rate"));
-    if rates.iter().all(|line| line.points == rates[0].points) {
+    // The folds' rates are those of one schedule.
+    if rates[..runs.len()]
+        .iter()
+        .all(|line| line.points == rates[0].points)
+    {
         rates.truncate(1);
-        rates.iter_mut().for_each(|line| line.name = "learning rate".into());
+        (rates[0].name, rates[0].faint) = ("learning rate".into(), false);
     }
     add("Learning rate".into(), None, rates);
     let first = runs.iter().map(|run| run.log.validations()).max_by_key(Vec::len);
@@ -206,7 +216,10 @@ fn curves_of(runs: &[&Run]) -> String {
             Unit::Symbol(_) => (1.0, None),
         };
         let of = |log: &Log, label: Option<&str>| -> Vec<Option<f64>> {
-            let found = log.validations().into_iter().find(|v| v.metric == validation.metric);
+            let found = log
+                .validations()
+                .into_iter()
+                .find(|v| v.metric == validation.metric);
             let Some(found) = found else { return Vec::new() };
             match label {
                 None => found.mean.to_vec(),
@@ -240,7 +253,11 @@ fn curves_of(runs: &[&Run]) -> String {
     };
     let lines = names.iter().enumerate();
     let lines = lines.map(|(i, name)| over_runs(runs, name, Some(i), 1.0, |log| sigma(log, name)));
-    add("Spread of the offsets, σ, normalised".into(), None, lines.collect());
+    add(
+        "Spread of the offsets, σ, normalised".into(),
+        None,
+        lines.collect(),
+    );
     figures
 }
 
@@ -343,7 +360,7 @@ fn tables(scores: &Methods) -> String {
     let several = scores.methods.len() > 1;
     let cases = first.report.cases.len();
     let mut text = format!(
-        "<p class=\"quiet\">{} SD: standard deviation over the cases. Where all labels count, a case's score is its mean \
+        "<p class=\"quiet\">{} SD: standard deviation over the cases; CI: interval of the mean; n: cases with a score. Where all labels count, a case's score is its mean \
          over them.</p>\n<div class=\"tables\">\n",
         escape(&heading(first.report.surfaces, cases))
     );
@@ -351,10 +368,12 @@ fn tables(scores: &Methods) -> String {
         let metric = &METRICS[i];
         let mut header = vec!["label".to_owned()];
         header.extend(several.then(|| "method".to_owned()));
-        header.extend(["mean", "SD", "median", "95 % interval", "n"].map(String::from));
+        header.extend(["mean", "SD", "median", "95 % CI", "n"].map(String::from));
         let mut rows = vec![header];
         let mut remarks = Vec::new();
-        for (label, name) in first.report.parts() {
+        for (label, heading) in first.report.parts() {
+            let known = first.report.labels.iter().find(|l| Some(l.value) == label);
+            let name = known.map_or(heading, |known| known.name.clone());
             for method in &scores.methods {
                 let Some(summary) = method.report.summary_of(metric, label) else {
                     continue;
@@ -388,11 +407,7 @@ fn tables(scores: &Methods) -> String {
             table(&escape(&metric.heading()), &rows, left)
         );
         if !remarks.is_empty() {
-            let _ = write!(
-                text,
-                "<p class=\"quiet\">{}.</p>",
-                escape(&remarks.join("; "))
-            );
+            let _ = write!(text, "<p class=\"quiet\">{}.</p>", escape(&remarks.join("; ")));
         }
         text += "</div>\n";
     }
@@ -523,7 +538,7 @@ fn views(views: &[View]) -> String {
         };
         let _ = write!(
             text,
-            "<article class=\"case\"><h3>{place}: {}{}</h3><p class=\"quiet\">{}</p><ul class=\"legend\">",
+            "<article class=\"case\"><div><h3>{place}: {}{}</h3><p class=\"quiet\">{}</p><ul class=\"legend\">",
             escape(&view.case),
             escape(&of),
             escape(&view.scores)
@@ -536,7 +551,7 @@ fn views(views: &[View]) -> String {
                 escape(name)
             );
         }
-        text += "</ul><div class=\"planes\">";
+        text += "</ul></div><div class=\"planes\">";
         for slices in &view.planes {
             text += &plane(&view.case, slices);
         }
@@ -566,10 +581,11 @@ fn plane(case: &str, slices: &Slices) -> String {
     let numbers: Vec<String> = slices.numbers.iter().map(usize::to_string).collect();
     let number = slices.numbers.get(slices.first).copied().unwrap_or_default();
     format!(
-        "<div class=\"plane\"><div class=\"slice\" data-columns=\"{}\" data-rows=\"{}\" data-width=\"{width}\" \
+        "<div class=\"plane\" style=\"flex:{:.3} 1 0\"><div class=\"slice\" data-columns=\"{}\" data-rows=\"{}\" data-width=\"{width}\" \
          data-height=\"{height}\" data-numbers=\"{}\" style=\"aspect-ratio:{:.3}/{:.3};background-size:{:.4}% {:.4}%\">{}{}\
          <b>{}</b><b>{}</b></div><div class=\"range\"><span>{}</span><output>{number}</output></div>\
          <input type=\"range\" min=\"0\" max=\"{}\" value=\"{}\" aria-label=\"{} slice of {}\"></div>\n",
+        slices.extent[0],
         slices.columns,
         slices.rows,
         numbers.join(","),
@@ -673,8 +689,17 @@ fn repeat(document: &Document) -> String {
             escape(command)
         );
     }
-    let open = if document.attachments.len() == 1 { " open" } else { "" };
-    for Attachment { title, file, text: contents } in &document.attachments {
+    let open = if document.attachments.len() == 1 {
+        " open"
+    } else {
+        ""
+    };
+    for Attachment {
+        title,
+        file,
+        text: contents,
+    } in &document.attachments
+    {
         let _ = writeln!(
             text,
             "<details{open}><summary>{}</summary><p><a download=\"{}\" href=\"data:text/plain;base64,{}\">Save as {}</a></p>\
@@ -792,7 +817,9 @@ mod tests {
             }],
         };
         let html = document.html();
-        assert!(!html.contains("<img") && !html.contains("<b>_sigma") && !html.contains("onerror=alert(1)>'"));
+        assert!(
+            !html.contains("<img") && !html.contains("<b>_sigma") && !html.contains("onerror=alert(1)>'")
+        );
         assert_eq!(html.matches("</script>").count(), 1);
         assert!(html.contains("&lt;/script&gt;&lt;img"));
         for section in ["curves", "scores", "boxes", "cases", "all", "repeat", "origin"] {

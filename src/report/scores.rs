@@ -69,11 +69,7 @@ fn of_json(text: &str, name: &str) -> Result<Methods, String> {
     checked(Methods::new(again.collect(), &pairs))
 }
 
-fn report(
-    labels: Vec<Label>,
-    cases: Vec<CaseScore>,
-    surfaces: Option<crate::metrics::Surfaces>,
-) -> Report {
+fn report(labels: Vec<Label>, cases: Vec<CaseScore>, surfaces: Option<crate::metrics::Surfaces>) -> Report {
     let cases = cases.into_iter().map(|mut case| {
         case.scores.resize(METRICS.len(), Vec::new());
         case.means = case.scores.iter().map(|s| mean(s.iter().copied())).collect();
@@ -263,7 +259,10 @@ mod tests {
             *changed.pointer_mut(at).unwrap() = value;
             // A metric that not every case has does not count; the other one stays.
             match of_json(&changed.to_string(), "file") {
-                Ok(read) => assert!(at.ends_with("dice") && read.methods[0].report.scored().eq([5]), "{at}"),
+                Ok(read) => assert!(
+                    at.ends_with("dice") && read.methods[0].report.scored().eq([5]),
+                    "{at}"
+                ),
                 Err(error) => assert!(!error.is_empty()),
             }
         }

@@ -6,10 +6,10 @@ use toml::{Table as Toml, Value};
 
 use super::log::Log;
 use super::{Attachment, ReportError, invalid, scores};
-use crate::crossval::{FoldResult, Table, fold_result, run_settings};
+use crate::crossval::{Epoch, FoldResult, Table, fold_result, run_settings};
 use crate::evaluate::Methods;
+use crate::metrics::{METRICS, Surface, Surfaces};
 use crate::train::Settings;
-use crate::weights::ModelInfo;
 
 /// A training's folder, read.
 #[derive(Clone, Debug)]
@@ -167,18 +167,23 @@ impl Source {
                     file: "recipe.toml".into(),
                     text,
                 });
-                let metrics: Vec<&str> = table
-                    .metrics()
-                    .iter()
-                    .map(|i| crate::metrics::METRICS[*i].name)
-                    .collect();
+                let metrics: Vec<&str> = table.metrics().iter().map(|i| METRICS[*i].name).collect();
+                let metrics = match metrics.len() == METRICS.len() {
+                    true => "all".to_owned(),
+                    false => metrics.join(","),
+                };
                 let weights = match first.weights {
-                    crate::crossval::Epoch::Best => " --weights best",
-                    crate::crossval::Epoch::Last => "",
+                    Epoch::Best => " --weights best",
+                    Epoch::Last => "",
                 };
                 let surfaces = table.surfaces.map_or(String::new(), options);
                 // A part of the folds, where all rows have the same one.
-                let fold = match table.rows.iter().map(|row| row.folds.as_slice()).collect::<Vec<_>>()[..] {
+                let fold = match table
+                    .rows
+                    .iter()
+                    .map(|row| row.folds.as_slice())
+                    .collect::<Vec<_>>()[..]
+                {
                     [[only], ref rest @ ..] if table.folds > 1 && rest.iter().all(|r| *r == [*only]) => {
                         format!(" --fold {only}")
                     }
@@ -187,23 +192,23 @@ impl Source {
                 commands.push((
                     "With recipe.toml (below), this repeats the cross-validation:".into(),
                     format!(
-                        "obelisk crossval --config recipe.toml --out repeated --metrics {}{surfaces}{weights}{fold}",
-                        metrics.join(",")
+                        "obelisk crossval --config recipe.toml --out repeated --metrics {metrics}{surfaces}{weights}{fold}"
                     ),
                 ));
             }
             _ => {
                 for run in runs {
-                    let file = match runs.len() {
-                        1 => "config.toml".to_owned(),
-                        _ => format!("{}.toml", name_of(&run.folder)),
+                    let name = name_of(&run.folder);
+                    let (file, out) = match runs.len() {
+                        1 => ("config.toml".to_owned(), "repeated".to_owned()),
+                        _ => (format!("{name}.toml"), format!("repeated/{name}")),
                     };
                     commands.push((
                         format!(
                             "With {file} (below), this repeats the training of {}:",
                             run.name()
                         ),
-                        format!("obelisk train --config {} --out repeated", quoted(&file)),
+                        format!("obelisk train --config {} --out {}", quoted(&file), quoted(&out)),
                     ));
                     attachments.push(Attachment {
                         title: format!("Settings of {}", run.name()),
@@ -218,10 +223,10 @@ impl Source {
 }
 
 /// The options that measure surfaces so.
-fn options(surfaces: crate::metrics::Surfaces) -> String {
+fn options(surfaces: Surfaces) -> String {
     let kind = match surfaces.definition {
-        crate::metrics::Surface::Elements => "",
-        crate::metrics::Surface::Voxels => " --surface voxels",
+        Surface::Elements => "",
+        Surface::Voxels => " --surface voxels",
     };
     let missing = match surfaces.missing.is_finite() {
         true => format!(" --missing {}", surfaces.missing),
@@ -250,14 +255,6 @@ fn recipe(runs: &[Run]) -> Result<String, String> {
     whole.extend(dataset.map(|dataset| ("dataset".to_owned(), dataset)));
     whole.insert("networks".into(), Value::Table(networks));
     toml::to_string(&whole).map_err(|e| e.to_string())
-}
-
-/// What the weights of a run say of themselves.
-///
-/// # Errors
-/// Weights that can't be read.
-pub fn info(weights: &Path) -> Result<ModelInfo, ReportError> {
-    Ok(crate::weights::Model::load(weights)?.info)
 }
 
 fn is_run(folder: &Path) -> bool {
@@ -296,12 +293,11 @@ fn name_methods(runs: &mut [Run]) {
             (run.method.clone(), run.common(), row)
         })
         .collect();
-    let same = |a: &(String, Settings, Option<String>), b: &(String, Settings, Option<String>)| match (
-        &a.2, &b.2,
-    ) {
-        (Some(a), Some(b)) => a == b,
-        _ => a.1 == b.1,
-    };
+    let same =
+        |a: &(String, Settings, Option<String>), b: &(String, Settings, Option<String>)| match (&a.2, &b.2) {
+            (Some(a), Some(b)) => a == b,
+            _ => a.1 == b.1,
+        };
     let folders: Vec<PathBuf> = runs.iter().map(|run| run.folder.clone()).collect();
     for (i, run) in runs.iter_mut().enumerate() {
         let clash = kinds
@@ -398,10 +394,7 @@ mod tests {
         let run = folder.path().join("a run");
         write_run(&run, &settings("unet", Some(2)), LOG);
         let (commands, files) = Source::open(&run).unwrap().repeat().unwrap();
-        assert_eq!(
-            commands[0].1,
-            "obelisk train --config config.toml --out repeated"
-        );
+        assert_eq!(commands[0].1, "obelisk train --config config.toml --out repeated");
         let (again, unknown) = Settings::parse(&files[0].text).unwrap();
         assert_eq!((again, unknown.len()), (settings("unet", Some(2)), 0));
         assert_eq!(quoted("it's"), r"'it'\''s'");
@@ -434,10 +427,7 @@ mod tests {
         let want = [settings("obelisk", None), settings("unet", None)];
         assert_eq!(
             found,
-            [
-                ("net", "net of all", &want[0]),
-                ("unet", "unet of all", &want[1])
-            ]
+            [("net", "net of all", &want[0]), ("unet", "unet of all", &want[1])]
         );
         assert!(
             rows.iter().all(|row| row.validates),

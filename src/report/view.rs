@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::ReportError;
+use super::page::USUAL;
 use crate::dataset::{Dataset, Label};
 use crate::evaluate::{CaseScore, Report};
 use crate::gpu::Device;
@@ -48,11 +49,7 @@ pub fn chosen(report: &Report, count: usize) -> Vec<(Place, &CaseScore)> {
         return Vec::new();
     };
     let score = |case: &&CaseScore| case.means.get(metric).copied().flatten();
-    let mut cases: Vec<&CaseScore> = report
-        .cases
-        .iter()
-        .filter(|case| score(case).is_some())
-        .collect();
+    let mut cases: Vec<&CaseScore> = report.cases.iter().filter(|case| score(case).is_some()).collect();
     cases.sort_by(|a, b| {
         let (a, b) = (score(a).unwrap_or_default(), score(b).unwrap_or_default());
         match METRICS[metric].better {
@@ -109,8 +106,10 @@ pub fn view(
 
 /// The case's mean by each metric that says what is better, and by the first of them each label's score.
 fn in_words(report: &Report, case: &CaseScore) -> String {
-    let metrics = report.scored().filter(|i| METRICS[*i].better != Better::Neither);
-    let parts = metrics.enumerate().take(4).map(|(place, i)| {
+    let judging = || report.scored().filter(|i| METRICS[*i].better != Better::Neither);
+    let usual = judging().filter(|i| USUAL.contains(&METRICS[*i].name));
+    let first = judging().take(1).filter(|i| !USUAL.contains(&METRICS[*i].name));
+    let parts = first.chain(usual).enumerate().map(|(place, i)| {
         let shown = |score: Option<f64>| crate::evaluate::summary::shown(&METRICS[i], score);
         let mean = format!(
             "{} {}",
@@ -182,7 +181,10 @@ mod tests {
             scores[0] = vec![dice];
             CaseScore {
                 case: name.into(),
-                means: scores.iter().map(|s| crate::metrics::mean(s.iter().copied())).collect(),
+                means: scores
+                    .iter()
+                    .map(|s| crate::metrics::mean(s.iter().copied()))
+                    .collect(),
                 scores,
             }
         };
@@ -205,10 +207,7 @@ mod tests {
                 .map(|(place, case)| (*place, case.case.as_str()))
                 .collect::<Vec<_>>()
         };
-        assert_eq!(
-            names(1),
-            [(Place::Worst(1), "d"), (Place::Best(1), "c")]
-        );
+        assert_eq!(names(1), [(Place::Worst(1), "d"), (Place::Best(1), "c")]);
         let all = [
             (Place::Worst(1), "d"),
             (Place::Worst(2), "a"),

@@ -75,6 +75,8 @@ mod prepare;
 mod probabilities;
 mod program;
 #[cfg(feature = "cli")]
+mod report;
+#[cfg(feature = "cli")]
 mod tune;
 #[cfg(feature = "cli")]
 mod unattended;
