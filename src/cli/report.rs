@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::Args;
 use obelisk::crossval::Epoch;
-use obelisk::dataset::{Dataset, find_scans, read_channels, scans};
+use obelisk::dataset::{Dataset, Label, find_scans, read_channels, scans};
 use obelisk::evaluate::{self, Method, Methods};
 use obelisk::file::write_beside;
 use obelisk::gpu::Device;
@@ -89,6 +89,9 @@ pub struct Report {
     #[command(flatten)]
     pub(super) device: DeviceArguments,
 }
+
+/// Each case's scores.
+type Scored = Vec<(String, LabelScores)>;
 
 /// Where a case's scan and labels are.
 enum Cases<'a> {
@@ -234,7 +237,7 @@ impl Report {
             return Ok(None);
         };
         let scoring = Scoring::new(self.metrics.clone(), self.scoring.surfaces());
-        let mut methods: Vec<(String, Vec<obelisk::dataset::Label>, Vec<(String, LabelScores)>)> = Vec::new();
+        let mut methods: Vec<(String, Vec<Label>, Scored)> = Vec::new();
         for run in runs {
             let Some(path) = self.weights_of(run) else {
                 document.notes.push(format!(

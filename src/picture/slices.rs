@@ -315,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_small_scan_is_there_with_every_voxel() {
-        let (scan, map) = (sample("imagesTr"), sample("labelsTr"));
+        let (scan, map) = (sample("imagesTs"), sample("labelsTs"));
         let labels = map.labels().unwrap();
         let [x, y, z] = scan.geometry.shape;
         let planes = slices(&scan, &labels, None, &names(), usize::MAX).unwrap();
@@ -346,7 +346,7 @@ mod tests {
 
     #[test]
     fn a_reference_is_outlined_and_a_larger_scan_has_fewer_slices() {
-        let (scan, map) = (sample("imagesTr"), sample("labelsTr"));
+        let (scan, map) = (sample("imagesTs"), sample("labelsTs"));
         let labels = map.labels().unwrap();
         let nothing = vec![0; labels.len()];
         let most = 10_000;

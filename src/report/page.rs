@@ -310,7 +310,8 @@ fn scaled(points: Vec<(f64, f64)>, scale: f64) -> Vec<(f64, f64)> {
     points.into_iter().map(|(x, y)| (x, y * scale)).collect()
 }
 
-/// A table of HTML: rows of cells that are escaped already, the first the header; so many columns to the left.
+/// A table of HTML: rows of cells that are escaped already, the first the header; so many columns to the left. A row of one cell is a
+/// heading of those below it.
 fn table(caption: &str, rows: &[Vec<String>], left: usize) -> String {
     let mut text = String::from("<table>");
     if !caption.is_empty() {
@@ -323,6 +324,14 @@ fn table(caption: &str, rows: &[Vec<String>], left: usize) -> String {
             1 => "<tbody><tr>",
             _ => "<tr>",
         };
+        if let ([heading], true) = (row.as_slice(), rows[0].len() > 1) {
+            let _ = write!(
+                text,
+                "<td class=\"group\" colspan=\"{}\">{heading}</td></tr>\n",
+                rows[0].len()
+            );
+            continue;
+        }
         for (column, cell) in row.iter().enumerate() {
             let class = if column < left { " class=\"left\"" } else { "" };
             let _ = write!(text, "<{tag}{class}>{cell}</{tag}>");
@@ -366,29 +375,31 @@ fn tables(scores: &Methods) -> String {
     );
     for i in scores.scored() {
         let metric = &METRICS[i];
-        let mut header = vec!["label".to_owned()];
-        header.extend(several.then(|| "method".to_owned()));
-        header.extend(["mean", "SD", "median", "95 % CI", "n"].map(String::from));
+        let first_column = if several { "method" } else { "label" };
+        let header = [first_column, "mean", "SD", "median", "95 % CI", "n"]
+            .map(String::from)
+            .to_vec();
         let mut rows = vec![header];
         let mut remarks = Vec::new();
         for (label, heading) in first.report.parts() {
             let known = first.report.labels.iter().find(|l| Some(l.value) == label);
             let name = known.map_or(heading, |known| known.name.clone());
+            if several {
+                rows.push(vec![escape(&name)]);
+            }
             for method in &scores.methods {
                 let Some(summary) = method.report.summary_of(metric, label) else {
                     continue;
                 };
                 let values: Vec<f64> = column(&method.report, i, label).iter().map(|c| c.1).collect();
-                let mut row = vec![escape(&name)];
-                row.extend(several.then(|| escape(&method.name)));
-                row.extend([
+                rows.push(vec![
+                    escape(if several { &method.name } else { &name }),
                     shown(metric, summary.mean),
                     shown(metric, deviation(&values)),
                     shown(metric, summary.median),
                     interval(metric, summary),
                     summary.cases.to_string(),
                 ]);
-                rows.push(row);
                 let of = match several {
                     true => format!("{name}, {}", method.name),
                     false => name.clone(),
@@ -400,11 +411,10 @@ fn tables(scores: &Methods) -> String {
                 }
             }
         }
-        let left = 1 + usize::from(several);
         let _ = write!(
             text,
             "<div class=\"table\">{}",
-            table(&escape(&metric.heading()), &rows, left)
+            table(&escape(&metric.heading()), &rows, 1)
         );
         if !remarks.is_empty() {
             let _ = write!(text, "<p class=\"quiet\">{}.</p>", escape(&remarks.join("; ")));

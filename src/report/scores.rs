@@ -86,6 +86,9 @@ fn checked(methods: Methods) -> Result<Methods, String> {
     }
 }
 
+/// By case: each label's scores.
+type Cases = Vec<(String, Vec<(i32, Vec<Option<f64>>)>)>;
+
 fn of_csv(text: &str) -> Result<Methods, String> {
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let header = reader.headers().map_err(|e| e.to_string())?.clone();
@@ -102,7 +105,7 @@ fn of_csv(text: &str) -> Result<Methods, String> {
     let metrics: Vec<usize> = names.map(metric).collect::<Result<_, String>>()?;
     let mut labels: Vec<Label> = Vec::new();
     // By method, then by case: each label's scores.
-    let mut methods: Vec<(String, Vec<(String, Vec<(i32, Vec<Option<f64>>)>)>)> = Vec::new();
+    let mut methods: Vec<(String, Cases)> = Vec::new();
     for (line, record) in reader.records().enumerate() {
         let record = record.map_err(|e| e.to_string())?;
         let at = |what: String| format!("line {}: {what}", line + 2);

@@ -58,7 +58,15 @@ fn check_page(page: &str) {
     for tag in ["<link", "<iframe", "<img", "src=\"", "url(http", "@import"] {
         assert!(!page.contains(tag), "{tag}");
     }
-    assert!(!page.contains("NaN"));
+    let mut parts = page.split("base64,");
+    let first = parts.next().unwrap();
+    let pictures =
+        parts.map(|part| part.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || "+/=".contains(c)));
+    assert!(
+        std::iter::once(first)
+            .chain(pictures)
+            .all(|part| !part.contains("NaN"))
+    );
     for tag in ["section", "table", "figure", "svg", "article", "details", "div"] {
         let (opened, closed) = (
             count(page, &format!("<{tag} ")) + count(page, &format!("<{tag}>")),
