@@ -134,7 +134,8 @@ fn a_map_of_143_mb_normalises() {
     let mut g = Graph::new();
     let y = add(&mut g, shape, Some(0.025), true);
     g.keep("y", y);
-    check_on_devices(&g, &data(shape), &StepScalars::default(), 2e-5);
+    // Smaller bindings are tested on smaller maps.
+    check_with_binding(&g, &data(shape), &StepScalars::default(), 2e-5, u64::MAX);
 }
 
 #[test]

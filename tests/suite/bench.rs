@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use crate::common::*;
-use crate::program::command;
+use crate::program::{TINY, command};
 use obelisk::bench::{copy_plan, fma_plan};
 use obelisk::gpu::{Device, DeviceOptions, Executable, Weights};
 use obelisk::model;
@@ -91,7 +91,7 @@ fn the_report_is_consistent() {
     }
     let output = command()
         .args([
-            "bench", "--size", "24,32,24", "--batch", "2", "--labels", "3", "--steps", "3",
+            "bench", "--arch", TINY, "--size", "24,32,24", "--batch", "2", "--labels", "3", "--steps", "3",
         ])
         .args(["--augment", "--hard-mining", "--per-kernel", "--json"])
         .output()

@@ -17,18 +17,19 @@ use obelisk::weights::{Model, WeightsError};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 
-/// Four cases on a small grid, in two steps an epoch.
+/// Four cases and a small network on a small grid, in two steps an epoch.
 fn setup() -> (Settings, TrainingData) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data");
     let dataset = obelisk::dataset::Dataset::open(&folder).unwrap();
     let overrides = Overrides {
-        grid: Some([24, 24, 24]),
+        grid: Some([16, 16, 16]),
+        spacing: Some([3.0; 3]),
         ..Default::default()
     };
     let preprocessing = Preprocessing::derive(&dataset, overrides).unwrap();
     let mut data = TrainingData::load(&dataset, preprocessing, None).unwrap();
     data.training.truncate(4);
-    let mut settings = Settings::dense(folder, "unet-lean");
+    let mut settings = Settings::dense(folder, crate::program::TINY);
     (settings.epochs, settings.schedule) = (3, Schedule::Exponential);
     (settings, data)
 }

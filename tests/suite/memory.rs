@@ -43,7 +43,7 @@ fn buffers_count_from_making_to_dropping_and_the_allocator_agrees() {
     let allocated = |m: Memory| m.allocator.map(|a| a.allocated.saturating_sub(baseline));
 
     let shape = [2, 1, 24, 24, 32];
-    let network = &model::find("obelisk-hybrid").unwrap();
+    let network = &model::find(crate::program::TINY).unwrap();
     let graph = training_graph(network, shape, 3, Loss::CrossEntropyDice, false).unwrap();
     let plan = Plan::new(&graph, device.caps()).unwrap();
     let arenas = 4 * plan.parameters.bytes + plan.states.bytes;

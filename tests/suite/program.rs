@@ -106,6 +106,27 @@ pub fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data")
 }
 
+/// Writes a dataset of the first of the sample cases, for tests of what is around a training.
+pub fn few(folder: &Path, cases: usize) {
+    let data = data();
+    let file = std::fs::read(data.join("dataset.json")).unwrap();
+    let mut description: serde_json::Value = serde_json::from_slice(&file).unwrap();
+    let listed = description["training"].as_array_mut().unwrap();
+    assert!(cases <= listed.len());
+    listed.truncate(cases);
+    let files = listed
+        .iter_mut()
+        .flat_map(|case| case.as_object_mut().unwrap().values_mut());
+    for file in files {
+        *file = data.join(file.as_str().unwrap()).to_str().unwrap().into();
+    }
+    std::fs::create_dir_all(folder).unwrap();
+    std::fs::write(folder.join("dataset.json"), description.to_string()).unwrap();
+}
+
+/// A network that is compiled and trained in no time.
+pub const TINY: &str = "meshnet:elu:8x1,8x2,8x1";
+
 /// Starts the program and kills it as soon as `ready`. Whether it was killed: it may have ended by itself just before.
 pub fn killed_when(command: &mut Command, ready: impl Fn() -> bool) -> bool {
     command.stdout(Stdio::null()).stderr(Stdio::null());

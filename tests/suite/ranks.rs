@@ -147,7 +147,7 @@ fn weights(run: &Path) -> [Vec<u8>; 2] {
 fn any_number_of_ranks_gives_the_bytes_of_one_process() {
     let Some(device) = devices().get(1) else { return };
     for settings in settings() {
-        let data = data(if settings.samples.is_some() { 8 } else { 16 });
+        let data = data(if settings.samples.is_some() { 8 } else { 24 });
         let arch = &settings.arch;
         let alone = tempfile::tempdir().unwrap();
         let log = pollster::block_on(train(device, &settings, &data, alone.path(), false, go_on)).unwrap();
@@ -191,7 +191,7 @@ fn any_number_of_ranks_gives_the_bytes_of_one_process() {
 #[test]
 fn a_step_takes_the_mean_of_what_its_batches_give() {
     let Some(device) = devices().get(1) else { return };
-    let mut data = data(16);
+    let mut data = data(24);
     data.training.truncate(3);
     let mut settings = Settings::dense(folder(), "obelisk-hybrid");
     (settings.epochs, settings.batch, settings.accumulate) = (1, 1, 3);
@@ -281,7 +281,7 @@ fn a_step_takes_the_mean_of_what_its_batches_give() {
 #[test]
 fn equal_batches_make_the_step_of_one() {
     let Some(device) = devices().get(1) else { return };
-    let mut data = data(16);
+    let mut data = data(24);
     let case = data.training.remove(0);
     let cases = |count: usize| TrainingData {
         training: vec![case.clone(); count],

@@ -24,9 +24,12 @@ fn a_watched_prediction_is_the_same_and_can_be_stopped() {
             let mut predictor = Predictor::with_weights(device, network, preprocessing, &weights.tensors)
                 .await
                 .unwrap();
-            let at_once = predictor.segment(device, &scan).await.unwrap();
             let labels = predictor.labels(device, &scan).await.unwrap();
-            assert!(labels == at_once.0, "labels without logits differ");
+            // On a processor the kernels for GPUs take a minute.
+            if device.caps().target.is_cpu() || !devices()[0].caps().target.is_cpu() {
+                let at_once = predictor.segment(device, &scan).await.unwrap();
+                assert!(labels == at_once.0, "labels without logits differ");
+            }
 
             let mut shares = Vec::new();
             let mut watch = |share: f64| {
