@@ -8,7 +8,7 @@ import { after, before, test } from 'node:test'
 import { launch, serve } from './browser.js'
 import { series, wholeNumbers } from './dicom.js'
 import { readLabels, valueAt, worldOf } from './nifti.js'
-import { SAMPLE, dropBytes, message, open, saved, segment, untilReady } from './page.js'
+import { SAMPLE, dropBytes, message, open, saved, segment, takeTiny, untilReady } from './page.js'
 
 let server, browser, folder
 
@@ -28,6 +28,7 @@ test('its labels lie where the same scan’s in a NIfTI file do', async (t) => {
   const scan = wholeNumbers(readFileSync(SAMPLE))
   series(scan).forEach((slice, k) => writeFileSync(join(folder, `${k}.dcm`), slice))
   const page = await open(browser.context, server.url)
+  await takeTiny(page)
   await page.setInputFiles('#folder', folder)
   await page.waitForFunction(() => document.querySelector('#scan-info').textContent.includes('.nii'))
   await untilReady(page)

@@ -5,7 +5,7 @@ import { readFileSync } from 'node:fs'
 import { after, before, test } from 'node:test'
 import { launch, serve } from './browser.js'
 import { changeHeader, twoFrames } from './nifti.js'
-import { SAMPLE, WEIGHTS, drop, dropBytes, message, open, picture, segment, untilReady } from './page.js'
+import { SAMPLE, WEIGHTS, drop, dropBytes, message, open, picture, segment, takeTiny, untilReady } from './page.js'
 
 let server, browser
 
@@ -72,7 +72,7 @@ test('files that are no scans or weights', async () => {
 
   // And on it goes with what is right.
   await drop(page, SAMPLE)
-  await page.selectOption('#model', '0')
+  await takeTiny(page)
   await untilReady(page)
   await segment(page)
   assert.deepEqual(page.complaints, [])
@@ -97,6 +97,7 @@ test('a device that is lost while it works', async () => {
       return device
     }
   `)
+  await takeTiny(page)
   await drop(page, SAMPLE)
   await untilReady(page)
   await page.click('#run')
@@ -126,6 +127,7 @@ test('an adapter without memory', async () => {
       return new GPUOutOfMemoryError('no memory left')
     }
   `)
+  await takeTiny(page)
   await drop(page, SAMPLE)
   await untilReady(page)
   await page.click('#run')
@@ -143,6 +145,7 @@ test('an engine that breaks down is started again', async () => {
     }`,
     1,
   )
+  await takeTiny(page)
   await drop(page, SAMPLE)
   await untilReady(page)
   await page.click('#run')

@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict'
 import { existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
+import { tinyWeights } from './nifti.js'
 
 export const ROOT = join(import.meta.dirname, '../..')
 export const SAMPLE = join(ROOT, 'examples/data/imagesTs/hippocampus_041.nii.gz')
@@ -70,6 +71,12 @@ export async function dropBytes(page, bytes, name) {
 }
 
 export const drop = (page, path) => dropBytes(page, readFileSync(path), basename(path))
+
+/** Takes a tiny network, where it does not matter which: SwiftShader compiles those of the page for half a minute. */
+export async function takeTiny(page) {
+  await dropBytes(page, tinyWeights(WEIGHTS), 'tiny.safetensors')
+  await page.waitForFunction(() => document.querySelector('#model-info').textContent.includes('meshnet'))
+}
 
 /** Waits until the scan can be segmented; an error on the page fails. */
 export async function untilReady(page, timeout = 60_000) {

@@ -6,7 +6,7 @@ import { readFileSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { launch, serve } from './browser.js'
-import { ROOT, drop, SAMPLE, open, segment, untilReady } from './page.js'
+import { ROOT, drop, SAMPLE, open, segment, takeTiny, untilReady } from './page.js'
 
 let server, browser
 
@@ -62,6 +62,7 @@ test('it starts cold, sends nothing anywhere else, and works offline afterwards'
 
 test('everything can be reached and run with the keyboard alone', async () => {
   const page = await open(browser.context, server.url)
+  await takeTiny(page)
   const focused = () => page.evaluate(() => document.activeElement?.id)
   const tabTo = async (id) => {
     for (let i = 0; i < 40 && (await focused()) !== id; i++) {
