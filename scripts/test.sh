@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Every check of the project, or those that are named: scripts/test.sh [NAME...], of lints, docs, tests, demo, ranks, recipes,
 # workflows, targets, package, supply and page. Ends with what each took. Where all are made, the page is built and tested beside the
-# others: much of either keeps one core busy only. ranks, which builds the program with MPI, is made where it is named alone.
+# others: much of either keeps one core busy only. Its engine is then one that is built quickly; the published one, and its size, are
+# tested where page is named. ranks, which builds the program with MPI, is made where it is named alone.
 . "$(dirname "$0")/setup.sh"
 
 # Format, clippy's and shellcheck's lints as errors.
@@ -70,6 +71,7 @@ else
     cargo fmt --check
     cargo fetch --locked --quiet
     rm -f "$shaders"
+    export ENGINE_PROFILE=web-tests
     set -m # a process group of its own, which can be ended as a whole
     (
         check page_build
