@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What others get: the crate's package builds from its own tarball with tests and examples and stays under 1 MB, and a
-# program outside of the project uses the library without the command line's dependencies.
+# program outside of the project uses the library without the command line's dependencies. With LINTS set the package is linted
+# instead of type-checked, which lints the project: every file of its programs and tests is in it.
 . "$(dirname "$0")/setup.sh"
 
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
@@ -14,7 +15,16 @@ echo "$crate: $bytes bytes"
 unpacked=$(mktemp -d)
 trap 'rm -rf "$unpacked"' EXIT
 tar xzf "$crate" -C "$unpacked"
-(cd "$unpacked/obelisk-$version" && cargo check --release --all-targets --locked --quiet)
+check=(check --release --all-targets --locked --quiet)
+if [ -n "${LINTS:-}" ]; then
+    missing=$(git ls-files -z --cached --others --exclude-standard 'src/*.rs' 'examples/*.rs' 'benches/*.rs' 'tests/*.rs' ':!tests/outside' |
+        while IFS= read -r -d '' file; do [ -e "$unpacked/obelisk-$version/$file" ] || echo "$file"; done)
+    [ -z "$missing" ] || { say "The package lacks $missing"; exit 1; }
+    check[0]=clippy
+    check+=(-- -D warnings)
+fi
+here=$PWD
+(cd "$unpacked/obelisk-$version" && CLIPPY_CONF_DIR=$here cargo "${check[@]}")
 
 say "A program outside of the project"
 cp Cargo.lock tests/outside/Cargo.lock # the same dependencies; cargo drops what it does not need

@@ -2,14 +2,15 @@
 # Every check of the project, or those that are named: scripts/test.sh [NAME...], of lints, docs, tests, demo, ranks, recipes,
 # workflows, targets, package, supply and page. Ends with what each took. Where all are made, the page is built and tested beside the
 # others: much of either keeps one core busy only. Its engine is then one that is built quickly; the published one, and its size, are
-# tested where page is named. ranks, which builds the program with MPI, is made where it is named alone.
+# tested where page is named. clippy then reads the package, which has every file of the programs and tests. ranks, which builds the
+# program with MPI, is made where it is named alone.
 . "$(dirname "$0")/setup.sh"
 
 # Format, clippy's and shellcheck's lints as errors.
 lints() {
     cargo fmt --check
     git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck --external-sources --source-path=SCRIPTDIR
-    cargo clippy --release --all-targets --locked -- -D warnings
+    [ -n "$all" ] || cargo clippy --release --all-targets --locked -- -D warnings
 }
 
 docs() { RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --locked --quiet; }
@@ -39,7 +40,7 @@ targets() { scripts/targets.sh; }
 page_build() { scripts/web.sh prepare; }
 
 # The crate's package, and a program outside of the project that uses the library.
-package() { scripts/package.sh; }
+package() { LINTS=$all scripts/package.sh; }
 
 # Advisories; licences and sources are among the tests.
 supply() { scripts/supply.sh; }
@@ -54,6 +55,8 @@ check() {
     { time "$@" 2>&3; } 3>&2 2>>"$times"
 }
 
+all=
+[ $# -gt 0 ] || all=1
 shaders=$PWD/target/shaders.json
 times=$(mktemp)
 beside=$(mktemp)
@@ -88,7 +91,7 @@ else
     touch "$tested"
     # The page's tests come first: browsers have time limits.
     renice -n 10 $$ >/dev/null
-    for name in recipes lints docs targets package supply; do check "$name"; done
+    for name in recipes lints package docs targets supply; do check "$name"; done
     wait "$lane"
     cat "$beside"
     : >"$beside"
