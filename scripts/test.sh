@@ -15,8 +15,22 @@ lints() {
 
 docs() { RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --locked --quiet; }
 
-# Unit, shader, gradient, parity and end-to-end tests. They leave the shaders that the page's tests compile.
-tests() { OBELISK_SHADERS_JSON=$shaders cargo test --release --locked; }
+# Modules and tests of the suite that compute for long, or what users do.
+long=(a_map_of_143_mb a_scan_of_144 a_whole_scan_fits brainchop:: command_line:: crossval:: every_network_gives_pytorchs_logits
+    nnunet:: published:: ten_steps:: watched::)
+
+# Unit, shader, gradient, parity and end-to-end tests. They leave the shaders that the page's tests compile. Most of the suite runs many
+# kernels on a few voxels each: there software Vulkan leaves out LLVM's optimisations, which take longer than the kernels, and gives
+# the same bits.
+tests() {
+    export OBELISK_SHADERS_JSON=$shaders
+    local test=(cargo test --release --locked)
+    "${test[@]}" --no-run
+    "${test[@]}" --lib --bins --test hostile
+    "${test[@]}" --doc
+    "${test[@]}" --test suite -- "${long[@]}"
+    GALLIVM_PERF=nopt "${test[@]}" --test suite -- "${long[@]/#/--skip=}"
+}
 
 # The README's demo with one epoch; the weights that come with the program score what the README says.
 demo() {
