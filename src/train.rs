@@ -20,6 +20,7 @@ pub mod tensorboard;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -510,6 +511,37 @@ pub async fn train_on_ranks(
     exchange: &mut dyn Exchange,
     mut report: impl FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Vec<EpochRecord>, TrainError> {
+    task_on_ranks(device, settings, data, (run, resume), exchange, &mut report).await
+}
+
+/// A caller's report, as trainings hear it.
+type Listener<'r> = &'r mut dyn FnMut(Event) -> ControlFlow<()>;
+type Task<'t, T> = Pin<Box<dyn Future<Output = Result<T, TrainError>> + 't>>;
+
+/// Compiled here once, and not for every closure that a caller reports with.
+#[inline(never)]
+fn task_on_ranks<'t>(
+    device: &'t Device,
+    settings: &'t Settings,
+    data: &'t TrainingData,
+    (run, resume): (&'t Path, bool),
+    exchange: &'t mut dyn Exchange,
+    report: Listener<'t>,
+) -> Task<'t, Vec<EpochRecord>> {
+    Box::pin(run_on_ranks(
+        device, settings, data, run, resume, exchange, report,
+    ))
+}
+
+async fn run_on_ranks(
+    device: &Device,
+    settings: &Settings,
+    data: &TrainingData,
+    run: &Path,
+    resume: bool,
+    exchange: &mut dyn Exchange,
+    report: Listener<'_>,
+) -> Result<Vec<EpochRecord>, TrainError> {
     let size = exchange.size();
     if !settings.accumulate.is_multiple_of(size) {
         let message = format!(
@@ -747,7 +779,7 @@ pub async fn train_on_ranks(
         let due = last || (epoch + 1).is_multiple_of(settings.validate_every);
         if due && !data.validation.is_empty() && !ranks.are_stopping() {
             let cases = &data.validation;
-            match validate(device, &mut predictor, judged, cases, ranks, &mut report).await? {
+            match validate(device, &mut predictor, judged, cases, ranks, report).await? {
                 Validation::Done(found) => scores = found,
                 Validation::Stopped => ranks.stop(),
                 Validation::NotFinite(what) => return Err(diverged(what)),
@@ -829,6 +861,25 @@ pub async fn train_in_memory(
     settings: &Settings,
     data: &TrainingData,
     mut report: impl FnMut(Event) -> ControlFlow<()>,
+) -> Result<Model, TrainError> {
+    task_in_memory(device, settings, data, &mut report).await
+}
+
+#[inline(never)]
+fn task_in_memory<'t>(
+    device: &'t Device,
+    settings: &'t Settings,
+    data: &'t TrainingData,
+    report: Listener<'t>,
+) -> Task<'t, Model> {
+    Box::pin(run_in_memory(device, settings, data, report))
+}
+
+async fn run_in_memory(
+    device: &Device,
+    settings: &Settings,
+    data: &TrainingData,
+    report: Listener<'_>,
 ) -> Result<Model, TrainError> {
     let network = &model::find(&settings.arch)?;
     let grid = training_grid(&data.preprocessing)?;
@@ -1110,7 +1161,7 @@ async fn validate(
     tensors: &HashMap<String, Tensor>,
     cases: &[ValidationCase],
     ranks: &mut Ranks<'_>,
-    report: &mut impl FnMut(Event) -> ControlFlow<()>,
+    report: Listener<'_>,
 ) -> Result<Validation, TrainError> {
     let (rank, size) = (ranks.exchange.rank(), ranks.exchange.size());
     let preprocessing = predictor.preprocessing().clone();

@@ -232,7 +232,7 @@ fn checkpoints_of_other_versions_are_gone_on_from() {
     );
     let newer = rewritten(newest, |record| {
         record["format"] = 1.into();
-        record["settings"]["momentum"] = 0.9.into();
+        record["settings"]["lookahead"] = 0.9.into();
         record["settings"]["forms"]["lanes"] = 8.into();
         record["scheduler"] = serde_json::json!({"kind": "plateau", "patience": 3});
         record["log"][0]["gradient_norm"] = 0.1.into();
