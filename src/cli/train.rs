@@ -251,7 +251,7 @@ impl Train {
     /// Draws the first batch that the settings make.
     fn draw_batch(&self, settings: &Settings, picture: &Path) -> anyhow::Result<()> {
         model::find(&settings.arch).map_err(|e| Usage(e.to_string()))?;
-        let dataset = open_dataset(&settings)?;
+        let dataset = open_dataset(settings)?;
         let mut files = Files::new();
         files.read_dataset(&dataset).read_all("--config", &self.config);
         files.write("--show-batch", picture).check()?;

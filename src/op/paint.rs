@@ -15,7 +15,7 @@ params! {
     }
 }
 
-/// y = μ[l] + σ[l] · n(p) for the label l at each voxel. Inputs: labels, flat `[N, 1, D, H, W]` (−1 and what is beyond the
+/// `y = μ[l] + σ[l] · n(p)` for the label l at each voxel. Inputs: labels, flat `[N, 1, D, H, W]` (−1 and what is beyond the
 /// table count as the first); a table of μ and σ, flat `[N, L, 2]`. Without σ it replaces labels by others. No gradient.
 #[derive(Clone, Copy, Debug)]
 struct Paint {

@@ -325,9 +325,9 @@ fn table(caption: &str, rows: &[Vec<String>], left: usize) -> String {
             _ => "<tr>",
         };
         if let ([heading], true) = (row.as_slice(), rows[0].len() > 1) {
-            let _ = write!(
+            let _ = writeln!(
                 text,
-                "<td class=\"group\" colspan=\"{}\">{heading}</td></tr>\n",
+                "<td class=\"group\" colspan=\"{}\">{heading}</td></tr>",
                 rows[0].len()
             );
             continue;

@@ -94,6 +94,9 @@ pub enum Source {
     Scores(Box<Methods>),
 }
 
+/// What a command does, and the command.
+pub type Command = (String, String);
+
 impl Source {
     /// Finds out what is there: a folder with a config.toml is a run, one with runs in it, or in folders within, is several; a file
     /// holds scores.
@@ -153,7 +156,7 @@ impl Source {
     ///
     /// # Errors
     /// Settings that are no TOML, which can't be.
-    pub fn repeat(&self) -> Result<(Vec<(String, String)>, Vec<Attachment>), ReportError> {
+    pub fn repeat(&self) -> Result<(Vec<Command>, Vec<Attachment>), ReportError> {
         let Source::Runs { runs, table } = self else {
             return Ok(Default::default());
         };
