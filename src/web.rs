@@ -685,6 +685,7 @@ impl Trainer {
                 preprocessing,
                 training: Vec::new(),
                 validation: Vec::new(),
+                synthesis: None,
             },
         })
     }
