@@ -52,6 +52,7 @@ pub fn write_beside_keeping(path: &Path, kept: &Path, bytes: &[u8]) -> io::Resul
 ///
 /// # Errors
 /// As [`write_beside`] with `force`.
+#[cfg(feature = "cli")]
 pub(crate) fn append_to(path: &Path, kept: &[u8], more: &[u8]) -> io::Result<()> {
     let begins = check_place(path)? && fs::read(path)?.starts_with(kept);
     if !begins {
@@ -233,6 +234,7 @@ mod tests {
         assert_eq!(names(folder.path()), ["before", "new"]);
     }
 
+    #[cfg(feature = "cli")]
     #[test]
     fn appends_to_what_begins_so_and_replaces_what_does_not() {
         let folder = tempfile::tempdir().unwrap();
