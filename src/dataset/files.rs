@@ -136,7 +136,8 @@ fn files(folder: &Path) -> Result<BTreeMap<String, PathBuf>, DatasetError> {
     match files.is_empty() {
         true => invalid(
             folder,
-            "the folder holds no .nii or .nii.gz file, nor another that is read (.mgz, .mgh, .nrrd, .nhdr, .hdr)",
+            "the folder holds no .nii or .nii.gz file, nor another that is read (.mgz, .mgh, .nrrd, .nhdr, .hdr, or DICOM in a folder a \
+             series)",
         ),
         false => Ok(files),
     }

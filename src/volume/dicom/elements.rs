@@ -207,14 +207,14 @@ pub(super) fn read<'r, R: Read + 'r>(mut reader: R, length: u64, pixels: bool) -
     if !is_dicom(&start) {
         return wrong("it is no DICOM file");
     }
-    let syntax = transfer_syntax(&mut reader, length)?;
+    let (syntax, before) = transfer_syntax(&mut reader, length)?;
     let Some(known) = TransferSyntaxRegistry.get(&syntax) else {
         return wrong(format!(
             "its transfer syntax {} is not known",
             syntax_name(&syntax)
         ));
     };
-    let most = length.saturating_sub(PREAMBLE as u64);
+    let most = length.saturating_sub(before);
     let (source, most): (Box<dyn Read + 'r>, _) = match known.codec() {
         Codec::Dataset(Some(adapter)) => {
             let inflated = adapter.adapt_reader(Box::new(reader));
@@ -240,8 +240,8 @@ pub(super) fn read<'r, R: Read + 'r>(mut reader: R, length: u64, pixels: bool) -
     Ok(contents)
 }
 
-/// Reads the group in front of the elements.
-fn transfer_syntax<R: Read>(reader: &mut R, length: u64) -> Result<String, Problem> {
+/// Reads the group in front of the elements: the transfer syntax, and the bytes up to the group's end.
+fn transfer_syntax<R: Read>(reader: &mut R, length: u64) -> Result<(String, u64), Problem> {
     // (0002,0000), UL, 4 bytes: how long the group is.
     let mut first = [0; 12];
     reader.read_exact(&mut first)?;
@@ -260,7 +260,10 @@ fn transfer_syntax<R: Read>(reader: &mut R, length: u64) -> Result<String, Probl
     let mut parser = Parser::new(Box::new(&group[..]), u64::from(bytes), explicit)?;
     let elements = parser.elements(0, &[tags::TRANSFER_SYNTAX_UID])?;
     match elements.text(tags::TRANSFER_SYNTAX_UID) {
-        Some(uid) => Ok(uid),
+        Some(uid) => Ok((
+            uid,
+            (PREAMBLE + MAGIC.len() + first.len()) as u64 + u64::from(bytes),
+        )),
         None => wrong("it does not say its transfer syntax"),
     }
 }
@@ -305,8 +308,9 @@ impl<'a> Parser<'a> {
     }
 
     fn next(&mut self) -> Result<Option<DataToken>, Problem> {
-        let damaged = |error: dicom_parser::dataset::read::Error| {
-            Problem::Format(format!("its elements are damaged ({})", causes(&error)))
+        let damaged = |error: dicom_parser::dataset::read::Error| match is_cut_off(&error) {
+            true => cut_off(),
+            false => Problem::Format(format!("its elements are damaged ({})", causes(&error))),
         };
         self.tokens.next().transpose().map_err(damaged)
     }
@@ -470,6 +474,12 @@ impl<'a> Parser<'a> {
             None => wrong("its elements are damaged: a value has no length"),
         }
     }
+}
+
+/// Whether an error comes of a file that ends too early.
+fn is_cut_off(error: &(dyn std::error::Error + 'static)) -> bool {
+    let own = error.downcast_ref::<io::Error>();
+    own.is_some_and(|e| e.kind() == io::ErrorKind::UnexpectedEof) || error.source().is_some_and(is_cut_off)
 }
 
 /// An error with what caused it, in a line.
