@@ -582,7 +582,9 @@ fn decimal(number: f64) -> String {
     if plain.len() <= SHORT {
         return plain;
     }
-    let fitting = |text: &String| text.len() <= SHORT;
+    // Rounded up, the largest numbers are infinite.
+    let is_number = |text: &String| text.parse().is_ok_and(f64::is_finite);
+    let fitting = |text: &String| text.len() <= SHORT && is_number(text);
     let fixed = (0..SHORT).rev().map(|digits| format!("{number:.digits$}"));
     let scientific = (0..SHORT).rev().map(|digits| format!("{number:.digits$e}"));
     let off = |text: &String| (text.parse::<f64>().unwrap_or(f64::INFINITY) - number).abs();
