@@ -1,6 +1,5 @@
-// Adam with L2 weight decay over the whole arenas, padding included (its gradients are zero, so it stays zero).
+// Adam with L2 weight decay over the whole arenas, one invocation a vec4 (common/update.wgsl).
 //   g += decay p;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g²;  p -= rate (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
-// One invocation a vec4. `clipped` multiplies gradients by `factor`, from gradient_norm.wgsl.
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<uniform> step: StepScalars;
 @group(0) @binding(2) var<storage, read_write> parameters: array<vec4f>;
@@ -29,28 +28,4 @@ fn update(i: u32, scale: f32) {
     let m_hat = m / correction(-0.105360515657826);   // ln 0.9
     let v_hat = v / correction(-0.001000500333584);   // ln 0.999
     parameters[i] = p - step.learning_rate * m_hat / (sqrt(v_hat) + 1e-8);
-}
-
-@compute @workgroup_size(64)
-fn main(
-    @builtin(workgroup_id) group: vec3u,
-    @builtin(num_workgroups) groups: vec3u,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let i = (group.y * groups.x + group.x) * 64u + local;
-    if (i < params.count) {
-        update(i, 1.0);
-    }
-}
-
-@compute @workgroup_size(64)
-fn clipped(
-    @builtin(workgroup_id) group: vec3u,
-    @builtin(num_workgroups) groups: vec3u,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let i = (group.y * groups.x + group.x) * 64u + local;
-    if (i < params.count) {
-        update(i, factor[0]);
-    }
 }

@@ -5,12 +5,8 @@
 @group(0) @binding(2) var<storage, read> x: array<f32>;
 @group(0) @binding(3) var<storage, read> curves: array<f32>;
 @group(0) @binding(4) var<storage, read> sigma: array<f32>;
-@group(0) @binding(5) var<storage, read> bias: array<f32>;
+@group(0) @binding(5) var<storage, read> coarse: array<f32>;
 @group(0) @binding(6) var<storage, read_write> y: array<f32>;
-
-fn row(from_row: u32, x: Cell) -> f32 {
-    return mix(bias[from_row + x.before], bias[from_row + x.next], x.share);
-}
 
 @compute @workgroup_size(64)
 fn main(
@@ -22,24 +18,15 @@ fn main(
     if (i >= params.count) {
         return;
     }
-    let slot = i / params.width / params.height / params.depth;
+    let place = voxel_of(i);
+    let slot = place.w;
     let curve = slot * params.row;
     let last = f32(params.row - 3u);
     let at = clamp((x[i] - curves[curve]) / (curves[curve + 1u] - curves[curve]) * last, 0.0, last);
     let before = min(u32(at), params.row - 4u);
     let value = mix(curves[curve + 2u + before], curves[curve + 3u + before], at - f32(before));
 
-    let cx = cell(i % params.width, params.width, params.w);
-    let cy = cell(i / params.width % params.height, params.height, params.h);
-    let cz = cell(i / params.width / params.height % params.depth, params.depth, params.d);
-    let from_item = slot / params.channels * params.d;
-    let lower = (from_item + cz.before) * params.h;
-    let upper = (from_item + cz.next) * params.h;
-    let b = mix(
-        mix(row((lower + cy.before) * params.w, cx), row((lower + cy.next) * params.w, cx), cy.share),
-        mix(row((upper + cy.before) * params.w, cx), row((upper + cy.next) * params.w, cx), cy.share),
-        cz.share,
-    );
+    let b = field(slot / params.channels, cells(place.xyz));
     let zero = curves[curve + 2u];
     var result = zero + (value - zero) * exp(b);
     if (sigma[slot] != 0.0) {

@@ -133,6 +133,7 @@ pub const COMMON: &[(&str, &str)] = pieces![
     "separable",
     "sum64",
     "trilinear",
+    "update",
     "walk",
     "workgroup_reduction",
 ];

@@ -17,9 +17,9 @@ params! {
     }
 }
 
-/// `y[i] = Σ w[i, t] · x[first(i) + t]` over taps t along one axis of flat `[N, C, D, H, W]`, positions beyond the ends being the ends'. The
-/// second input, flat `[N, L, 2 + T]`, has for each position of the axis (L voxels): first, how many taps there are (at most T),
-/// and the taps. For augmentation: it has no gradient.
+/// `y[i] = Σ w[i, t] · x[first(i) + t]` over taps t along one axis of flat `[N, C, D, H, W]`, positions beyond the ends being the
+/// ends'. The second input, flat `[N, L, 2 + T]`, has for each position of the axis (L voxels): first, how many taps there are (at
+/// most T), and the taps. For augmentation: it has no gradient.
 #[derive(Clone, Copy, Debug)]
 pub struct AxisFilter {
     /// 2, 3 or 4: D, H or W.

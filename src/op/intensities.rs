@@ -23,17 +23,16 @@ params! {
     }
 }
 
-/// y = c₀ + (c(x) − c₀) · exp(b(p)) + σ · n(p). Inputs: an image, flat `[N, C, D, H, W]`; by batch item and channel a curve c, flat
-/// `[N, C, 2 + K]`: the intensities of its first and last point, and its K values, between which it is linear, and constant
-/// beyond them; σ, flat `[N, C]`; a field b, flat `[N, 1, d, h, w]`, trilinear between its voxels, whose corners are the image's.
-/// c₀ is the curve's first value, n(p) are normal random numbers by seed, step, node and voxel. For augmentation: no gradient.
 #[derive(Clone, Copy, Debug)]
 struct Intensities {
     /// Tells the nodes of a graph apart.
     id: u32,
 }
 
-/// Adds the operation to a graph. Inputs as [`intensities`' formula](self) has them: image, curve, σ, field.
+/// y = c₀ + (c(x) − c₀) · exp(b(p)) + σ · n(p). Inputs: an image, flat `[N, C, D, H, W]`; by batch item and channel a curve c, flat
+/// `[N, C, 2 + K]`: the intensities of its first and last point, and its K values, between which it is linear, and constant
+/// beyond them; σ, flat `[N, C]`; a field b, flat `[N, 1, d, h, w]`, trilinear between its voxels, whose corners are the image's.
+/// c₀ is the curve's first value, n(p) are normal random numbers by seed, step, node and voxel. For augmentation: no gradient.
 ///
 /// # Errors
 /// Shapes that don't fit.

@@ -164,8 +164,8 @@ impl Op for Update {
             None => (Vec::new(), None),
         };
         let (shader, momentum) = match self.optimiser {
-            Optimiser::Adam => (shader!("adam"; Params, StepScalars), 0.0),
-            Optimiser::Sgd { momentum } => (shader!("sgd"; Params, StepScalars), momentum),
+            Optimiser::Adam => (shader!("adam", "common/update"; Params, StepScalars), 0.0),
+            Optimiser::Sgd { momentum } => (shader!("sgd", "common/update"; Params, StepScalars), momentum),
         };
         let mut bindings = vec![step(), write(Parameters), read(Gradients), write(Moments(0))];
         if self.optimiser == Optimiser::Adam {

@@ -15,15 +15,15 @@ params! {
     }
 }
 
-/// `y = μ[l] + σ[l] · n(p)` for the label l at each voxel. Inputs: labels, flat `[N, 1, D, H, W]` (−1 and what is beyond the
-/// table count as the first); a table of μ and σ, flat `[N, L, 2]`. Without σ it replaces labels by others. No gradient.
 #[derive(Clone, Copy, Debug)]
 struct Paint {
     /// Tells the nodes of a graph apart.
     id: u32,
 }
 
-/// Adds the operation to a graph: labels and table to an image, flat `[N, 1, D, H, W]`.
+/// `y = μ[l] + σ[l] · n(p)` for the label l at each voxel. Inputs: labels, flat `[N, 1, D, H, W]` (−1 and what is beyond the
+/// table count as the first); a table of μ and σ, flat `[N, L, 2]`. Without σ it replaces labels by others. n(p) are normal
+/// random numbers by seed, step, node and voxel. No gradient.
 ///
 /// # Errors
 /// Shapes that don't fit.
