@@ -10,6 +10,7 @@ use dicom_core::value::DataSetSequence;
 use dicom_core::{DataElement, PrimitiveValue, Tag, VR};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
+use sha2::{Digest, Sha256};
 
 use super::elements::COPIED;
 use super::{Series, VolumeError};
@@ -107,7 +108,7 @@ impl Series {
         self.check_references()?;
         let frames = self.frames(labels, &names)?;
         let hash = self.hash(&frames, &names);
-        let uid = |role: &str| uid(hash.with(role.as_bytes()));
+        let uid = |role: &str| uid(hash.clone().with(role.as_bytes()));
         let mut file = InMemDicomObject::new_empty();
         self.common(&mut file);
         let first = &self.sources[self.slices[0].source];
@@ -640,27 +641,26 @@ fn lab(colour: [u8; 3]) -> [u16; 3] {
     ]
 }
 
-/// FNV-1a of 128 bits, over pieces with their lengths.
-#[derive(Clone, Copy)]
-struct Hash(u128);
+/// SHA-256 of pieces with their lengths.
+#[derive(Clone)]
+struct Hash(Sha256);
 
 impl Hash {
     fn new() -> Hash {
-        Hash(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d)
+        Hash(Sha256::new())
     }
 
-    fn with(self, bytes: &[u8]) -> Hash {
-        let length = (bytes.len() as u64).to_le_bytes();
-        let step = |hash: u128, byte: &u8| {
-            (hash ^ u128::from(*byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
-        };
-        Hash(length.iter().chain(bytes).fold(self.0, step))
+    fn with(mut self, bytes: &[u8]) -> Hash {
+        self.0.update((bytes.len() as u64).to_le_bytes());
+        self.0.update(bytes);
+        self
     }
 }
 
 /// A UUID of one's own making (RFC 9562, version 8), as a UID (PS3.5, B.2).
 fn uid(hash: Hash) -> String {
-    let versioned = hash.0 & !(0xf << 76) | 0x8 << 76;
+    let first = hash.0.finalize()[..16].try_into().expect("it has 32 bytes");
+    let versioned = u128::from_be_bytes(first) & !(0xf << 76) | 0x8 << 76;
     let uuid = versioned & !(0b11 << 62) | 0b10 << 62;
     format!("2.25.{uuid}")
 }
@@ -714,13 +714,16 @@ mod tests {
         assert!((a / 257.0 - 128.0 - 80.81).abs() < 0.02 && (b / 257.0 - 128.0 - 69.89).abs() < 0.02);
     }
 
-    /// The published hash of `a`, which has no length before it.
+    /// The published SHA-256 of nothing, with a version in it.
     #[test]
-    fn hashes_are_fnvs() {
-        let step = (Hash::new().0 ^ u128::from(b'a')).wrapping_mul((1 << 88) + 0x13b);
-        assert_eq!(step, 0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964);
-        assert_ne!(Hash::new().with(b"ab").0, Hash::new().with(b"a").with(b"b").0);
+    fn uids_are_of_hashes() {
         let uid = uid(Hash::new());
+        assert_eq!(
+            uid,
+            format!("2.25.{}", 0xe3b0_c442_98fc_8c14_9afb_f4c8_996f_b924_u128)
+        );
         assert!(is_uid(&uid), "{uid}");
+        let one = super::uid(Hash::new().with(b"ab"));
+        assert_ne!(one, super::uid(Hash::new().with(b"a").with(b"b")));
     }
 }
