@@ -106,6 +106,20 @@ pub struct Case {
     pub label: PathBuf,
 }
 
+/// The cases whose label maps are in `labelsTr`, each with the images of its id and label map.
+fn labelled(folder: &Path, images: impl Fn(&str, &Path) -> Vec<PathBuf>) -> Result<Vec<Case>, DatasetError> {
+    let maps = scans(&folder.join("labelsTr"), 0)?.into_iter();
+    let case = |(id, mut files): (String, Vec<PathBuf>)| {
+        let label = files.remove(0);
+        Case {
+            images: images(&id, &label),
+            label,
+            id,
+        }
+    };
+    Ok(maps.map(case).collect())
+}
+
 /// A folder of scans with their label maps.
 #[derive(Debug, Clone)]
 pub struct Dataset {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::description::Description;
-use super::{Case, Contents, Convention, DatasetError, invalid, scans};
+use super::{Contents, Convention, DatasetError, invalid, labelled};
 use crate::volume;
 
 pub(super) const NNUNET: Convention = Convention {
@@ -27,18 +27,13 @@ fn read(folder: &Path) -> Result<Option<Contents>, DatasetError> {
     let channels = description.channels()?;
     let (labels, ignore) = description.labels()?;
     let images = folder.join("imagesTr");
-    let case = |(id, mut files): (String, Vec<_>)| Case {
-        images: (0..channels.len())
+    let of = |id: &str, _: &Path| {
+        (0..channels.len())
             .map(|channel| images.join(format!("{id}_{channel:04}{ending}")))
-            .collect(),
-        label: files.remove(0),
-        id,
+            .collect()
     };
     Ok(Some(Contents {
-        cases: scans(&folder.join("labelsTr"), 0)?
-            .into_iter()
-            .map(case)
-            .collect(),
+        cases: labelled(folder, of)?,
         channels,
         labels,
         ignore,

@@ -10,7 +10,7 @@ use rand_distr::{Distribution, StandardNormal};
 use serde::Deserialize;
 
 use super::description::Description;
-use super::{Case, Contents, Convention, DatasetError, Label, invalid, scans};
+use super::{Contents, Convention, DatasetError, Label, invalid, labelled};
 use crate::volume::{Volume, VolumeError};
 
 pub(super) const SYNTHETIC: Convention = Convention {
@@ -34,7 +34,7 @@ pub(super) struct Table {
 /// anew for every image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Synthesis {
-    /// What label maps hold: ascending, 0 among it. A value's position is what trainings have in its place.
+    /// What label maps hold: ascending from 0, the background. A value's position is what trainings have in its place.
     pub values: Vec<i32>,
     /// By position, the group that the value shares its intensity with; 0 is the background's own.
     pub groups: Vec<usize>,
@@ -55,6 +55,9 @@ impl Synthesis {
         let mut by_value: BTreeMap<i32, (usize, bool)> = BTreeMap::from([(0, (0, false))]);
         for (i, (name, values)) in table.made.iter().enumerate() {
             for value in values.iter().filter(|value| **value != 0) {
+                if *value < 0 {
+                    return Err(format!("`made` has the value {value}; they are 0 or above"));
+                }
                 let group = (i + 1, table.missing.contains(name));
                 if by_value.insert(*value, group).is_some() {
                     return Err(format!("`made` has the value {value} twice"));
@@ -163,19 +166,8 @@ fn read(folder: &Path) -> Result<Option<Contents>, DatasetError> {
     }
     let synthesis = Synthesis::new(table, &labels)
         .or_else(|problem| invalid(&description.path, format!("`synthesis`: {problem}")))?;
-    let case = |(id, mut files): (String, Vec<std::path::PathBuf>)| {
-        let label = files.remove(0);
-        Case {
-            images: vec![label.clone()],
-            label,
-            id,
-        }
-    };
     Ok(Some(Contents {
-        cases: scans(&folder.join("labelsTr"), 0)?
-            .into_iter()
-            .map(case)
-            .collect(),
+        cases: labelled(folder, |_, label| vec![label.to_owned()])?,
         channels,
         labels,
         ignore,
@@ -216,6 +208,7 @@ mod tests {
         }
         assert!((100..180).contains(&skulls), "{skulls}");
         for (json, problem) in [
+            (r#"{"made": {"x": [-4]}, "learned": {}}"#, "value -4"),
             (r#"{"made": {"x": [4], "y": [4]}, "learned": {}}"#, "4 twice"),
             (
                 r#"{"made": {"x": [4]}, "learned": {"c": [4]}}"#,

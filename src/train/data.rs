@@ -119,7 +119,7 @@ pub struct TrainingData {
     pub training: Vec<TrainingCase>,
     /// Cases validated on.
     pub validation: Vec<ValidationCase>,
-    /// How images are made of the training cases, whose image is then their label map, and both hold positions of
+    /// How images are made of the training cases, whose own then have no channel, and whose labels are positions of
     /// [`Synthesis::values`].
     pub synthesis: Option<Synthesis>,
 }
@@ -159,9 +159,11 @@ impl TrainingData {
                         ..preprocessing.clone()
                     };
                     let labels = made.prepare_labels(&volume::read(&case.label)?)?;
+                    let mut none = labels.shape.clone();
+                    none[0] = 0;
                     return Ok(TrainingCase {
                         id: case.id.clone(),
-                        image: labels.clone(),
+                        image: Tensor::zeros(&none),
                         labels,
                     });
                 }
