@@ -29,7 +29,7 @@ use web_time::Instant;
 
 pub use self::augment::{Augment, Axes, Part, Preset};
 pub use self::lock::RunFolder;
-pub use self::log::EpochRecord;
+pub use self::log::{EpochRecord, best_epoch};
 pub use checkpoint::{checkpointed, has_checkpoint, logged, remove_checkpoints};
 pub use data::{TrainingCase, TrainingData, ValidationCase};
 pub use exchange::{Alone, Exchange, ExchangeError};
@@ -1119,16 +1119,8 @@ fn is_exhausted(settings: &Settings, log: &[EpochRecord]) -> bool {
     let Some(patience) = settings.patience else {
         return false;
     };
-    let mut best: Option<(f64, usize)> = None;
-    for line in log {
-        if let Some(score) = line.means.first().copied().flatten()
-            && best.is_none_or(|(before, _)| METRICS[0].is_better(score, before))
-        {
-            best = Some((score, line.epoch));
-        }
-    }
-    let since = best.zip(log.last()).map(|((_, epoch), last)| last.epoch - epoch);
-    since.is_some_and(|epochs| epochs >= patience)
+    let since = best_epoch(log).zip(log.last());
+    since.is_some_and(|((_, epoch), last)| last.epoch - epoch >= patience)
 }
 
 /// How a validation ended.

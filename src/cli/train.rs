@@ -15,7 +15,8 @@ use obelisk::picture;
 use obelisk::preprocess::{Overrides, Preprocessing};
 use obelisk::train::tensorboard::TensorBoard;
 use obelisk::train::{
-    Event, Preset, RunFolder, Settings, TrainError, TrainingData, first_batch, has_checkpoint, train_on_ranks,
+    Event, Preset, RunFolder, Settings, TrainError, TrainingData, best_epoch, first_batch, has_checkpoint,
+    train_on_ranks,
 };
 
 use super::device::{self, DeviceArguments, Losses};
@@ -225,24 +226,8 @@ impl Train {
             return Ok(());
         }
         draw_run(&self.out, &settings, &data, &log)?;
-        let first = &METRICS[0];
-        if let Some(best) = log
-            .iter()
-            .filter_map(|l| Some((l.means.first().copied().flatten()?, l.epoch)))
-            .reduce(|best, next| {
-                if first.is_better(next.0, best.0) {
-                    next
-                } else {
-                    best
-                }
-            })
-        {
-            outln!(
-                "best validation {} {:.4} in epoch {}",
-                first.title,
-                best.0,
-                best.1
-            );
+        if let Some((best, epoch)) = best_epoch(&log) {
+            outln!("best validation {} {best:.4} in epoch {epoch}", METRICS[0].title);
         }
         outln!("{}", self.out.join("best.safetensors").display());
         Ok(())

@@ -33,6 +33,17 @@ pub struct EpochRecord {
     pub offset_sigma: BTreeMap<String, f64>,
 }
 
+/// The best score of the first metric in a log, the first of equals, and its epoch.
+pub fn best_epoch(log: &[EpochRecord]) -> Option<(f64, usize)> {
+    let scores = log
+        .iter()
+        .filter_map(|line| Some((line.means.first().copied().flatten()?, line.epoch)));
+    scores.reduce(|best, next| match METRICS[0].is_better(next.0, best.0) {
+        true => next,
+        false => best,
+    })
+}
+
 pub(super) fn log_csv(log: &[EpochRecord], preprocessing: &Preprocessing) -> String {
     let number = |v: Option<f64>| v.map(|v| format!("{v:.5}")).unwrap_or_default();
     let labels = || preprocessing.labels.iter().skip(1);
