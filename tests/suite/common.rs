@@ -3,13 +3,17 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use obelisk::dataset::{Dataset, Fold};
 use obelisk::gpu::{Device, DeviceOptions, Executable, Resident, Weights};
 use obelisk::graph::{Graph, GraphError, Init, Source, Value};
 use obelisk::op::{Access, Caps, Dispatch, StepScalars, Target, Texel};
 use obelisk::plan::{Launch, Plan};
+use obelisk::preprocess::{Overrides, Preprocessing};
 use obelisk::tensor::Tensor;
+use obelisk::train::TrainingData;
 use proptest::test_runner::{Config as ProptestConfig, RngSeed};
 
 /// Devices to test on: WebGPU's default limits without optional features, then the adapter's own; on a driver that runs on
@@ -672,4 +676,26 @@ pub fn translate(what: &str, module: &naga::Module, info: &naga::valid::ModuleIn
     naga::back::hlsl::Writer::new(&mut text, &hlsl, &pipeline)
         .write(module, info, None)
         .unwrap_or_else(|e| panic!("{what} to HLSL: {e}"));
+}
+
+/// Some of the sample scans to train on and some held out, by their places, on a grid of `side` voxels along each axis of 64 mm.
+pub fn samples(side: usize, train: &[usize], validation: &[usize]) -> (Dataset, TrainingData) {
+    let dataset = Dataset::open(&examples()).unwrap();
+    let overrides = Overrides {
+        grid: Some([side; 3]),
+        spacing: Some([64.0 / side as f64; 3]),
+        ..Default::default()
+    };
+    let preprocessing = Preprocessing::derive(&dataset, overrides).unwrap();
+    let fold = Fold {
+        train: train.to_vec(),
+        validation: validation.to_vec(),
+    };
+    let data = TrainingData::load(&dataset, preprocessing, Some(&fold)).unwrap();
+    (dataset, data)
+}
+
+/// The folder of the sample scans.
+pub fn examples() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data")
 }

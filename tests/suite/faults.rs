@@ -7,15 +7,14 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use crate::common::devices;
+use crate::common::{devices, samples};
 use obelisk::crossval::{Epoch, Job, prediction};
-use obelisk::dataset::{Dataset, Fold};
+use obelisk::dataset::Dataset;
 use obelisk::faults::{self, Fault};
 use obelisk::file::write_beside;
 use obelisk::gpu::Device;
 use obelisk::model::find;
 use obelisk::predict::Predictor;
-use obelisk::preprocess::{Overrides, Preprocessing};
 use obelisk::tensor::Tensor;
 use obelisk::train::{
     Event, Preset, Rule, RunFolder, Settings, TrainError, TrainingData, has_checkpoint, train,
@@ -40,20 +39,8 @@ fn folder() -> tempfile::TempDir {
 
 /// Two cases to train on and two that are held out, at 8 mm: a training takes milliseconds.
 fn setup() -> (Dataset, TrainingData, Settings) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data");
-    let dataset = Dataset::open(&folder).unwrap();
-    let overrides = Overrides {
-        grid: Some([8, 8, 8]),
-        spacing: Some([8.0; 3]),
-        ..Default::default()
-    };
-    let preprocessing = Preprocessing::derive(&dataset, overrides).unwrap();
-    let fold = Fold {
-        train: vec![0, 1],
-        validation: vec![2, 3],
-    };
-    let data = TrainingData::load(&dataset, preprocessing, Some(&fold)).unwrap();
-    let mut settings = Settings::new(folder, "obelisk");
+    let (dataset, data) = samples(8, &[0, 1], &[2, 3]);
+    let mut settings = Settings::new(dataset.folder.clone(), "obelisk");
     (settings.epochs, settings.batch, settings.validate_every) = (2, 1, 2);
     (settings.samples, settings.steps) = (Some(32), Some(2));
     (dataset, data, settings)

@@ -56,20 +56,8 @@ fn training_in_memory_gives_the_bytes_of_a_run() {
 
 /// Two cases to train on and two that are held out, at 4 mm.
 fn small() -> (TrainingData, Settings) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data");
-    let dataset = obelisk::dataset::Dataset::open(&folder).unwrap();
-    let overrides = Overrides {
-        grid: Some([16, 16, 16]),
-        spacing: Some([4.0; 3]),
-        ..Default::default()
-    };
-    let preprocessing = Preprocessing::derive(&dataset, overrides).unwrap();
-    let fold = Fold {
-        train: vec![0, 1],
-        validation: vec![2, 3],
-    };
-    let data = TrainingData::load(&dataset, preprocessing, Some(&fold)).unwrap();
-    let mut settings = Settings::dense(folder, "obelisk-hybrid");
+    let (dataset, data) = samples(16, &[0, 1], &[2, 3]);
+    let mut settings = Settings::dense(dataset.folder, "obelisk-hybrid");
     (settings.epochs, settings.batch) = (2, 1);
     (data, settings)
 }

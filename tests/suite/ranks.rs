@@ -7,12 +7,12 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::common::*;
-use obelisk::dataset::{Dataset, Fold};
+
 use obelisk::gpu::{Device, Executable, Weights};
 use obelisk::model::find;
 use obelisk::op::StepScalars;
 use obelisk::plan::Plan;
-use obelisk::preprocess::{Overrides, Preprocessing};
+
 use obelisk::tensor::Tensor;
 use obelisk::train::{
     Alone, Event, Exchange, ExchangeError, Preset, Schedule, Settings, TrainError, TrainingData, train,
@@ -87,30 +87,15 @@ fn on_ranks<T: Send>(size: usize, work: impl Fn(Channels) -> T + Sync) -> Vec<T>
 
 /// Six cases to train on and three that are held out, on a cube of so many voxels a side: a step takes milliseconds.
 fn data(side: usize) -> TrainingData {
-    let dataset = Dataset::open(&folder()).unwrap();
-    let overrides = Overrides {
-        grid: Some([side; 3]),
-        spacing: Some([64.0 / side as f64; 3]),
-        ..Default::default()
-    };
-    let preprocessing = Preprocessing::derive(&dataset, overrides).unwrap();
-    let fold = Fold {
-        train: (0..6).collect(),
-        validation: vec![6, 7, 8],
-    };
-    TrainingData::load(&dataset, preprocessing, Some(&fold)).unwrap()
-}
-
-fn folder() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data")
+    samples(side, &[0, 1, 2, 3, 4, 5], &[6, 7, 8]).1
 }
 
 /// Two epochs of a step of four batches, sparse, and of three steps of two, dense.
 fn settings() -> [Settings; 2] {
-    let mut sparse = Settings::new(folder(), "obelisk");
+    let mut sparse = Settings::new(examples(), "obelisk");
     (sparse.epochs, sparse.batch, sparse.accumulate) = (2, 1, 4);
     (sparse.samples, sparse.steps) = (Some(32), Some(9));
-    let mut dense = Settings::dense(folder(), "obelisk-hybrid");
+    let mut dense = Settings::dense(examples(), "obelisk-hybrid");
     (dense.epochs, dense.batch, dense.accumulate) = (2, 1, 2);
     (_, dense.augment) = Preset::Nnunet.parts();
     (dense.clip, dense.ema) = (Some(1.0), Some(0.9));
@@ -193,7 +178,7 @@ fn a_step_takes_the_mean_of_what_its_batches_give() {
     let Some(device) = devices().get(1) else { return };
     let mut data = data(24);
     data.training.truncate(3);
-    let mut settings = Settings::dense(folder(), "obelisk-hybrid");
+    let mut settings = Settings::dense(examples(), "obelisk-hybrid");
     (settings.epochs, settings.batch, settings.accumulate) = (1, 1, 3);
     (settings.affine, settings.schedule, settings.weight_decay) = (0.0, Schedule::Exponential, 0.0);
     let run = tempfile::tempdir().unwrap();
@@ -287,7 +272,7 @@ fn equal_batches_make_the_step_of_one() {
         training: vec![case.clone(); count],
         ..data.clone()
     };
-    let mut settings = Settings::dense(folder(), "obelisk-hybrid");
+    let mut settings = Settings::dense(examples(), "obelisk-hybrid");
     (settings.epochs, settings.batch, settings.affine) = (2, 1, 0.0);
     let train = |settings: &Settings, data: &TrainingData| {
         let model = train_in_memory(device, settings, data, go_on);
