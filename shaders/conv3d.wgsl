@@ -27,126 +27,54 @@ const CHUNK: u32 = BLOCKS * TAPS * CHANNELS;
 
 var<private> sums: array<vec4f, ROWS * BLOCKS>;
 var<private> rows: array<vec4f, SPAN>;
+var<private> weights: array<vec4f, CHANNELS>;
 var<private> row_at: array<i32, SPAN>;
 var<private> row_inside: array<bool, SPAN>;
 
-// Where row k lies after y = 0 and whether it lies inside; a row outside is read at y = 0 and dropped. Once for all
+// Where rows lie after y = 0 and whether they lie inside; a row outside is read at y = 0 and dropped. Once for all
 // channels and taps along z and x: not in the innermost loop.
-fn place_row(k: u32, iy: i32) {
-    if (k < SPAN) {
+fn place_rows(iy: i32) {
+    // unroll
+    for (var k = 0u; k < SPAN; k++) {
         let row = iy + i32(k) * params.row_step;
         row_inside[k] = row >= 0 && row < params.in_height;
         row_at[k] = select(0, row * params.in_width, row_inside[k]);
     }
 }
 
-fn place_rows(iy: i32) {
-    // unroll
-    for (var k = 0u; k < 17u; k++) {
-        place_row(k, iy);
-    }
-}
-
 // at: index at y = 0 in x.
-fn load_row(k: u32, at: i32, inside: bool) {
-    if (k < SPAN) {
+fn load_rows(at: i32, inside: bool) {
+    // unroll
+    for (var k = 0u; k < SPAN; k++) {
         rows[k] = select(vec4f(), load(at + row_at[k]), inside && row_inside[k]);
     }
 }
 
-fn load_rows(at: i32, inside: bool) {
-    // unroll
-    for (var k = 0u; k < 17u; k++) {
-        load_row(k, at, inside);
-    }
-}
-
-fn add_row(r: u32, block: u32, tap: u32, m: mat4x4f) {
-    if (r < ROWS) {
-        let s = r * BLOCKS + block;
-        let row = rows[r * STEP + tap];
-        var sum = fma(m[0], vec4f(row.x), sums[s]);
-        if (CHANNELS > 1u) {
-            sum = fma(m[1], vec4f(row.y), sum);
-        }
-        if (CHANNELS > 2u) {
-            sum = fma(m[2], vec4f(row.z), sum);
-        }
-        if (CHANNELS > 3u) {
-            sum = fma(m[3], vec4f(row.w), sum);
-        }
-        sums[s] = sum;
-    }
-}
-
-// Zeros beyond the outputs are known to the compiler, which leaves their products out.
-fn weight_of_outputs(i: u32, last: bool) -> vec4f {
-    let v = weight(i);
-    return vec4f(
-        v.x,
-        select(v.y, 0.0, last && OUTPUTS < 2u),
-        select(v.z, 0.0, last && OUTPUTS < 3u),
-        select(v.w, 0.0, last && OUTPUTS < 4u),
-    );
-}
-
-fn matrix(at: u32, last: bool) -> mat4x4f {
-    var m: mat4x4f;
-    m[0] = weight_of_outputs(at, last);
-    if (CHANNELS > 1u) {
-        m[1] = weight_of_outputs(at + 1u, last);
-    }
-    if (CHANNELS > 2u) {
-        m[2] = weight_of_outputs(at + 2u, last);
-    }
-    if (CHANNELS > 3u) {
-        m[3] = weight_of_outputs(at + 3u, last);
-    }
-    return m;
-}
-
-fn add_tap(block: u32, tap: u32) {
-    if (block < BLOCKS && tap < TAPS) {
-        let m = matrix((block * TAPS + tap) * CHANNELS, block + 1u == BLOCKS);
-        // unroll
-        for (var r = 0u; r < 8u; r++) {
-            add_row(r, block, tap, m);
-        }
-    }
-}
-
-fn add_block(block: u32) {
-    add_tap(block, 0u);
-    add_tap(block, 1u);
-    add_tap(block, 2u);
-}
-
 fn add_blocks() {
     // unroll
-    for (var block = 0u; block < 8u; block++) {
-        add_block(block);
-    }
-}
-
-fn store(r: u32, b: u32, at: u32, block: u32) {
-    if (b < BLOCKS && block + b < params.out_blocks) {
-        let i = at + b * params.out_height * params.out_width;
-        var sum = sums[r * BLOCKS + b];
-        if (params.mode == 1u) {
-            sum += packed_bias(params.bias_base + block + b);
-        } else if (params.mode == 2u) {
-            sum += y[i];
-        }
-        y[i] = select(params.slope * sum, sum, sum > vec4f());
-    }
-}
-
-fn store_row(r: u32, py: u32, y_at: u32, block: u32) {
-    if (r < ROWS && py + r < params.height) {
-        let at = y_at + (params.offset_y + (py + r) * params.scale_y) * params.out_width;
+    for (var block = 0u; block < BLOCKS; block++) {
         // unroll
-        for (var b = 0u; b < 8u; b++) {
-            store(r, b, at, block);
+        for (var tap = 0u; tap < TAPS; tap++) {
+            // unroll
+            for (var channel = 0u; channel < CHANNELS; channel++) {
+                let v = weight((block * TAPS + tap) * CHANNELS + channel);
+                // Zeros beyond the outputs are known to the compiler, which leaves their products out.
+                weights[channel] = vec4f(
+                    v.x,
+                    select(v.y, 0.0, block + 1u == BLOCKS && OUTPUTS < 2u),
+                    select(v.z, 0.0, block + 1u == BLOCKS && OUTPUTS < 3u),
+                    select(v.w, 0.0, block + 1u == BLOCKS && OUTPUTS < 4u),
+                );
+            }
+            // unroll
+            for (var r = 0u; r < ROWS; r++) {
+                var sum = sums[r * BLOCKS + block];
+                // unroll
+                for (var channel = 0u; channel < CHANNELS; channel++) {
+                    sum = fma(weights[channel], vec4f(rows[r * STEP + tap][channel]), sum);
+                }
+                sums[r * BLOCKS + block] = sum;
+            }
         }
     }
 }
@@ -211,7 +139,22 @@ fn convolve(index: u32, block_group: u32, lane: u32) {
     let y_at = ((n * params.out_depth + oz) * params.out_blocks + block) * params.out_height * params.out_width + ox
         - params.y_base;
     // unroll
-    for (var r = 0u; r < 8u; r++) {
-        store_row(r, py, y_at, block);
+    for (var r = 0u; r < ROWS; r++) {
+        if (py + r < params.height) {
+            let at = y_at + (params.offset_y + (py + r) * params.scale_y) * params.out_width;
+            // unroll
+            for (var b = 0u; b < BLOCKS; b++) {
+                if (block + b < params.out_blocks) {
+                    let i = at + b * params.out_height * params.out_width;
+                    var sum = sums[r * BLOCKS + b];
+                    if (params.mode == 1u) {
+                        sum += packed_bias(params.bias_base + block + b);
+                    } else if (params.mode == 2u) {
+                        sum += y[i];
+                    }
+                    y[i] = select(params.slope * sum, sum, sum > vec4f());
+                }
+            }
+        }
     }
 }

@@ -51,46 +51,6 @@ fn load_upstream(r: u32, at: i32, inside: bool) {
     upstream[r] = only_outputs(select(vec4f(), g[at + g_at[r]], inside && g_inside[r]));
 }
 
-fn next_column(r: u32) {
-    upstream[2u * ROWS + r] = upstream[ROWS + r];
-    upstream[ROWS + r] = upstream[r];
-}
-
-fn multiply(r: u32, tap_x: u32, tap_y: u32, channel: u32) {
-    let s = (tap_x * 3u + tap_y) * CHANNELS + channel;
-    let u = upstream[tap_x * ROWS + r];
-    let v = rows[r + tap_y];
-    sums[s] += u * v[channel];
-    if (channel + 1u < CHANNELS) {
-        sums[s + 1u] += u * v[channel + 1u];
-    }
-}
-
-fn add_channels(tap_x: u32, tap_y: u32, channel: u32) {
-    if (channel < CHANNELS) {
-        // unroll
-        for (var r = 0u; r < 8u; r++) {
-            multiply(r, tap_x, tap_y, channel);
-        }
-    }
-}
-
-fn add_tap(tap_x: u32, tap_y: u32) {
-    add_channels(tap_x, tap_y, 0u);
-    add_channels(tap_x, tap_y, 2u);
-}
-
-fn store(tap: u32, at: u32) {
-    let s = tap * CHANNELS;
-    partial[at + s * params.lanes] = sums[s];
-    // unroll
-    for (var channel = 1u; channel < 4u; channel++) {
-        if (CHANNELS > channel) {
-            partial[at + (s + channel) * params.lanes] = sums[s + channel];
-        }
-    }
-}
-
 @compute @workgroup_size(64)
 fn main(
     @builtin(workgroup_id) group: vec3u,
@@ -115,11 +75,11 @@ fn main(
         let x_at = n * params.x_stride_n + c_at + iz * params.x_stride_z;
         let g_plane = plane * params.height * params.width - params.g_base;
         // unroll
-        for (var k = 0u; k < 10u; k++) {
+        for (var k = 0u; k < SPAN; k++) {
             place_row(k, oy + params.start_y);
         }
         // unroll
-        for (var r = 0u; r < 8u; r++) {
+        for (var r = 0u; r < ROWS; r++) {
             place_upstream(r, oy);
         }
         for (var column = 0; column < params.width + 2; column++) {
@@ -127,31 +87,42 @@ fn main(
             let inside = inside_z && ix >= 0 && ix < params.in_width;
             let at = select(0, x_at + ix, inside);
             // unroll
-            for (var k = 0u; k < 10u; k++) {
+            for (var k = 0u; k < SPAN; k++) {
                 load_row(k, at, inside);
             }
             let inside_g = column < params.width;
             let at_g = g_plane + select(0, column, inside_g);
             // unroll
-            for (var r = 0u; r < 8u; r++) {
+            for (var r = 0u; r < ROWS; r++) {
                 load_upstream(r, at_g, inside_g);
             }
             // unroll
             for (var tap_x = 0u; tap_x < 3u; tap_x++) {
                 // unroll
                 for (var tap_y = 0u; tap_y < 3u; tap_y++) {
-                    add_tap(tap_x, tap_y);
+                    // Two channels at once: their sums and the upstream stay in registers.
+                    // unroll
+                    for (var half = 0u; half < (CHANNELS + 1u) / 2u; half++) {
+                        // unroll
+                        for (var r = 0u; r < ROWS; r++) {
+                            // unroll
+                            for (var channel = 2u * half; channel < min(CHANNELS, 2u * half + 2u); channel++) {
+                                sums[(tap_x * 3u + tap_y) * CHANNELS + channel] += upstream[tap_x * ROWS + r] * rows[r + tap_y][channel];
+                            }
+                        }
+                    }
                 }
             }
             // unroll
-            for (var r = 0u; r < 8u; r++) {
-                next_column(r);
+            for (var r = 0u; r < ROWS; r++) {
+                upstream[2u * ROWS + r] = upstream[ROWS + r];
+                upstream[ROWS + r] = upstream[r];
             }
         }
     }
     let at = (params.first_chunk + chunk) * SUMS * params.lanes + lane;
     // unroll
-    for (var tap = 0u; tap < 9u; tap++) {
-        store(tap, at);
+    for (var s = 0u; s < SUMS; s++) {
+        partial[at + s * params.lanes] = sums[s];
     }
 }

@@ -29,119 +29,11 @@ var<private> row_y: array<i32, SPAN>;
 var<private> row_at: array<i32, SPAN>;
 var<private> upstream: array<vec4f, ROWS>;
 
-// Rows between row 0 and row k, and what they are in x: once, not in the innermost loop.
-fn place_row(k: u32) {
-    if (k < SPAN) {
-        row_y[k] = select(i32(k) * params.row_step, i32(k), TAPS > 1u);
-        row_at[k] = row_y[k] * params.x_stride_row;
-    }
-}
-
-fn place_rows() {
-    // unroll
-    for (var k = 0u; k < 17u; k++) {
-        place_row(k);
-    }
-}
-
 // at: index of row 0 in x; iy: its y.
 fn load_row(k: u32, at: i32, iy: i32, inside: bool) {
-    if (k < SPAN) {
-        let row = iy + row_y[k];
-        let valid = inside && row >= 0 && row < params.in_height;
-        rows[k] = select(vec4f(), load(select(0, at + row_at[k], valid)), valid);
-    }
-}
-
-fn load_rows(at: i32, iy: i32, inside: bool) {
-    // unroll
-    for (var k = 0u; k < 17u; k++) {
-        load_row(CARRIED + k, at, iy, inside);
-    }
-}
-
-// The rows that later steps carry over.
-fn load_first(at: i32, iy: i32, inside: bool) {
-    if (CARRIED > 0u) {
-        load_row(0u, at, iy, inside);
-    }
-    if (CARRIED > 1u) {
-        load_row(1u, at, iy, inside);
-    }
-}
-
-fn carry_row(k: u32) {
-    if (k < CARRIED) {
-        rows[k] = rows[k + ROWS * STEP];
-    }
-}
-
-fn multiply(r: u32, output: u32, tap: u32, channel: u32, sum: f32) -> f32 {
-    if (r < ROWS) {
-        return fma(upstream[r][output], rows[r * STEP + tap][channel], sum);
-    }
-    return sum;
-}
-
-// All rows of a sum before the next sum, and all sums of an output before the next output: the output's upstream in a
-// register a row, one for the sum and one for a product fit the 16 of AVX2.
-fn add_channel(block: u32, output: u32, tap: u32, channel: u32) {
-    if (tap < TAPS && channel < CHANNELS) {
-        let at = (tap * BLOCKS + block) * CHANNELS + channel;
-        var sum = sums[at][output];
-        // unroll
-        for (var r = 0u; r < 8u; r++) {
-            sum = multiply(r, output, tap, channel, sum);
-        }
-        sums[at][output] = sum;
-    }
-}
-
-fn add_tap(block: u32, output: u32, tap: u32) {
-    // unroll
-    for (var channel = 0u; channel < 4u; channel++) {
-        add_channel(block, output, tap, channel);
-    }
-}
-
-fn add_output(block: u32, output: u32) {
-    if (block + 1u < BLOCKS || output < OUTPUTS) {
-        add_tap(block, output, 0u);
-        add_tap(block, output, 1u);
-        add_tap(block, output, 2u);
-    }
-}
-
-fn take(r: u32, block: u32) {
-    if (r < ROWS) {
-        upstream[r] = upstream_at(r, block);
-    }
-}
-
-fn add_block(block: u32) {
-    if (block < BLOCKS) {
-        // unroll
-        for (var r = 0u; r < 8u; r++) {
-            take(r, block);
-        }
-        // unroll
-        for (var output = 0u; output < 4u; output++) {
-            add_output(block, output);
-        }
-    }
-}
-
-fn store(tap: u32, block: u32, at: u32) {
-    if (tap < TAPS && block < BLOCKS) {
-        let s = (tap * BLOCKS + block) * CHANNELS;
-        partial[at + s * params.lanes] = sums[s];
-        // unroll
-        for (var channel = 1u; channel < 4u; channel++) {
-            if (CHANNELS > channel) {
-                partial[at + (s + channel) * params.lanes] = sums[s + channel];
-            }
-        }
-    }
+    let row = iy + row_y[k];
+    let valid = inside && row >= 0 && row < params.in_height;
+    rows[k] = select(vec4f(), load(select(0, at + row_at[k], valid)), valid);
 }
 
 fn accumulate(index: u32, block_group: u32, subgroup_lane: i32) {
@@ -162,7 +54,12 @@ fn accumulate(index: u32, block_group: u32, subgroup_lane: i32) {
     let c_at = c * params.x_stride_c - params.x_base;
     let step_at = i32(ROWS) * params.stride_y * params.x_stride_row;
 
-    place_rows();
+    // Rows between row 0 and row k, and what they are in x: once, not in the innermost loop.
+    // unroll
+    for (var k = 0u; k < SPAN; k++) {
+        row_y[k] = select(i32(k) * params.row_step, i32(k), TAPS > 1u);
+        row_at[k] = row_y[k] * params.x_stride_row;
+    }
     // Counted up, not divided: a division is eight scalar ones here.
     var ox = i32(first_column) % params.width;
     var plane = i32(params.first_plane) + i32(first_column) / params.width;
@@ -174,18 +71,46 @@ fn accumulate(index: u32, block_group: u32, subgroup_lane: i32) {
         let inside = iz >= 0 && iz < params.in_depth && ix >= 0 && ix < params.in_width;
         var at = n * params.x_stride_n + c_at + iz * params.x_stride_z + ky * params.x_stride_row
             + ix * params.x_stride_column;
-        load_first(at, ky, inside);
+        // unroll
+        for (var k = 0u; k < CARRIED; k++) {
+            load_row(k, at, ky, inside);
+        }
         let g_at = (plane * params.out_blocks + i32(block_group * BLOCKS)) * area + ox * params.g_stride_column
             - params.g_base;
         for (var oy = 0; oy < params.height; oy += i32(ROWS)) {
-            load_rows(at, oy * params.stride_y + ky, inside);
-            load_upstream(g_at, oy, i32(block_group * BLOCKS), subgroup_lane);
             // unroll
-            for (var block = 0u; block < 8u; block++) {
-                add_block(block);
+            for (var k = CARRIED; k < SPAN; k++) {
+                load_row(k, at, oy * params.stride_y + ky, inside);
             }
-            carry_row(0u);
-            carry_row(1u);
+            load_upstream(g_at, oy, i32(block_group * BLOCKS), subgroup_lane);
+            // All rows of a sum before the next sum, and all sums of an output before the next output: the output's upstream in
+            // a register a row, one for the sum and one for a product fit the 16 of AVX2.
+            // unroll
+            for (var block = 0u; block < BLOCKS; block++) {
+                // unroll
+                for (var r = 0u; r < ROWS; r++) {
+                    upstream[r] = upstream_at(r, block);
+                }
+                // unroll
+                for (var output = 0u; output < min(4u, 4u * (BLOCKS - 1u - block) + OUTPUTS); output++) {
+                    // unroll
+                    for (var tap = 0u; tap < TAPS; tap++) {
+                        // unroll
+                        for (var channel = 0u; channel < CHANNELS; channel++) {
+                            var sum = sums[(tap * BLOCKS + block) * CHANNELS + channel][output];
+                            // unroll
+                            for (var r = 0u; r < ROWS; r++) {
+                                sum = fma(upstream[r][output], rows[r * STEP + tap][channel], sum);
+                            }
+                            sums[(tap * BLOCKS + block) * CHANNELS + channel][output] = sum;
+                        }
+                    }
+                }
+            }
+            // unroll
+            for (var k = 0u; k < CARRIED; k++) {
+                rows[k] = rows[k + ROWS * STEP];
+            }
             at += step_at;
         }
         ox += 1;
@@ -202,16 +127,8 @@ fn accumulate(index: u32, block_group: u32, subgroup_lane: i32) {
         let group = (params.first_chunk + chunk) * params.block_groups + block_group;
         let at = group * SUMS * params.lanes + lane;
         // unroll
-        for (var tap = 0u; tap < 3u; tap++) {
-            // unroll
-            for (var block = 0u; block < 4u; block++) {
-                store(tap, block, at);
-            }
-        }
-        // More than four blocks come with one tap only.
-        // unroll
-        for (var block = 4u; block < 8u; block++) {
-            store(0u, block, at);
+        for (var s = 0u; s < SUMS; s++) {
+            partial[at + s * params.lanes] = sums[s];
         }
     }
 }

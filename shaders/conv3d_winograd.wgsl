@@ -34,6 +34,8 @@ var<private> sums: array<Planes, 8u * BLOCKS>;
 var<private> centre: array<vec4f, 4u * SPAN>;
 // [combination along z][along y], a column for each tap along x.
 var<private> terms: array<mat3x2f, 16>;
+// [combination along y] of one output.
+var<private> planes: array<Planes, 4>;
 // [combination along z]; lanes 0, 2, 4, 6 of element e: rows 4·e to 4·e + 3 left of lane 0; lanes 1, 3, 5, 7: right of lane 7.
 var<private> edge: array<vec4f, 4u * EDGES>;
 // Planes, where they lie after z = 0 in a source and rows after y = 0, and whether inside.
@@ -167,42 +169,6 @@ fn combine_plane(z: u32, channel: u32, lane: u32, outside: Ends) {
     combine(4u * z, 2u, neighbour(column, ends, 1u, lane, outside.right));
 }
 
-// One weight a tap along x, a lane for each of eight combinations along y and z.
-fn product(weights: vec3f, tap: u32) -> Tiles {
-    return terms[tap] * subgroupShuffle(weights, tap & 7u);
-}
-
-// Both planes of one combination along y.
-fn planes_of(near: vec3f, far: vec3f, tap: u32) -> Planes {
-    let one = product(near, tap + 4u);
-    let two = product(far, tap + 8u);
-    return Planes(product(near, tap) + (one + two), (one - two) - product(far, tap + 12u));
-}
-
-fn is_output(block: u32, output: u32) -> bool {
-    return block + 1u < BLOCKS || (block < BLOCKS && output < OUTPUTS);
-}
-
-fn add_output(block: u32, output: u32) {
-    if (is_output(block, output)) {
-        let w = block * 6u;
-        let near = vec3f(loaded[w][output], loaded[w + 2u][output], loaded[w + 4u][output]);
-        let far = vec3f(loaded[w + 1u][output], loaded[w + 3u][output], loaded[w + 5u][output]);
-        let s = (block * 4u + output) * 2u;
-        let one = planes_of(near, far, 1u);
-        let two = planes_of(near, far, 2u);
-        sums[s] += planes_of(near, far, 0u) + (one + two);
-        sums[s + 1u] += (one - two) - planes_of(near, far, 3u);
-    }
-}
-
-fn add_block(block: u32) {
-    // unroll
-    for (var output = 0u; output < 4u; output++) {
-        add_output(block, output);
-    }
-}
-
 fn place_sources(stride_z: i32) {
     // unroll
     for (var k = 0u; k < 4u; k++) {
@@ -230,8 +196,23 @@ fn add_source(source: u32, first_at: i32, edge_first: i32, channels: u32, first_
             }
             load_weights(w_at, lane);
             // unroll
-            for (var block = 0u; block < 4u; block++) {
-                add_block(block);
+            for (var block = 0u; block < BLOCKS; block++) {
+                // unroll
+                for (var output = 0u; output < min(4u, 4u * (BLOCKS - 1u - block) + OUTPUTS); output++) {
+                    let near = vec3f(loaded[block * 6u][output], loaded[block * 6u + 2u][output], loaded[block * 6u + 4u][output]);
+                    let far = vec3f(loaded[block * 6u + 1u][output], loaded[block * 6u + 3u][output], loaded[block * 6u + 5u][output]);
+                    // One weight a tap along x, a lane for each of eight combinations along y and z.
+                    // unroll
+                    for (var k = 0u; k < 4u; k++) {
+                        let first = terms[k] * subgroupShuffle(near, k);
+                        let one = terms[k + 4u] * subgroupShuffle(near, k + 4u);
+                        let two = terms[k + 8u] * subgroupShuffle(far, k);
+                        let last = terms[k + 12u] * subgroupShuffle(far, k + 4u);
+                        planes[k] = Planes(first + (one + two), (one - two) - last);
+                    }
+                    sums[(block * 4u + output) * 2u] += planes[0] + (planes[1] + planes[2]);
+                    sums[(block * 4u + output) * 2u + 1u] += (planes[1] - planes[2]) - planes[3];
+                }
             }
             w_at += CHUNK;
         }

@@ -334,7 +334,7 @@ impl Shader {
         self.structs
             .iter()
             .for_each(|s| s.declare(&mut declared, &mut text));
-        for line in unroll::unrolled(self.parts).lines() {
+        for line in self.parts.iter().flat_map(|part| part.lines()) {
             match declared_constant(line).and_then(|name| left.iter().position(|(n, _)| *n == name)) {
                 Some(at) => {
                     let (_, value) = left.swap_remove(at);
@@ -353,7 +353,7 @@ impl Shader {
             "shader {} declares no constants {left:?}",
             self.name
         );
-        text
+        unroll::unrolled(&text)
     }
 
     /// The texels that a texture in place of the storage buffer at this binding would have. `None` where the module only

@@ -24,47 +24,6 @@ fn activate(s: u32, bias: f32) {
     sums[s] = select(params.slope * sum, sum, sum > Planes());
 }
 
-fn end_output(block: u32, output: u32, bias: f32) {
-    if (is_output(block, output)) {
-        let channel = block * 4u + output;
-        activate(2u * channel, bias);
-        activate(2u * channel + 1u, bias);
-        if (POINTWISE == 0u) {
-            logits[0] = sums[2u * channel];
-            logits[1] = sums[2u * channel + 1u];
-            consider(0u, channel);
-            consider(1u, channel);
-        }
-    }
-}
-
-fn end_block(block: u32) {
-    if (block < BLOCKS) {
-        let bias = select(vec4f(), packed_bias(params.bias_base + block), params.mode == 1u);
-        end_output(block, 0u, bias.x);
-        end_output(block, 1u, bias.y);
-        end_output(block, 2u, bias.z);
-        end_output(block, 3u, bias.w);
-    }
-}
-
-// `weights`: of the channels of block l in lane l.
-fn add_channel(block: u32, output: u32, weights: vec4f) {
-    if (is_output(block, output)) {
-        let s = 2u * (block * 4u + output);
-        let weight = Planes(subgroupShuffle(weights[output], block));
-        logits[0] = fma(weight, sums[s], logits[0]);
-        logits[1] = fma(weight, sums[s + 1u], logits[1]);
-    }
-}
-
-fn add_channels(block: u32, weights: vec4f) {
-    // unroll
-    for (var output = 0u; output < 4u; output++) {
-        add_channel(block, output, weights);
-    }
-}
-
 fn chosen(row: u32, plane: u32) -> f32 {
     return select(-1.0, label[row][plane], magnitude[row][plane] < 0x7f800000u);
 }
@@ -82,8 +41,20 @@ fn put_label(at: u32, t: u32, row: u32, place: Target) {
 
 fn finish(place: Target) {
     // unroll
-    for (var block = 0u; block < 4u; block++) {
-        end_block(block);
+    for (var block = 0u; block < BLOCKS; block++) {
+        let bias = select(vec4f(), packed_bias(params.bias_base + block), params.mode == 1u);
+        // unroll
+        for (var output = 0u; output < min(4u, 4u * (BLOCKS - 1u - block) + OUTPUTS); output++) {
+            const channel = block * 4u + output;
+            activate(2u * channel, bias[output]);
+            activate(2u * channel + 1u, bias[output]);
+            if (POINTWISE == 0u) {
+                logits[0] = sums[2u * channel];
+                logits[1] = sums[2u * channel + 1u];
+                consider(0u, channel);
+                consider(1u, channel);
+            }
+        }
     }
     if (POINTWISE == 1u) {
         for (var number = 0u; number < params.classes; number++) {
@@ -91,9 +62,15 @@ fn finish(place: Target) {
             let bias = subgroupShuffle(weights.x, 4u);
             logits[0] = Planes(bias);
             logits[1] = Planes(bias);
+            // Lane l has those of the channels of block l.
             // unroll
-            for (var block = 0u; block < 4u; block++) {
-                add_channels(block, weights);
+            for (var block = 0u; block < BLOCKS; block++) {
+                // unroll
+                for (var output = 0u; output < min(4u, 4u * (BLOCKS - 1u - block) + OUTPUTS); output++) {
+                    let weight = Planes(subgroupShuffle(weights[output], block));
+                    logits[0] = fma(weight, sums[2u * (block * 4u + output)], logits[0]);
+                    logits[1] = fma(weight, sums[2u * (block * 4u + output) + 1u], logits[1]);
+                }
             }
             consider(0u, number);
             consider(1u, number);

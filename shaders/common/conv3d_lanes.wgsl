@@ -5,17 +5,11 @@
 const LOADS: u32 = (CHUNK + 7u) / 8u;
 var<private> loaded: array<vec4f, LOADS>;
 
-fn load_eight(k: u32, at: u32) {
-    if (k < LOADS) {
-        loaded[k] = w[at + 8u * k];
-    }
-}
-
 fn load_weights(first: u32, lane: u32) {
     let at = first + (lane & 7u);
     // unroll
-    for (var k = 0u; k < 24u; k++) {
-        load_eight(k, at);
+    for (var k = 0u; k < LOADS; k++) {
+        loaded[k] = w[at + 8u * k];
     }
 }
 

@@ -18,31 +18,6 @@ fn total(t: u32, b: u32, plane: u32, row: u32) -> vec4f {
     return vec4f(sums[s][k], sums[s + 2u][k], sums[s + 4u][k], sums[s + 6u][k]);
 }
 
-fn store(t: u32, b: u32, y_at: u32, block: u32, place: Target) {
-    if (b < BLOCKS && block + b < params.out_blocks && place.y + 2u * t < params.height) {
-        let i = y_at + (b * params.height + place.y + 2u * t) * params.width;
-        let next = i + params.out_blocks * params.height * params.width;
-        let two_rows = place.y + 2u * t + 1u < params.height;
-        put(i, total(t, b, 0u, 0u), block + b);
-        if (two_rows) {
-            put(i + params.width, total(t, b, 0u, 1u), block + b);
-        }
-        if (place.both) {
-            put(next, total(t, b, 1u, 0u), block + b);
-        }
-        if (place.both && two_rows) {
-            put(next + params.width, total(t, b, 1u, 1u), block + b);
-        }
-    }
-}
-
-fn store_tile(t: u32, y_at: u32, block: u32, place: Target) {
-    // unroll
-    for (var b = 0u; b < 4u; b++) {
-        store(t, b, y_at, block, place);
-    }
-}
-
 fn finish(place: Target) {
     if (!place.inside) {
         return;
@@ -50,6 +25,25 @@ fn finish(place: Target) {
     let block = place.block_group * BLOCKS;
     let blocks_before = (place.n * params.depth + place.z) * params.out_blocks + block;
     let y_at = blocks_before * params.height * params.width + place.x - params.y_base;
-    store_tile(0u, y_at, block, place);
-    store_tile(1u, y_at, block, place);
+    // unroll
+    for (var t = 0u; t < 2u; t++) {
+        // unroll
+        for (var b = 0u; b < BLOCKS; b++) {
+            if (block + b < params.out_blocks && place.y + 2u * t < params.height) {
+                let i = y_at + (b * params.height + place.y + 2u * t) * params.width;
+                let next = i + params.out_blocks * params.height * params.width;
+                let two_rows = place.y + 2u * t + 1u < params.height;
+                put(i, total(t, b, 0u, 0u), block + b);
+                if (two_rows) {
+                    put(i + params.width, total(t, b, 0u, 1u), block + b);
+                }
+                if (place.both) {
+                    put(next, total(t, b, 1u, 0u), block + b);
+                }
+                if (place.both && two_rows) {
+                    put(next + params.width, total(t, b, 1u, 1u), block + b);
+                }
+            }
+        }
+    }
 }

@@ -7,20 +7,14 @@ const ROWS_A_LOAD: u32 = 8u / BLOCKS;
 const LOADS: u32 = (ROWS + ROWS_A_LOAD - 1u) / ROWS_A_LOAD;
 var<private> loaded: array<vec4f, LOADS>;
 
-fn load_eight(k: u32, at: i32, oy: i32, block: i32, lane: i32) {
-    if (k < LOADS) {
+fn load_upstream(at: i32, oy: i32, block: i32, lane: i32) {
+    // unroll
+    for (var k = 0u; k < LOADS; k++) {
         let row = oy + i32(k * ROWS_A_LOAD) + lane / i32(BLOCKS);
         let own = lane % i32(BLOCKS);
         let valid = row < params.height && block + own < params.out_blocks;
         let i = at + own * params.height * params.width + row * params.g_stride_row;
         loaded[k] = select(vec4f(), g[select(0, i, valid)], valid);
-    }
-}
-
-fn load_upstream(at: i32, oy: i32, block: i32, lane: i32) {
-    // unroll
-    for (var k = 0u; k < 4u; k++) {
-        load_eight(k, at, oy, block, lane);
     }
 }
 
