@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Every check of the project, or those that are named: scripts/test.sh [NAME...], of lints, docs, tests, demo, ranks, recipes,
-# workflows, targets, package, supply and page. Ends with what each took. Where all are made, the page is built and tested beside the
-# others: much of either keeps one core busy only. Its engine is then one that is built quickly; the published one, and its size, are
-# tested where page is named. clippy then reads the package, which has every file of the programs and tests. ranks, which builds the
+# workflows, targets, package, python, supply and page. Ends with what each took. Where all are made, the page is built and tested
+# beside the others: much of either keeps one core busy only. Its engine is then one that is built quickly; the published one, and its
+# size, are tested where page is named. clippy then reads the package, which has every file of the programs and tests. ranks, which builds the
 # program with MPI, is made where it is named alone.
 . "$(dirname "$0")/setup.sh"
 
@@ -56,6 +56,9 @@ page_build() { scripts/web.sh prepare; }
 # The crate's package, and a program outside of the project that uses the library.
 package() { LINTS=$all scripts/package.sh; }
 
+# The Python package in an environment of its own.
+python() { scripts/python.sh; }
+
 # Advisories; licences and sources are among the tests.
 supply() { scripts/supply.sh; }
 
@@ -105,7 +108,7 @@ else
     touch "$tested"
     # The page's tests come first: browsers have time limits.
     renice -n 10 $$ >/dev/null
-    for name in recipes lints package docs targets supply; do check "$name"; done
+    for name in recipes lints package python docs targets supply; do check "$name"; done
     wait "$lane"
     cat "$beside"
     : >"$beside"
