@@ -12,6 +12,7 @@ mod import;
 mod info;
 pub mod interrupt;
 mod memory;
+mod next;
 mod offsets;
 mod pictures;
 mod predict;
@@ -66,6 +67,8 @@ enum Command {
     Crossval(Box<crossval::Crossval>),
     /// Segment a scan or a folder of scans
     Predict(Box<predict::Predict>),
+    /// Name the scans to label next: those that a network is least sure of, and unlike each other
+    Next(next::Next),
     /// Measure what a network costs on this machine
     Bench(bench::Bench),
     /// Turn a PyTorch checkpoint into a weights file
@@ -92,6 +95,7 @@ impl Command {
             Command::Train(command) => Some(&command.device.memory),
             Command::Crossval(command) => Some(&command.device.memory),
             Command::Predict(command) => Some(&command.device.memory),
+            Command::Next(command) => Some(&command.device.memory),
             Command::Bench(command) => Some(&command.device.memory),
             Command::Evaluate(command) => Some(&command.memory),
             Command::Offsets(command) => Some(&command.device.memory),
@@ -118,6 +122,7 @@ pub fn run(arguments: Arguments, started: std::time::Instant) -> anyhow::Result<
         Command::Train(command) => command.run(),
         Command::Crossval(command) => command.run(),
         Command::Predict(command) => command.run(),
+        Command::Next(command) => command.run(),
         Command::Bench(command) => command.run(started),
         Command::Import(command) => command.run(),
         Command::Export(command) => command.run(),

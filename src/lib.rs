@@ -75,6 +75,8 @@ pub mod host_memory;
 pub mod label_table;
 pub mod metrics;
 pub mod model;
+#[cfg(feature = "cli")]
+pub mod next;
 pub mod nnunet;
 pub mod offsets;
 #[cfg(feature = "onnx")]

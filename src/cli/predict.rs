@@ -1,4 +1,4 @@
-mod maps;
+pub mod maps;
 mod nnunet;
 mod points;
 
@@ -125,7 +125,7 @@ enum Input {
 
 impl Predict {
     pub fn run(&self) -> anyhow::Result<()> {
-        let members = self.members();
+        let members = members(&self.model);
         let mut files = Files::new();
         files
             .read_all("--model", &members)
@@ -407,7 +407,7 @@ impl Predict {
         }
         let all = jobs.len();
         files
-            .read_all("--model", &self.members())
+            .read_all("--model", &members(&self.model))
             .write_all("--logits", &self.logits)
             .check()?;
         if let Some(folder) = &self.overlay {
@@ -438,15 +438,6 @@ impl Predict {
         let folder = self.overlay.as_ref()?;
         let stem = volume::stem(labels).or(labels.file_stem().map(|stem| stem.to_string_lossy()));
         Some(folder.join(format!("{}.png", stem?)))
-    }
-
-    /// The models that `--model` names: the one file or folder of that name, or those between commas.
-    fn members(&self) -> Vec<PathBuf> {
-        let several = self.model.to_str().filter(|_| !self.model.exists());
-        match several {
-            Some(names) => names.split(',').map(PathBuf::from).collect(),
-            None => vec![self.model.clone()],
-        }
     }
 
     /// The weights, with what `--arch` and `--orient` say instead of their record.
@@ -528,6 +519,14 @@ impl Predict {
             errln!("{} in {seconds:.1} s", job.files[0].display());
         }
         Ok(())
+    }
+}
+
+/// The models that `--model` names: the one file or folder of that name, or those between commas.
+pub fn members(model: &Path) -> Vec<PathBuf> {
+    match model.to_str().filter(|_| !model.exists()) {
+        Some(names) => names.split(',').map(PathBuf::from).collect(),
+        None => vec![model.to_owned()],
     }
 }
 

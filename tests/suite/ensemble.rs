@@ -259,3 +259,62 @@ fn small_parts_of_labels_are_removed() {
         assert_eq!(removed, 0);
     }
 }
+
+#[test]
+fn scans_to_label_next_are_unlike_each_other_and_what_has_labels() {
+    if !adapter() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for name in ["scans", "labelled"] {
+        std::fs::create_dir(path(name)).unwrap();
+    }
+    for (name, id) in [
+        ("scans/a", 41),
+        ("scans/b", 105),
+        ("scans/twin_of_a", 41),
+        ("labelled/b", 105),
+    ] {
+        std::fs::copy(scan(id), path(&format!("{name}.nii.gz"))).unwrap();
+    }
+    let weights = weights();
+    let next = |more: &[&str]| {
+        let scans = path("scans");
+        let arguments = ["next", "--model", text(&weights), "--input", text(&scans)];
+        obelisk(&[&arguments[..], more].concat())
+    };
+    let named = |output: &str| -> Vec<(String, Option<f64>)> {
+        let lines = output.lines().map(|line| {
+            let value: serde_json::Value = serde_json::from_str(line).unwrap();
+            let file = value["scan"][0].as_str().unwrap();
+            let name = file.rsplit('/').next().unwrap().strip_suffix(".nii.gz").unwrap();
+            let dice = value["expected_dice"].as_f64().unwrap();
+            assert!((0.8..1.0).contains(&dice), "{line}");
+            (name.to_owned(), value["distance"].as_f64())
+        });
+        lines.collect()
+    };
+    let all = named(&done(&next(&["--json"])));
+    let names: Vec<&str> = all.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(all.len(), 3);
+    assert_eq!(all[0].1, None);
+    assert!(names[..2].contains(&"b"), "one of the twins waits: {names:?}");
+    assert!(all[1].1.unwrap() > 0.5 && all[2].1.unwrap() < 1e-6, "{all:?}");
+
+    let labelled = path("labelled");
+    let told = done(&next(&["--labelled", text(&labelled), "--count", "1"]));
+    assert!(told.starts_with("  1. ") && told.contains("/a.nii.gz"), "{told}");
+    assert_eq!(told.lines().count(), 1);
+
+    // One bad scan does not keep the others from their places.
+    std::fs::write(path("scans/c.nii.gz"), "no scan").unwrap();
+    let output = next(&["--json", "--count", "1"]);
+    refused(&output, 1, "c.nii.gz");
+    assert_eq!(named(std::str::from_utf8(&output.stdout).unwrap()).len(), 1);
+    refused(&next(&["--count", "0"]), 2, "--count");
+    refused(&next(&["--labelled", "nowhere"]), 2, "nowhere is no folder");
+    let nnunet = reference("nnunet/resenc/model");
+    let output = obelisk(&["next", "--model", text(&nnunet), "--input", text(&labelled)]);
+    refused(&output, 2, "gives labels only");
+}

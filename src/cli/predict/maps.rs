@@ -84,7 +84,7 @@ impl Maps {
     }
 
     /// Notes a scan's files in folders.
-    pub fn write_of(&self, job: &Job, is_folder: bool, files: &mut Files) {
+    pub(super) fn write_of(&self, job: &Job, is_folder: bool, files: &mut Files) {
         if is_folder {
             files
                 .write_all("--probabilities", &of(&self.probabilities, job, is_folder))
@@ -179,6 +179,39 @@ fn of(given: &Option<PathBuf>, job: &Job, is_folder: bool) -> Option<PathBuf> {
     }
 }
 
+/// A network of an ensemble, and where it is from.
+pub type Member = (PathBuf, Model);
+
+/// Reads the networks of an ensemble.
+///
+/// # Errors
+/// Weights that can't be read, and networks that don't fit together.
+pub fn read(
+    members: &[PathBuf],
+    open: impl Fn(&Path) -> anyhow::Result<Model>,
+) -> anyhow::Result<Vec<Member>> {
+    let models = members.iter().map(|path| Ok((path.clone(), open(path)?)));
+    let models: Vec<Member> = models.collect::<anyhow::Result<_>>()?;
+    let (first, model) = &models[0];
+    for (path, other) in &models[1..] {
+        Ensemble::check(&model.info.preprocessing, &other.info.preprocessing).map_err(|why| {
+            let (a, b) = (first.display(), path.display());
+            Usage(format!("{a} and {b} can't be an ensemble: {why}"))
+        })?;
+    }
+    Ok(models)
+}
+
+/// Makes an ensemble ready on a device, mirrored along these axes.
+pub fn ready(device: &Device, models: &[Member], axes: &[usize]) -> anyhow::Result<Ensemble> {
+    let members = models.iter().map(|(_, model)| {
+        let network = model::find(&model.info.arch)?;
+        Ok((network, &model.info.preprocessing, &model.tensors))
+    });
+    let members: Vec<_> = members.collect::<anyhow::Result<_>>()?;
+    Ok(pollster::block_on(Ensemble::new(device, &members, axes))?)
+}
+
 /// Predicts with one or several networks of the program's own.
 pub fn run(predict: &Predict, members: &[PathBuf]) -> anyhow::Result<()> {
     let maps = &predict.maps;
@@ -215,32 +248,12 @@ pub fn run(predict: &Predict, members: &[PathBuf]) -> anyhow::Result<()> {
     if predict.no_mirroring {
         return Err(Usage("--no-mirroring is for models of nnU-Net's".into()).into());
     }
-    let models = members
-        .iter()
-        .map(|path| Ok((path.as_path(), predict.load_model(path)?)));
-    let models: Vec<(&Path, Model)> = models.collect::<anyhow::Result<_>>()?;
-    let (first, preprocessing) = (models[0].0, &models[0].1.info.preprocessing);
-    for (path, model) in &models[1..] {
-        Ensemble::check(preprocessing, &model.info.preprocessing).map_err(|why| {
-            let (a, b) = (first.display(), path.display());
-            Usage(format!("{a} and {b} can't be an ensemble: {why}"))
-        })?;
-    }
+    let models = read(members, |path| predict.load_model(path))?;
+    let preprocessing = &models[0].1.info.preprocessing;
     let jobs = predict.jobs(preprocessing.channels.len())?;
     let load = |device: &Device| {
-        let members: Vec<_> = models
-            .iter()
-            .map(|(_, model)| {
-                Ok((
-                    model::find(&model.info.arch)?,
-                    &model.info.preprocessing,
-                    &model.tensors,
-                ))
-            })
-            .collect::<anyhow::Result<_>>()?;
         let axes = maps.mirroring.as_ref().map_or(&[][..], |axes| &axes.0);
-        let ensemble = pollster::block_on(Ensemble::new(device, &members, axes));
-        ensemble.with_context(|| format!("{}", predict.model.display()))
+        ready(device, &models, axes).with_context(|| format!("{}", predict.model.display()))
     };
     let confidences: RefCell<HashMap<PathBuf, Confidence>> = RefCell::default();
     let labels = |device: &Device, ensemble: &mut Ensemble, job: &Job, scan: Volume| {
