@@ -15,7 +15,7 @@ use obelisk::weights::Model;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let file = repository.join("examples/weights/hippocampus_hybrid.safetensors");
+    let file = repository.join("examples/weights/hippocampus.safetensors");
     let model = Model::load(&file)?;
     let bytes = model.to_bytes(&file)?;
     let numbers: Vec<f32> = model.tensors.values().flat_map(|t| &t.data).copied().collect();

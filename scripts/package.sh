@@ -34,4 +34,4 @@ if grep -E '^(clap|plotters|indicatif|anyhow|dirs|tracing-subscriber|dicom-[a-z-
     exit 1
 fi
 cargo run --release --quiet --manifest-path tests/outside/Cargo.toml -- \
-    examples/weights/hippocampus_hybrid.safetensors examples/data/imagesTs/hippocampus_041.nii.gz
+    examples/weights/hippocampus.safetensors examples/data/imagesTs/hippocampus_041.nii.gz

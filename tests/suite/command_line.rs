@@ -534,8 +534,7 @@ fn the_reach_of_offsets_is_drawn_and_measured() {
     }
     let folder = tempfile::tempdir().unwrap();
     let picture = folder.path().join("offsets.png");
-    let weights =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/weights/hippocampus_hybrid.safetensors");
+    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/weights/hippocampus.safetensors");
     let offsets = |more: &[&str]| {
         let arguments = ["offsets", "--model", text(&weights), "--output", text(&picture)];
         obelisk(&[&arguments[..], more].concat())

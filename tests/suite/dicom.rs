@@ -550,8 +550,7 @@ fn predictions_are_those_of_nifti_files() {
         let path = at("scans").join(format!("{name}.nii.gz"));
         volume::write_image(&path, &scan.data, &scan.geometry, false).unwrap();
     }
-    let weights =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/weights/hippocampus_hybrid.safetensors");
+    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/weights/hippocampus.safetensors");
     let predict = |arguments: &[&str]| {
         let model = ["predict", "--model", weights.to_str().unwrap()];
         obelisk_in(folder.path(), &[&model[..], arguments].concat())

@@ -12,7 +12,7 @@ use obelisk::volume::{self, Reorientation, Volume};
 use obelisk::weights::Model;
 
 fn weights() -> std::path::PathBuf {
-    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/weights/hippocampus_hybrid.safetensors")
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/weights/hippocampus.safetensors")
 }
 
 fn scan(id: u32) -> std::path::PathBuf {

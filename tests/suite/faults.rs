@@ -297,8 +297,7 @@ fn results_stay_whole_where_the_disk_fails_at_any_operation() {
     let (dataset, _, _) = setup();
     let scan = dataset.image(&dataset.cases[0]).unwrap();
     let voxels = scan.geometry.shape.iter().product::<usize>();
-    let weights =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/weights/hippocampus_hybrid.safetensors");
+    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/weights/hippocampus.safetensors");
     let model = Model::load(&weights).unwrap();
     // As `predict` writes them; `label` tells the new ones from the old.
     type Write<'a> = Box<dyn Fn(&Path, i32, bool) -> Result<(), Box<dyn std::error::Error>> + 'a>;

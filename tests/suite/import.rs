@@ -41,7 +41,7 @@ fn published() -> PathBuf {
 }
 
 fn trained() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/weights/hippocampus_hybrid.safetensors")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/weights/hippocampus.safetensors")
 }
 
 fn refusal(path: &Path, arch: Option<&str>) -> String {

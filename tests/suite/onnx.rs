@@ -403,7 +403,7 @@ fn onnxruntime_gives_the_same_logits_and_labels() {
             image_of(&scan, [20, 31, 24]),
         ));
     }
-    let trained = Model::load(&repository("examples/weights/hippocampus_hybrid.safetensors")).unwrap();
+    let trained = Model::load(&repository("examples/weights/hippocampus.safetensors")).unwrap();
     let grid = trained.info.preprocessing.grid.unwrap();
     cases.push(case_of("hippocampus", &trained, None, image_of(&scan, grid)));
     for folder in ["anisotropic", "regions", "resenc"] {
@@ -497,7 +497,7 @@ fn the_documented_program_gives_the_labels_of_predict() {
     let (program, _) = program.split_once("```").unwrap();
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("segment.py"), program).unwrap();
-    let hippocampus = repository("examples/weights/hippocampus_hybrid.safetensors");
+    let hippocampus = repository("examples/weights/hippocampus.safetensors");
     // The same weights for a coarser spacing and a smaller grid, so that there are several tiles.
     let mut coarse = Model::load(&hippocampus).unwrap();
     coarse.info.preprocessing.spacing = Some([1.1, 0.95, 1.0]);
@@ -562,7 +562,7 @@ fn the_documented_program_gives_the_labels_of_predict() {
 fn the_program_exports_and_keeps_what_exists() {
     let folder = tempfile::tempdir().unwrap();
     let run = |arguments: &[&str]| obelisk_in(folder.path(), &[&["export"], arguments].concat());
-    let trained = repository("examples/weights/hippocampus_hybrid.safetensors");
+    let trained = repository("examples/weights/hippocampus.safetensors");
     let trained = trained.to_str().unwrap();
     let told = done(&run(&[trained, "--onnx", "net.onnx"]));
     assert!(

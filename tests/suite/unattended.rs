@@ -56,7 +56,7 @@ impl Bench {
                 std::fs::copy(&files[0], bench.path(to).join(name)).unwrap();
             }
         }
-        let weights = repository().join("examples/weights/hippocampus_hybrid.safetensors");
+        let weights = repository().join("examples/weights/hippocampus.safetensors");
         std::fs::copy(weights, bench.path("net.safetensors")).unwrap();
         std::fs::write(bench.path("points.csv"), "1,2,3\n").unwrap();
         bench

@@ -311,7 +311,7 @@ fn scans_of_any_format_get_the_same_labels_in_the_format_of_the_output() {
     volume::write_image(&path("scans/a.nii.gz"), &scan.data, &scan.geometry, false).unwrap();
     volume::write_image(&path("scans/b.mgz"), &scan.data, &scan.geometry, false).unwrap();
     volume::write_image(&path("scans/c.nrrd"), &scan.data, &scan.geometry, false).unwrap();
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/weights/hippocampus_hybrid.safetensors");
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/weights/hippocampus.safetensors");
     let predict = |input: &str, output: &str, more: &[&str]| {
         let model = model.to_str().unwrap();
         let arguments = ["predict", "--model", model, "--input", input, "--output", output];

@@ -12,7 +12,7 @@ use obelisk::weights::Model;
 #[test]
 fn a_watched_prediction_is_the_same_and_can_be_stopped() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
-    let path = examples.join("weights/hippocampus_hybrid.safetensors");
+    let path = examples.join("weights/hippocampus.safetensors");
     let weights = Model::from_bytes(&std::fs::read(&path).unwrap(), &path).unwrap();
     let scans = std::fs::read_dir(examples.join("data/imagesTs")).unwrap();
     let scan = scans.map(|entry| entry.unwrap().path()).min().unwrap();

@@ -13,7 +13,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
 fn trained() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/weights/hippocampus_hybrid.safetensors")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/weights/hippocampus.safetensors")
 }
 
 fn record_of(bytes: &[u8]) -> Value {
