@@ -15,6 +15,12 @@ SCAN = DATA / "imagesTs/hippocampus_041.nii.gz"
 REFERENCE = DATA / "labelsTs/hippocampus_041.nii.gz"
 
 
+def nifti(path: pathlib.Path) -> nibabel.Nifti1Image:
+    image = nibabel.load(path)
+    assert isinstance(image, nibabel.Nifti1Image)
+    return image
+
+
 @pytest.fixture(scope="session")
 def model() -> obelisk.Model:
     return obelisk.load(WEIGHTS)
@@ -22,7 +28,7 @@ def model() -> obelisk.Model:
 
 def test_a_scan_is_read_as_nibabel_reads_it() -> None:
     scan, affine = obelisk.read(SCAN)
-    expected = nibabel.load(SCAN)
+    expected = nifti(SCAN)
     assert scan.dtype == numpy.float32
     numpy.testing.assert_array_equal(scan, expected.get_fdata(dtype=numpy.float32))
     numpy.testing.assert_allclose(affine, expected.affine, atol=1e-6)
@@ -85,13 +91,13 @@ def test_labels_are_written_once(tmp_path: pathlib.Path) -> None:
     labels[1, 2, 3] = 2
     path = tmp_path / "labels.nii.gz"
     obelisk.write_labels(path, labels, affine)
-    written = nibabel.load(path)
+    written = nifti(path)
     numpy.testing.assert_array_equal(numpy.asarray(written.dataobj), labels)
     numpy.testing.assert_allclose(written.affine, affine)
     with pytest.raises(obelisk.ScanError, match="exists"):
         obelisk.write_labels(path, labels, affine)
     obelisk.write_labels(path, labels * 2, affine, overwrite=True)
-    assert numpy.asarray(nibabel.load(path).dataobj).max() == 4
+    assert numpy.asarray(nifti(path).dataobj).max() == 4
 
 
 def test_what_is_wrong_is_said(model: obelisk.Model, tmp_path: pathlib.Path) -> None:
