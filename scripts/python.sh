@@ -2,6 +2,7 @@
 # Builds the Python package as `pip install .` does, into an environment of its own, and runs its tests there.
 . "$(dirname "$0")/setup.sh"
 
+cargo fmt --manifest-path python/Cargo.toml --check
 python3 -c 'import venv, ensurepip' 2>/dev/null || install python3-venv
 environment=$(mktemp -d)
 trap 'rm -rf "$environment"' EXIT

@@ -5,7 +5,7 @@
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use glam::DMat4;
 use numpy::{
@@ -26,10 +26,30 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 create_exception!(obelisk, Error, PyException, "What went wrong, for a user.");
-create_exception!(obelisk, ScanError, Error, "A scan or label map that can't be read, written or taken.");
-create_exception!(obelisk, WeightsError_, Error, "Weights that can't be read, are damaged or not run here.");
-create_exception!(obelisk, DeviceError, Error, "No adapter, or a device that failed.");
-create_exception!(obelisk, TooLargeError, Error, "More than the device's or the machine's memory.");
+create_exception!(
+    obelisk,
+    ScanError,
+    Error,
+    "A scan or label map that can't be read, written or taken."
+);
+create_exception!(
+    obelisk,
+    WeightsError_,
+    Error,
+    "Weights that can't be read, are damaged or not run here."
+);
+create_exception!(
+    obelisk,
+    DeviceError,
+    Error,
+    "No adapter, or a device that failed."
+);
+create_exception!(
+    obelisk,
+    TooLargeError,
+    Error,
+    "More than the device's or the machine's memory."
+);
 
 fn gpu_error(e: GpuError) -> PyErr {
     match e {
@@ -54,7 +74,9 @@ fn predict_error(e: PredictError) -> PyErr {
         PredictError::Preprocess(e) => volume_error(e),
         PredictError::Gpu(e) => gpu_error(e),
         PredictError::Memory(e) => TooLargeError::new_err(e.to_string()),
-        e @ (PredictError::Graph(_) | PredictError::NotFinite { .. }) => WeightsError_::new_err(e.to_string()),
+        e @ (PredictError::Graph(_) | PredictError::NotFinite { .. }) => {
+            WeightsError_::new_err(e.to_string())
+        }
         e => ScanError::new_err(e.to_string()),
     }
 }
@@ -68,12 +90,18 @@ fn nnunet_error(e: NnunetError) -> PyErr {
     }
 }
 
+/// Voxels and their affine.
+type Read<'py> = (Bound<'py, PyArrayDyn<f32>>, Bound<'py, PyArray2<f64>>);
+
 /// A 4 × 4 matrix from voxel indices to millimetres.
 type Affine<'py> = PyReadonlyArray2<'py, f64>;
 
 fn geometry(shape: [usize; 3], affine: &Affine<'_>) -> PyResult<Geometry> {
     if affine.shape() != [4, 4] {
-        let message = format!("an affine is an array of 4 × 4 numbers, this one has the shape {:?}", affine.shape());
+        let message = format!(
+            "an affine is an array of 4 × 4 numbers, this one has the shape {:?}",
+            affine.shape()
+        );
         return Err(PyValueError::new_err(message));
     }
     let rows: Vec<f64> = affine.as_array().iter().copied().collect();
@@ -104,7 +132,10 @@ fn scan(array: &PyReadonlyArrayDyn<'_, f32>, affine: &Affine<'_>) -> PyResult<Vo
         }
     };
     if array.len() == 0 {
-        return Err(PyValueError::new_err(format!("the scan has no voxels: {:?}", array.shape())));
+        return Err(PyValueError::new_err(format!(
+            "the scan has no voxels: {:?}",
+            array.shape()
+        )));
     }
     let data: Vec<f32> = array.as_array().iter().copied().collect();
     let wrong = data.iter().filter(|v| !v.is_finite()).count();
@@ -121,7 +152,11 @@ fn scan(array: &PyReadonlyArrayDyn<'_, f32>, affine: &Affine<'_>) -> PyResult<Vo
     })
 }
 
-fn shaped<'py, T: numpy::Element>(py: Python<'py>, values: Vec<T>, shape: &[usize]) -> Bound<'py, PyArrayDyn<T>> {
+fn shaped<'py, T: numpy::Element>(
+    py: Python<'py>,
+    values: Vec<T>,
+    shape: &[usize],
+) -> Bound<'py, PyArrayDyn<T>> {
     values
         .into_pyarray(py)
         .reshape(shape)
@@ -152,70 +187,80 @@ struct Model {
 }
 
 enum Kind {
-    Own {
-        model: Box<weights::Model>,
-        network: Network,
-        /// Made when they are first needed.
-        predictor: Mutex<Option<Predictor>>,
-        ensembles: Mutex<[Option<Ensemble>; 2]>,
-    },
-    Nnunet {
-        model: Arc<nnunet::Model>,
-        segmenters: Mutex<[Option<nnunet::Segmenter>; 2]>,
-    },
+    Own(Box<Own>),
+    Nnunet(Box<Nnunet>),
 }
 
-impl Model {
+/// A network of this program's, and what is made of it when it is first needed.
+struct Own {
+    model: weights::Model,
+    network: Network,
+    predictor: Mutex<Option<Predictor>>,
+    /// As the scan is, and mirrored along all axes too.
+    ensembles: Mutex<[Option<Ensemble>; 2]>,
+}
+
+/// A model of nnU-Net's, likewise.
+struct Nnunet {
+    model: Arc<nnunet::Model>,
+    segmenters: Mutex<[Option<nnunet::Segmenter>; 2]>,
+}
+
+/// What is behind a lock, also after another thread has panicked with it: it is made anew or asked again then.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Own {
     /// Mean probabilities of a scan, and of it mirrored along all axes if asked for.
-    fn agree(&self, scan: &Volume, mirroring: bool) -> PyResult<Agreed> {
-        let Kind::Own { model, network, ensembles, .. } = &self.network else {
-            return Err(WeightsError_::new_err(
-                "nnU-Net's models give labels only here; the program's --probabilities gives theirs",
-            ));
-        };
-        pollster::block_on(async {
-            let ensemble = &mut ensembles.lock().unwrap()[usize::from(mirroring)];
+    fn agree(&self, device: &gpu::Device, scan: &Volume, mirroring: bool) -> PyResult<Agreed> {
+        let ensemble = &mut locked(&self.ensembles)[usize::from(mirroring)];
+        let agreed = async {
             if ensemble.is_none() {
-                let member = (*network, &model.info.preprocessing, &model.tensors);
+                let member = (self.network, &self.model.info.preprocessing, &self.model.tensors);
                 let axes: &[usize] = if mirroring { &[0, 1, 2] } else { &[] };
-                *ensemble = Some(Ensemble::new(&self.device, &[member], axes).await?);
+                *ensemble = Some(Ensemble::new(device, &[member], axes).await?);
             }
             let ensemble = ensemble.as_mut().expect("made above");
-            ensemble.agree(&self.device, scan).await
-        })
-        .map_err(predict_error)
+            ensemble.agree(device, scan).await
+        };
+        pollster::block_on(agreed).map_err(predict_error)
     }
 
-    fn segment(&self, scan: Volume, mirroring: bool) -> PyResult<Vec<i32>> {
-        match &self.network {
-            Kind::Own { model, .. } if mirroring => {
-                Ok(self.agree(&scan, true)?.labels(&model.info.preprocessing))
-            }
-            Kind::Own { model, network, predictor, .. } => watched(|watch| {
-                pollster::block_on(async {
-                    let predictor = &mut *predictor.lock().unwrap();
-                    if predictor.is_none() {
-                        let preprocessing = &model.info.preprocessing;
-                        let made = Predictor::with_weights(&self.device, network, preprocessing, &model.tensors);
-                        *predictor = Some(made.await?);
-                    }
-                    let predictor = predictor.as_mut().expect("made above");
-                    predictor.labels_watched(&self.device, &scan, watch).await
-                })
-                .map_err(predict_error)
-            }),
-            Kind::Nnunet { model, segmenters } => watched(|watch| {
-                pollster::block_on(async {
-                    let segmenter = &mut segmenters.lock().unwrap()[usize::from(mirroring)];
-                    if segmenter.is_none() {
-                        *segmenter = Some(nnunet::Segmenter::new(&self.device, model.clone(), mirroring).await?);
-                    }
-                    let segmenter = segmenter.as_mut().expect("made above");
-                    segmenter.labels(&self.device, vec![scan], watch).await
-                })
-                .map_err(nnunet_error)
-            }),
+    fn segment(&self, device: &gpu::Device, scan: &Volume, mirroring: bool) -> PyResult<Vec<i32>> {
+        let preprocessing = &self.model.info.preprocessing;
+        if mirroring {
+            return Ok(self.agree(device, scan, true)?.labels(preprocessing));
         }
+        let predictor = &mut *locked(&self.predictor);
+        watched(|watch| {
+            let labels = async {
+                if predictor.is_none() {
+                    let tensors = &self.model.tensors;
+                    let made = Predictor::with_weights(device, &self.network, preprocessing, tensors);
+                    *predictor = Some(made.await?);
+                }
+                let predictor = predictor.as_mut().expect("made above");
+                predictor.labels_watched(device, scan, watch).await
+            };
+            pollster::block_on(labels).map_err(predict_error)
+        })
+    }
+}
+
+impl Nnunet {
+    fn segment(&self, device: &gpu::Device, scan: Volume, mirroring: bool) -> PyResult<Vec<i32>> {
+        let segmenter = &mut locked(&self.segmenters)[usize::from(mirroring)];
+        watched(|watch| {
+            let labels = async {
+                if segmenter.is_none() {
+                    *segmenter = Some(nnunet::Segmenter::new(device, self.model.clone(), mirroring).await?);
+                }
+                let segmenter = segmenter.as_mut().expect("made above");
+                segmenter.labels(device, vec![scan], watch).await
+            };
+            pollster::block_on(labels).map_err(nnunet_error)
+        })
     }
 }
 
@@ -224,16 +269,21 @@ impl Model {
     #[getter]
     fn arch(&self) -> String {
         match &self.network {
-            Kind::Own { model, .. } => model.info.arch.clone(),
-            Kind::Nnunet { model, .. } => format!("nnU-Net, {}, {}", model.plan.dataset, model.plan.configuration),
+            Kind::Own(own) => own.model.info.arch.clone(),
+            Kind::Nnunet(own) => {
+                format!(
+                    "nnU-Net, {}, {}",
+                    own.model.plan.dataset, own.model.plan.configuration
+                )
+            }
         }
     }
 
     #[getter]
     fn labels<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let labels = match &self.network {
-            Kind::Own { model, .. } => model.info.preprocessing.labels.clone(),
-            Kind::Nnunet { model, .. } => model.labels(),
+            Kind::Own(own) => own.model.info.preprocessing.labels.clone(),
+            Kind::Nnunet(own) => own.model.labels(),
         };
         let names = PyDict::new(py);
         for label in labels {
@@ -245,8 +295,15 @@ impl Model {
     #[getter]
     fn channels(&self) -> Vec<String> {
         match &self.network {
-            Kind::Own { model, .. } => model.info.preprocessing.channels.iter().map(|c| c.name.clone()).collect(),
-            Kind::Nnunet { model, .. } => model.plan.channels.iter().map(|c| c.name.clone()).collect(),
+            Kind::Own(own) => own
+                .model
+                .info
+                .preprocessing
+                .channels
+                .iter()
+                .map(|c| c.name.clone())
+                .collect(),
+            Kind::Nnunet(own) => own.model.plan.channels.iter().map(|c| c.name.clone()).collect(),
         }
     }
 
@@ -265,7 +322,10 @@ impl Model {
     ) -> PyResult<Bound<'py, PyArrayDyn<i32>>> {
         let scan = crate::scan(&scan, &affine)?;
         let shape = scan.geometry.shape;
-        let labels = py.detach(|| self.segment(scan, mirroring))?;
+        let labels = py.detach(|| match &self.network {
+            Kind::Own(own) => own.segment(&self.device, &scan, mirroring),
+            Kind::Nnunet(own) => own.segment(&self.device, scan, mirroring),
+        })?;
         Ok(shaped(py, labels, &shape))
     }
 
@@ -280,7 +340,10 @@ impl Model {
         let scan = crate::scan(&scan, &affine)?;
         let [x, y, z] = scan.geometry.shape;
         let (count, values) = py.detach(|| {
-            let agreed = self.agree(&scan, mirroring)?;
+            let Kind::Own(own) = &self.network else {
+                return Err(WeightsError_::new_err("nnU-Net's models give labels only"));
+            };
+            let agreed = own.agree(&self.device, &scan, mirroring)?;
             let count = agreed.probabilities.shape[0];
             let values: Vec<f32> = (0..count).flat_map(|label| agreed.probability(label)).collect();
             PyResult::Ok((count, values))
@@ -313,25 +376,27 @@ fn load(
             let model = nnunet::Model::open(&path, &choice).map_err(weights_error)?;
             return Ok(Model {
                 device,
-                network: Kind::Nnunet {
+                network: Kind::Nnunet(Box::new(Nnunet {
                     model: Arc::new(model),
                     segmenters: Mutex::default(),
-                },
+                })),
             });
         }
         if configuration.is_some() || !folds.is_empty() {
-            return Err(PyValueError::new_err("only nnU-Net's models have configurations and folds"));
+            return Err(PyValueError::new_err(
+                "only nnU-Net's models have configurations and folds",
+            ));
         }
         let model = weights::Model::open(&path, None).map_err(weights_error)?;
         let network = model::find(&model.info.arch).map_err(|e| WeightsError_::new_err(e.to_string()))?;
         Ok(Model {
             device,
-            network: Kind::Own {
-                model: Box::new(model),
+            network: Kind::Own(Box::new(Own {
+                model,
                 network,
                 predictor: Mutex::default(),
                 ensembles: Mutex::default(),
-            },
+            })),
         })
     })
 }
@@ -343,10 +408,7 @@ fn adapters() -> PyResult<Vec<String>> {
 }
 
 #[pyfunction]
-fn read<'py>(
-    py: Python<'py>,
-    path: PathBuf,
-) -> PyResult<(Bound<'py, PyArrayDyn<f32>>, Bound<'py, PyArray2<f64>>)> {
+fn read<'py>(py: Python<'py>, path: PathBuf) -> PyResult<Read<'py>> {
     let scan = py.detach(|| volume::read(&path)).map_err(volume_error)?;
     let [x, y, z] = scan.geometry.shape;
     let affine = affine_array(py, scan.geometry.affine);
@@ -373,7 +435,10 @@ fn write_labels(
 /// The shape of a label map.
 fn three(labels: &PyReadonlyArrayDyn<'_, i32>, what: &str) -> PyResult<[usize; 3]> {
     <[usize; 3]>::try_from(labels.shape()).map_err(|_| {
-        PyValueError::new_err(format!("{what} is an array [X, Y, Z], this one has the shape {:?}", labels.shape()))
+        PyValueError::new_err(format!(
+            "{what} is an array [X, Y, Z], this one has the shape {:?}",
+            labels.shape()
+        ))
     })
 }
 
@@ -390,10 +455,17 @@ fn evaluate<'py>(
 ) -> PyResult<Bound<'py, PyDict>> {
     let shape = three(&prediction, "the prediction")?;
     if three(&reference, "the reference")? != shape {
-        let message = format!("the prediction has the shape {shape:?}, the reference {:?}", reference.shape());
+        let message = format!(
+            "the prediction has the shape {shape:?}, the reference {:?}",
+            reference.shape()
+        );
         return Err(PyValueError::new_err(message));
     }
-    if spacing.iter().chain([&tolerance]).any(|v| !(v.is_finite() && *v > 0.0)) {
+    if spacing
+        .iter()
+        .chain([&tolerance])
+        .any(|v| !(v.is_finite() && *v > 0.0))
+    {
         let message = "spacings and the tolerance are millimetres above 0";
         return Err(PyValueError::new_err(message));
     }
@@ -407,7 +479,8 @@ fn evaluate<'py>(
     let (prediction, reference) = (values(&prediction), values(&reference));
     let scores = py
         .detach(|| {
-            metrics::Comparison::new(&prediction, &reference, shape, spacing, ignore).scores(&scoring, |_| true)
+            metrics::Comparison::new(&prediction, &reference, shape, spacing, ignore)
+                .scores(&scoring, |_| true)
         })
         .map_err(|e| TooLargeError::new_err(e.to_string()))?;
     let labels = PyDict::new(py);
