@@ -231,7 +231,7 @@ mod tests {
             let name = command.get_name().to_owned();
             let help = command.render_long_help().to_string();
             let uses = [
-                "info", "train", "crossval", "predict", "bench", "offsets", "report",
+                "info", "train", "crossval", "predict", "next", "bench", "offsets", "report",
             ]
             .contains(&&*name);
             assert_eq!(help.contains("--adapter"), uses, "{name}");
