@@ -2,8 +2,8 @@
 # Every check of the project, or those that are named: scripts/test.sh [NAME...], of lints, docs, tests, demo, ranks, recipes,
 # workflows, targets, package, python, supply and page. Ends with what each took. Where all are made, the page is built and tested
 # beside the others: much of either keeps one core busy only. Its engine is then one that is built quickly; the published one, and its
-# size, are tested where page is named. clippy then reads the package, which has every file of the programs and tests. ranks, which builds the
-# program with MPI, is made where it is named alone.
+# size, are tested where page is named. clippy then reads the package, which has every file of the programs and tests. ranks, which builds
+# the program with MPI, is made where it is named alone.
 . "$(dirname "$0")/setup.sh"
 
 # Format, clippy's and shellcheck's lints as errors.

@@ -5,7 +5,7 @@
 // x: [N, D, C/4, H, W] vec4 (or [N, C, D, H, W] f32 where CHANNELS is 1), possibly a range of its planes (n, z) from
 // x_base on; y: [N, D, O/4, H, W] vec4 from y_base on; w: packed by conv3d_pack.wgsl.
 // One invocation computes ROWS lattice points along y and 4·BLOCKS channels. The TAPS taps along y that are unrolled share
-// the rows that they load; the others are loops. All arrays are indexed by constants once functions are inlined, so that
+// the rows that they load; the others are loops. All arrays are indexed by constants, so that
 // they stay in registers. The piece before this file (conv3d_map or conv3d_image, and conv3d_plain or conv3d_lanes) reads
 // x and w. Params stands in src/op/conv3d/kernels/direct.rs.
 const ROWS: u32 = 4u;

@@ -60,6 +60,7 @@ pub mod check;
 pub mod components;
 pub mod crossval;
 pub mod dataset;
+pub mod error_kind;
 pub mod evaluate;
 #[cfg(feature = "onnx")]
 pub mod export;

@@ -16,18 +16,18 @@ use js_sys::Function;
 use wasm_bindgen::prelude::*;
 use web_sys::AbortSignal;
 
-use crate::gpu::{Device, DeviceOptions, GpuError};
-use crate::graph::GraphError;
+use crate::error_kind::{ErrorKind, Kinded};
+use crate::gpu::{Device, DeviceOptions};
 use crate::host_memory;
 use crate::model;
-use crate::nnunet::{self, Choice, NnunetError, PrepareError};
+use crate::nnunet::{self, Choice};
 use crate::plan::Plan;
 use crate::predict::points::PointPredictor;
 use crate::predict::{self, PredictError, Predictor};
 use crate::preprocess::tiles;
-use crate::train::{Event, Settings, TrainError, TrainingCase, TrainingData, train_in_memory};
+use crate::train::{Event, Settings, TrainingCase, TrainingData, train_in_memory};
 use crate::volume::{self, Geometry, SAME_PLACE, Volume, VolumeError, resample};
-use crate::weights::{self, WeightsError};
+use crate::weights;
 
 #[wasm_bindgen(start)]
 fn start() {
@@ -40,66 +40,14 @@ fn error(name: &str, message: impl std::fmt::Display) -> JsValue {
     error.into()
 }
 
-fn gpu_error(e: GpuError) -> JsValue {
-    let name = match e {
-        GpuError::OutOfMemory { .. } | GpuError::HostMemory(_) => "TooLargeError",
-        GpuError::Tensor(_) => "WeightsError",
-        _ => "DeviceError",
-    };
-    error(name, e)
-}
-
-fn graph_error(e: GraphError) -> JsValue {
-    let name = match e {
-        GraphError::Limit { .. } | GraphError::Size { .. } => "TooLargeError",
-        _ => "WeightsError",
-    };
-    error(name, e)
-}
-
-fn volume_error(e: VolumeError) -> JsValue {
-    let name = match e {
-        VolumeError::Memory { .. } => "TooLargeError",
-        _ => "ScanError",
-    };
-    error(name, e)
-}
-
-fn predict_error(e: PredictError) -> JsValue {
-    match e {
-        PredictError::Preprocess(e) => volume_error(e),
-        PredictError::Graph(e) => graph_error(e),
-        PredictError::Gpu(e) => gpu_error(e),
-        e @ (PredictError::Outside { .. } | PredictError::Grid(_)) => error("ScanError", e),
-        PredictError::Memory(e) => error("TooLargeError", e),
-        e @ PredictError::NotFinite { .. } => error("WeightsError", e),
-        PredictError::Stopped => error("AbortError", "Stopped."),
-    }
-}
-
-fn nnunet_error(e: NnunetError) -> JsValue {
-    match e {
-        NnunetError::Prepare(PrepareError::Volume(e)) => volume_error(e),
-        NnunetError::Prepare(e @ PrepareError::Memory(_)) => error("TooLargeError", e),
-        NnunetError::Prepare(e) => error("ScanError", e),
-        NnunetError::Graph(e) => graph_error(e),
-        NnunetError::Gpu(e) => gpu_error(e),
-        e @ NnunetError::Memory(_) => error("TooLargeError", e),
-        NnunetError::Stopped => error("AbortError", "Stopped."),
-        e => error("WeightsError", e),
-    }
-}
-
-fn weights_error(e: WeightsError) -> JsValue {
-    error("WeightsError", e)
-}
-
-fn train_error(e: TrainError) -> JsValue {
-    match e {
-        TrainError::Graph(e) => graph_error(e),
-        TrainError::Gpu(e) => gpu_error(e),
-        TrainError::Predict(e) => predict_error(e),
-        e => error("WeightsError", e),
+/// The JavaScript error of one of the program's.
+fn raised(e: impl Kinded) -> JsValue {
+    match e.kind() {
+        ErrorKind::Scan => error("ScanError", e),
+        ErrorKind::Weights => error("WeightsError", e),
+        ErrorKind::Device => error("DeviceError", e),
+        ErrorKind::TooLarge => error("TooLargeError", e),
+        ErrorKind::Stopped => error("AbortError", "Stopped."),
     }
 }
 
@@ -124,7 +72,7 @@ impl Gpu {
     /// # Errors
     /// `DeviceError`: no WebGPU, no adapter, or an adapter that gives no device.
     pub async fn open() -> Result<Gpu, JsValue> {
-        let device = Device::open(&DeviceOptions::default()).await.map_err(gpu_error)?;
+        let device = Device::open(&DeviceOptions::default()).await.map_err(raised)?;
         Ok(Gpu {
             device: Rc::new(device),
         })
@@ -218,9 +166,9 @@ impl Model {
         let path = Path::new(name);
         if nnunet::is_model_bytes(bytes) {
             let model = nnunet::Model::from_bytes(bytes, path, &Choice::default());
-            return Ok(Model::nnunet(model.map_err(weights_error)?));
+            return Ok(Model::nnunet(model.map_err(raised)?));
         }
-        Model::own(weights::Model::from_bytes(bytes, path).map_err(weights_error)?)
+        Model::own(weights::Model::from_bytes(bytes, path).map_err(raised)?)
     }
 
     /// Reads the files of a folder: a network of brainchop's (`model.json` beside its weights) or a results folder of
@@ -240,10 +188,10 @@ impl Model {
             .collect();
         if files.contains_key("model.json") {
             let model = weights::Model::from_brainchop(&files, name, None);
-            return Model::own(model.map_err(weights_error)?);
+            return Model::own(model.map_err(raised)?);
         }
         let model = nnunet::Model::from_files(&files, Path::new(name), &Choice::default());
-        Ok(Model::nnunet(model.map_err(weights_error)?))
+        Ok(Model::nnunet(model.map_err(raised)?))
     }
 
     /// The network's name.
@@ -326,7 +274,7 @@ impl Model {
             Kind::Own(model) => model.to_bytes(name),
             Kind::Nnunet(model) => model.to_bytes(name),
         }
-        .map_err(weights_error)
+        .map_err(raised)
     }
 
     /// Numbers in its tensors, of one fold.
@@ -346,17 +294,17 @@ fn estimate_own(model: &weights::Model, gpu: &Gpu, scan: &Scan) -> Result<Estima
     let placement = preprocessing
         .check_channels(scan)
         .and_then(|()| preprocessing.place(&scan.geometry, &scan.source))
-        .map_err(volume_error)?;
+        .map_err(raised)?;
     let keep = predict::kept(preprocessing, &placement);
     let host = placement
         .bytes(scan.channels)
         .max(predict::host_bytes(preprocessing, &placement, keep));
-    host_memory::require(host).map_err(|e| predict_error(e.into()))?;
+    host_memory::require(host).map_err(|e| raised(PredictError::from(e)))?;
     let shape = placement.shape();
     let grid = preprocessing.grid.unwrap_or(shape);
-    let network = &model::find(&model.info.arch).map_err(graph_error)?;
+    let network = &model::find(&model.info.arch).map_err(raised)?;
     let planned = predict::plan_in_slabs(&gpu.device, network, preprocessing, grid, keep);
-    let (plan, slabs) = planned.map_err(graph_error)?;
+    let (plan, slabs) = planned.map_err(raised)?;
     let tiles = tiles(shape, grid).len() * slabs.each.len();
     Ok(Estimate::of(&plan, tiles, tiles))
 }
@@ -372,9 +320,9 @@ fn estimate_nnunet(
         let message = format!("the scan has {found} channels, the model takes {taken}");
         return Err(error("ScanError", message));
     }
-    let tiles = nnunet::tile_count(&model.plan, &scan.volume.geometry).map_err(|e| nnunet_error(e.into()))?;
-    let graph = nnunet::graph(&model.plan).map_err(graph_error)?;
-    let plan = Plan::new(&graph, gpu.device.caps()).map_err(graph_error)?;
+    let tiles = nnunet::tile_count(&model.plan, &scan.volume.geometry).map_err(raised)?;
+    let graph = nnunet::graph(&model.plan).map_err(raised)?;
+    let plan = Plan::new(&graph, gpu.device.caps()).map_err(raised)?;
     let mirrorings = if mirroring {
         model.plan.mirrored_axes().len()
     } else {
@@ -409,7 +357,7 @@ impl Scan {
     /// # Errors
     /// `ScanError`: what is wrong with the file and what to do.
     pub fn parse(bytes: &[u8], name: &str) -> Result<Scan, JsValue> {
-        let volume = volume::read_bytes(bytes, Path::new(name)).map_err(volume_error)?;
+        let volume = volume::read_bytes(bytes, Path::new(name)).map_err(raised)?;
         Ok(Scan { volume })
     }
 
@@ -534,14 +482,14 @@ impl Segmenter {
         let network = match &model.model {
             Kind::Own(model) => {
                 let info = &model.info;
-                let network = &model::find(&info.arch).map_err(graph_error)?;
+                let network = &model::find(&info.arch).map_err(raised)?;
                 let predictor =
                     Predictor::with_weights(&device, network, &info.preprocessing, &model.tensors);
-                Ready::Own(Box::new(predictor.await.map_err(predict_error)?))
+                Ready::Own(Box::new(predictor.await.map_err(raised)?))
             }
             Kind::Nnunet(model) => {
                 let segmenter = nnunet::Segmenter::new(&device, model.clone(), mirroring).await;
-                Ready::Nnunet(Box::new(segmenter.map_err(nnunet_error)?), model.labels())
+                Ready::Nnunet(Box::new(segmenter.map_err(raised)?), model.labels())
             }
         };
         Ok(Segmenter { device, network })
@@ -571,12 +519,12 @@ impl Segmenter {
                     .labels_watched(&self.device, &scan.volume, &mut watch)
                     .await;
                 let names = predictor.preprocessing().labels.clone();
-                (labels.map_err(predict_error)?, names)
+                (labels.map_err(raised)?, names)
             }
             Ready::Nnunet(segmenter, names) => {
                 let scans = vec![scan.volume.clone()];
                 let labels = segmenter.labels(&self.device, scans, &mut watch).await;
-                (labels.map_err(nnunet_error)?, names.clone())
+                (labels.map_err(raised)?, names.clone())
             }
         };
         Ok(Segmentation {
@@ -604,13 +552,9 @@ impl Live {
     /// `WeightsError`: a network that sees whole images only. Else those of [`Segmenter::segment`].
     pub async fn create(gpu: &Gpu, model: &Model, scan: &Scan) -> Result<Live, JsValue> {
         let weights::Model { info, tensors, .. } = model.info()?;
-        let network = &model::find(&info.arch).map_err(graph_error)?;
-        let mut predictor =
-            PointPredictor::new(network, &info.preprocessing, tensors).map_err(predict_error)?;
-        predictor
-            .load(&gpu.device, &scan.volume)
-            .await
-            .map_err(predict_error)?;
+        let network = &model::find(&info.arch).map_err(raised)?;
+        let mut predictor = PointPredictor::new(network, &info.preprocessing, tensors).map_err(raised)?;
+        predictor.load(&gpu.device, &scan.volume).await.map_err(raised)?;
         Ok(Live {
             device: gpu.device.clone(),
             predictor,
@@ -645,11 +589,7 @@ impl Live {
                 points.push(point);
             }
         }
-        let logits = self
-            .predictor
-            .at(&self.device, &points)
-            .await
-            .map_err(predict_error)?;
+        let logits = self.predictor.at(&self.device, &points).await.map_err(raised)?;
         let labels = &self.predictor.preprocessing().labels;
         let classes = resample::argmax(&logits.data, labels.len(), [1, down, across], [1, height, width]);
         Ok(classes.into_iter().map(|c| labels[c as usize].value).collect())
@@ -711,7 +651,7 @@ impl Trainer {
                 labels: preprocessing.prepare_labels(&map)?,
             })
         };
-        let case = read().map_err(volume_error)?;
+        let case = read().map_err(raised)?;
         self.data.training.push(case);
         Ok(())
     }
@@ -758,7 +698,7 @@ impl Trainer {
         };
         let model = train_in_memory(&gpu.device, &settings, &self.data, report)
             .await
-            .map_err(train_error)?;
+            .map_err(raised)?;
         Model::own(model)
     }
 }

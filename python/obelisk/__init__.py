@@ -33,12 +33,13 @@ Path = Union[str, "os.PathLike[str]"]
 
 def _labels(values: Any) -> numpy.ndarray:
     array = numpy.asarray(values)
-    if array.dtype.kind not in "biu":
+    if array.dtype == numpy.int32:
+        return array
+    with numpy.errstate(invalid="ignore"):  # NaN, which is no whole number either
         whole = array.astype(numpy.int32)
-        if not numpy.array_equal(whole, array):
-            raise ScanError("labels are whole numbers, these are not")
-        return whole
-    return array.astype(numpy.int32, copy=False)
+    if not numpy.array_equal(whole, array):
+        raise ScanError("labels are whole numbers of 32 bits, these are not")
+    return whole
 
 
 def _affine(affine: Any) -> numpy.ndarray:

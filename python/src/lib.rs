@@ -1,6 +1,6 @@
 //! The inside of the Python package: networks that segment numpy arrays, reading and writing of scans, and metrics.
 //!
-//! Python's lock is free while a network runs, and Ctrl-C stops it at the next part. `../obelisk/__init__.pyi` documents the
+//! Python's lock is free while a network runs, and Ctrl-C stops it at the next part. `../obelisk/__init__.py` documents the
 //! functions for Python's users.
 
 use std::ops::ControlFlow;
@@ -12,14 +12,15 @@ use numpy::{
     IntoPyArray, PyArray2, PyArrayDyn, PyArrayMethods, PyReadonlyArray2, PyReadonlyArrayDyn,
     PyUntypedArrayMethods,
 };
-use obelisk::gpu::{self, GpuError};
+use obelisk::error_kind::{ErrorKind, Kinded};
+use obelisk::gpu;
 use obelisk::metrics::{self, METRICS, Scoring, Surfaces};
 use obelisk::model::{self, Network};
-use obelisk::nnunet::{self, NnunetError};
+use obelisk::nnunet;
+use obelisk::predict::Predictor;
 use obelisk::predict::ensemble::{Agreed, Ensemble};
-use obelisk::predict::{PredictError, Predictor};
-use obelisk::volume::{self, Geometry, SpatialHeader, Volume, VolumeError};
-use obelisk::weights::{self, WeightsError};
+use obelisk::volume::{self, Geometry, SpatialHeader, Volume};
+use obelisk::weights;
 use pyo3::create_exception;
 use pyo3::exceptions::{PyException, PyValueError};
 use pyo3::prelude::*;
@@ -51,42 +52,15 @@ create_exception!(
     "More than the device's or the machine's memory."
 );
 
-fn gpu_error(e: GpuError) -> PyErr {
-    match e {
-        GpuError::OutOfMemory { .. } | GpuError::HostMemory(_) => TooLargeError::new_err(e.to_string()),
-        e => DeviceError::new_err(e.to_string()),
-    }
-}
-
-fn volume_error(e: VolumeError) -> PyErr {
-    match e {
-        VolumeError::Memory { .. } => TooLargeError::new_err(e.to_string()),
-        e => ScanError::new_err(e.to_string()),
-    }
-}
-
-fn weights_error(e: WeightsError) -> PyErr {
-    WeightsError_::new_err(e.to_string())
-}
-
-fn predict_error(e: PredictError) -> PyErr {
-    match e {
-        PredictError::Preprocess(e) => volume_error(e),
-        PredictError::Gpu(e) => gpu_error(e),
-        PredictError::Memory(e) => TooLargeError::new_err(e.to_string()),
-        e @ (PredictError::Graph(_) | PredictError::NotFinite { .. }) => {
-            WeightsError_::new_err(e.to_string())
-        }
-        e => ScanError::new_err(e.to_string()),
-    }
-}
-
-fn nnunet_error(e: NnunetError) -> PyErr {
-    match e {
-        NnunetError::Gpu(e) => gpu_error(e),
-        e @ NnunetError::Memory(_) => TooLargeError::new_err(e.to_string()),
-        e @ NnunetError::Prepare(_) => ScanError::new_err(e.to_string()),
-        e => WeightsError_::new_err(e.to_string()),
+/// The Python error of one of the program's.
+fn raised(e: impl Kinded) -> PyErr {
+    let message = e.to_string();
+    match e.kind() {
+        ErrorKind::Scan => ScanError::new_err(message),
+        ErrorKind::Weights => WeightsError_::new_err(message),
+        ErrorKind::Device => DeviceError::new_err(message),
+        ErrorKind::TooLarge => TooLargeError::new_err(message),
+        ErrorKind::Stopped => Error::new_err(message),
     }
 }
 
@@ -224,7 +198,7 @@ impl Own {
             let ensemble = ensemble.as_mut().expect("made above");
             ensemble.agree(device, scan).await
         };
-        pollster::block_on(agreed).map_err(predict_error)
+        pollster::block_on(agreed).map_err(raised)
     }
 
     fn segment(&self, device: &gpu::Device, scan: &Volume, mirroring: bool) -> PyResult<Vec<i32>> {
@@ -243,7 +217,7 @@ impl Own {
                 let predictor = predictor.as_mut().expect("made above");
                 predictor.labels_watched(device, scan, watch).await
             };
-            pollster::block_on(labels).map_err(predict_error)
+            pollster::block_on(labels).map_err(raised)
         })
     }
 }
@@ -259,7 +233,7 @@ impl Nnunet {
                 let segmenter = segmenter.as_mut().expect("made above");
                 segmenter.labels(device, vec![scan], watch).await
             };
-            pollster::block_on(labels).map_err(nnunet_error)
+            pollster::block_on(labels).map_err(raised)
         })
     }
 }
@@ -370,10 +344,10 @@ fn load(
             adapter,
             ..Default::default()
         };
-        let device = Arc::new(pollster::block_on(gpu::Device::open(&options)).map_err(gpu_error)?);
+        let device = Arc::new(pollster::block_on(gpu::Device::open(&options)).map_err(raised)?);
         if nnunet::is_model(&path) {
             let choice = nnunet::Choice { configuration, folds };
-            let model = nnunet::Model::open(&path, &choice).map_err(weights_error)?;
+            let model = nnunet::Model::open(&path, &choice).map_err(raised)?;
             return Ok(Model {
                 device,
                 network: Kind::Nnunet(Box::new(Nnunet {
@@ -387,8 +361,8 @@ fn load(
                 "only nnU-Net's models have configurations and folds",
             ));
         }
-        let model = weights::Model::open(&path, None).map_err(weights_error)?;
-        let network = model::find(&model.info.arch).map_err(|e| WeightsError_::new_err(e.to_string()))?;
+        let model = weights::Model::open(&path, None).map_err(raised)?;
+        let network = model::find(&model.info.arch).map_err(raised)?;
         Ok(Model {
             device,
             network: Kind::Own(Box::new(Own {
@@ -403,13 +377,13 @@ fn load(
 
 #[pyfunction]
 fn adapters() -> PyResult<Vec<String>> {
-    let found = pollster::block_on(gpu::adapters(None)).map_err(gpu_error)?;
+    let found = pollster::block_on(gpu::adapters(None)).map_err(raised)?;
     Ok(found.into_iter().map(|adapter| adapter.name).collect())
 }
 
 #[pyfunction]
 fn read<'py>(py: Python<'py>, path: PathBuf) -> PyResult<Read<'py>> {
-    let scan = py.detach(|| volume::read(&path)).map_err(volume_error)?;
+    let scan = py.detach(|| volume::read(&path)).map_err(raised)?;
     let [x, y, z] = scan.geometry.shape;
     let affine = affine_array(py, scan.geometry.affine);
     let array = match scan.channels {
@@ -429,7 +403,7 @@ fn write_labels(
 ) -> PyResult<()> {
     let geometry = geometry(three(&labels, "a label map")?, &affine)?;
     let labels: Vec<i32> = labels.as_array().iter().copied().collect();
-    volume::write_labels(&path, &labels, &geometry, overwrite).map_err(volume_error)
+    volume::write_labels(&path, &labels, &geometry, overwrite).map_err(raised)
 }
 
 /// The shape of a label map.

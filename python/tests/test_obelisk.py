@@ -127,6 +127,10 @@ def test_what_is_wrong_is_said(model: obelisk.Model, tmp_path: pathlib.Path) -> 
     labels = numpy.zeros((2, 2, 2))
     with pytest.raises(obelisk.ScanError, match="whole numbers"):
         obelisk.evaluate(labels + 0.5, labels, [1, 1, 1])
+    with pytest.raises(obelisk.ScanError, match="whole numbers"):
+        obelisk.evaluate(numpy.full((2, 2, 2), 1 << 32), labels, [1, 1, 1])
+    with pytest.raises(obelisk.ScanError, match="whole numbers"):
+        obelisk.evaluate(labels + numpy.nan, labels, [1, 1, 1])
     with pytest.raises(ValueError, match="shape"):
         obelisk.evaluate(labels, labels[0], [1, 1, 1])
     with pytest.raises(ValueError, match="no metric"):

@@ -7,11 +7,10 @@ use obelisk::dataset::{find_scans, read_channels};
 use obelisk::gpu::Device;
 use obelisk::next::{self, Features};
 use obelisk::predict::ensemble::{Confidence, Ensemble};
-use obelisk::volume::dicom::{self, Series};
 use obelisk::weights::Model;
 
 use super::device::{self, DeviceArguments, Losses};
-use super::predict::{maps, members};
+use super::predict::{maps, members, series_of};
 use super::print::{errln, outln};
 use super::{Usage, examples, how_to_import, message};
 
@@ -83,26 +82,25 @@ impl Next {
         }
 
         let mut ready = Ready::new(self, &models)?;
-        let (mut seen, mut failed) = (Vec::new(), incomplete);
-        for (id, files) in &scans {
-            match ready.look(id, files) {
-                Ok((features, confidence)) => seen.push((files, features, confidence)),
-                Err(error) => {
-                    errln!("error: {}", message(&error));
-                    failed += 1;
+        let mut failed = incomplete;
+        let mut look = |scans: &BTreeMap<String, Vec<PathBuf>>| {
+            let mut seen = Vec::new();
+            for (id, files) in scans {
+                match ready.look(id, files) {
+                    Ok((features, confidence)) => seen.push((files.clone(), features, confidence)),
+                    Err(error) => {
+                        errln!("error: {}", message(&error));
+                        failed += 1;
+                    }
                 }
             }
-        }
-        let mut others = Vec::new();
-        for (id, files) in &known {
-            match ready.look(id, files) {
-                Ok((features, _)) => others.push(features),
-                Err(error) => {
-                    errln!("error: {}", message(&error));
-                    failed += 1;
-                }
-            }
-        }
+            seen
+        };
+        let seen = look(&scans);
+        let others: Vec<Features> = look(&known)
+            .into_iter()
+            .map(|(_, features, _)| features)
+            .collect();
         let features: Vec<(Features, f64)> = seen
             .iter()
             .map(|(_, features, confidence)| (features.clone(), 1.0 - confidence.quality))
@@ -183,9 +181,9 @@ impl<'a> Ready<'a> {
     }
 
     fn look_once(&mut self, files: &[PathBuf]) -> anyhow::Result<(Features, Confidence)> {
-        let scan = match &files[0] {
-            series if series.is_dir() || dicom::is_dicom(series) => Series::open(series, None)?.volume()?,
-            _ => read_channels(files)?,
+        let scan = match series_of(&files[0], None)? {
+            Some(series) => series.volume()?,
+            None => read_channels(files)?,
         };
         let prepared = self.ensemble.preprocessing().prepare_image(&scan)?;
         let agreed = pollster::block_on(self.ensemble.agree(&self.device, &scan))?;

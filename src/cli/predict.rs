@@ -322,13 +322,9 @@ impl Predict {
 
     /// The series of a job; `None` where it is of files of other formats.
     fn series(&self, job: &Job) -> anyhow::Result<Option<Rc<Series>>> {
-        let path = &job.files[0];
         match &job.series {
             Some(series) => Ok(Some(series.clone())),
-            None if path.is_dir() || dicom::is_dicom(path) => {
-                Ok(Some(Series::open(path, self.series.as_deref())?.into()))
-            }
-            None => Ok(None),
+            None => Ok(series_of(&job.files[0], self.series.as_deref())?.map(Rc::new)),
         }
     }
 
@@ -527,6 +523,14 @@ pub fn members(model: &Path) -> Vec<PathBuf> {
     match model.to_str().filter(|_| !model.exists()) {
         Some(names) => names.split(',').map(PathBuf::from).collect(),
         None => vec![model.to_owned()],
+    }
+}
+
+/// The series at a path; `None` where it is a file of another format.
+pub fn series_of(path: &Path, wanted: Option<&str>) -> anyhow::Result<Option<Series>> {
+    match path.is_dir() || dicom::is_dicom(path) {
+        true => Ok(Some(Series::open(path, wanted)?)),
+        false => Ok(None),
     }
 }
 
